@@ -1,0 +1,101 @@
+//! Opening a session: each side names the versions it speaks; both take the highest in common.
+//!
+//! The session's nonce is the one on the hello's frame. These messages never change their bytes.
+
+use serde::{Deserialize, Serialize};
+
+/// The host's opening.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloRequest {
+    /// Oldest protocol version the host speaks.
+    pub min: u16,
+    /// Newest protocol version the host speaks.
+    pub max: u16,
+    /// The host's build, for people.
+    pub build: String,
+    /// Bits for optional abilities; none is defined in version 1.
+    pub features: u64,
+}
+
+/// The agent's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloResponse {
+    /// Oldest protocol version the agent speaks.
+    pub min: u16,
+    /// Newest protocol version the agent speaks.
+    pub max: u16,
+    /// The agent's build id, made from its sources.
+    pub build: String,
+    /// Bits for optional abilities; none is defined in version 1.
+    pub features: u64,
+    /// Is the agent the guest's init (process 1)?
+    pub init: bool,
+    /// The guest's wall clock (`CLOCK_REALTIME`), microseconds since 1970; as the guest says.
+    pub clock_us: u64,
+}
+
+/// The agent is up and has no port to speak on. Sent once on the reserve link, session 0, id 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkTroubleEvent {
+    /// The kernel the guest runs (`uname -r`).
+    pub kernel: String,
+    /// What is missing, for people, most telling first.
+    pub lacks: Vec<String>,
+}
+
+/// The two ends have no version in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoCommonVersion {
+    /// Oldest and newest version of this side.
+    pub ours: (u16, u16),
+    /// Oldest and newest version of the other side.
+    pub theirs: (u16, u16),
+}
+
+impl core::fmt::Display for NoCommonVersion {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (ours, theirs) = (self.ours, self.theirs);
+        write!(
+            f,
+            "no common protocol version: this side speaks {} to {}, the other {} to {}",
+            ours.0, ours.1, theirs.0, theirs.1
+        )
+    }
+}
+
+impl core::error::Error for NoCommonVersion {}
+
+/// The newest version in both ranges.
+///
+/// # Errors
+/// [`NoCommonVersion`], with both ranges, when they do not meet or one is upside down.
+pub fn common_version(ours: (u16, u16), theirs: (u16, u16)) -> Result<u16, NoCommonVersion> {
+    let version = ours.1.min(theirs.1);
+    if version >= ours.0 && version >= theirs.0 {
+        Ok(version)
+    } else {
+        Err(NoCommonVersion { ours, theirs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_newest_common_version() {
+        assert_eq!(common_version((1, 3), (2, 9)), Ok(3));
+        assert_eq!(common_version((2, 9), (1, 3)), Ok(3));
+        assert_eq!(common_version((1, 1), (1, 1)), Ok(1));
+    }
+
+    #[test]
+    fn names_both_ranges_when_they_do_not_meet() {
+        let error = common_version((1, 2), (3, 4)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no common protocol version: this side speaks 1 to 2, the other 3 to 4"
+        );
+        assert!(common_version((1, 9), (5, 4)).is_err());
+    }
+}
