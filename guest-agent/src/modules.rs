@@ -1,0 +1,73 @@
+//! Loading kernel modules by name, in the order given. Paths come from `modules.dep`.
+
+use crate::linux;
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Loads each module; what did not load is told in words. A module that the kernel has built in
+/// fails here and is missed by nobody, so failures only matter to one who misses something.
+pub(crate) fn load<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let running = linux::release();
+    let Some((folder, made_for)) = modules_folder(&running) else {
+        return names.map(|name| format!("module `{name}` (no {})", linux::MODULES)).collect();
+    };
+    let index = fs::read_to_string(folder.join("modules.dep")).unwrap_or_default();
+    names
+        .filter_map(|name| {
+            let trouble = match path_of(&index, name) {
+                None => "not in the image".to_owned(),
+                Some(path) => match insert(&folder.join(path)) {
+                    Ok(()) => return None,
+                    Err(error) => error.desc().to_owned(),
+                },
+            };
+            Some(match made_for == running {
+                true => format!("module `{name}` ({trouble})"),
+                false => format!("module `{name}` ({trouble}: the image's is for {made_for})"),
+            })
+        })
+        .collect()
+}
+
+/// The folder of the running kernel, else the only one there is, and the kernel it is for.
+fn modules_folder(running: &str) -> Option<(PathBuf, String)> {
+    let own = Path::new(linux::MODULES).join(running);
+    if !running.is_empty() && own.is_dir() {
+        return Some((own, running.to_owned()));
+    }
+    let entry = fs::read_dir(linux::MODULES).ok()?.flatten().next()?;
+    Some((entry.path(), entry.file_name().to_string_lossy().into_owned()))
+}
+
+/// The path that `modules.dep` gives a module. The kernel takes `-` and `_` for the same.
+fn path_of<'a>(index: &'a str, name: &str) -> Option<&'a str> {
+    let wanted = name.replace('-', "_");
+    index.lines().filter_map(|line| line.split(':').next()).find(|path| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        file.strip_suffix(".ko").is_some_and(|stem| stem.replace('-', "_") == wanted)
+    })
+}
+
+fn insert(path: &Path) -> Result<(), Errno> {
+    let file =
+        File::open(path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    match finit_module(&file, c"", ModuleInitFlags::empty()) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_module_whichever_dash_it_is_written_with() {
+        let index = "kernel/a/virtio.ko:\nkernel/b/virtio-rng.ko: kernel/a/virtio.ko\n";
+        assert_eq!(path_of(index, "virtio_rng"), Some("kernel/b/virtio-rng.ko"));
+        assert_eq!(path_of(index, "virtio"), Some("kernel/a/virtio.ko"));
+        assert_eq!(path_of(index, "rng"), None);
+    }
+}
