@@ -1,0 +1,109 @@
+//! The agent as a file to put into images. The host takes it as bytes, never as a crate.
+
+use crate::digest::Digest;
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An agent binary.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    bytes: Cow<'static, [u8]>,
+    digest: Digest,
+}
+
+/// What was given is no agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The file.
+    #[error("cannot read the agent `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its content.
+    #[error("`{name}` is no static x86-64 program")]
+    NotAProgram {
+        /// The file, or what else was given.
+        name: String,
+    },
+}
+
+impl Agent {
+    /// From a file.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn from_file(path: &Path) -> Result<Self, AgentError> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| AgentError::Read { path: path.to_owned(), source })?;
+        Self::new(bytes.into(), &path.display().to_string())
+    }
+
+    /// From bytes that the controller carries.
+    ///
+    /// # Errors
+    /// [`AgentError::NotAProgram`].
+    pub fn from_bytes(bytes: &'static [u8]) -> Result<Self, AgentError> {
+        Self::new(bytes.into(), "the agent inside this program")
+    }
+
+    fn new(bytes: Cow<'static, [u8]>, name: &str) -> Result<Self, AgentError> {
+        if !is_static_x86_64(&bytes) {
+            return Err(AgentError::NotAProgram { name: name.to_owned() });
+        }
+        let digest = Digest::of(&bytes);
+        Ok(Self { bytes, digest })
+    }
+
+    /// The binary.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+/// An ELF executable for x86-64 (ELF-64 Object File Format, tables 1 to 7) that asks for no
+/// interpreter: it must run where there is no C library.
+fn is_static_x86_64(bytes: &[u8]) -> bool {
+    let u16_at =
+        |at: usize| Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?));
+    let u32_at =
+        |at: usize| Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    let headers = || {
+        let at = u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?);
+        let (at, size, count) = (usize::try_from(at).ok()?, usize::from(u16_at(54)?), u16_at(56)?);
+        (0..count)
+            .map(|index| at.checked_add(size * usize::from(index)))
+            .collect::<Option<Vec<_>>>()
+    };
+    const INTERPRETER: u32 = 3;
+    const X86_64: u16 = 62;
+    bytes.starts_with(b"\x7fELF\x02\x01")
+        && u16_at(18) == Some(X86_64)
+        && headers().is_some_and(|headers| {
+            headers.iter().all(|at| u32_at(*at).is_some_and(|kind| kind != INTERPRETER))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_no_script_and_no_dynamic_program() {
+        assert!(Agent::from_bytes(b"#!/bin/sh\n").is_err());
+        assert!(Agent::from_bytes(b"\x7fELF\x02\x01").is_err());
+        // The test itself is dynamic.
+        let myself = std::env::current_exe().unwrap();
+        assert!(matches!(Agent::from_file(&myself), Err(AgentError::NotAProgram { .. })));
+        assert!(matches!(Agent::from_file(Path::new("/none")), Err(AgentError::Read { .. })));
+    }
+}

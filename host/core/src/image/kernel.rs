@@ -1,0 +1,246 @@
+//! Kernel files: are they whole, and the `vmlinux` inside a `bzImage`.
+//!
+//! A guest that unpacks its own kernel under translation pays for every byte, so the host does it
+//! once when the image is made, and QEMU enters the `vmlinux` by PVH (QEMU `docs/pvh.txt`; Xen
+//! `public/elfnote.h`). Layout of a `bzImage`: Linux `Documentation/arch/x86/boot.rst`.
+
+use super::packages::unpack;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A larger file is no kernel, in bytes; one with all its debug information has half of it.
+pub const MAX_KERNEL_LEN: u64 = 1 << 30;
+
+/// A file is no kernel that can be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// It cannot be read.
+    #[error("cannot read the kernel `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("`{path}` is no x86 kernel: neither a bzImage nor a vmlinux with a PVH entry", path = path.display())]
+    NotAKernel {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its end is missing.
+    #[error("kernel `{path}` is cut short: {len} bytes of {wanted}", path = path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        len: u64,
+        /// What its header promises.
+        wanted: u64,
+    },
+}
+
+/// Checks that a file is a whole kernel that QEMU can boot, and returns its content.
+///
+/// # Errors
+/// [`KernelError`].
+pub fn inspect(path: &Path) -> Result<Vec<u8>, KernelError> {
+    let unreadable = |source| KernelError::Read { path: path.to_owned(), source };
+    let not_a_kernel = || KernelError::NotAKernel { path: path.to_owned() };
+    // Reading a pipe or a device might never end.
+    let found = fs::metadata(path).map_err(unreadable)?;
+    if !found.is_dir() && (!found.is_file() || found.len() > MAX_KERNEL_LEN) {
+        return Err(not_a_kernel());
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
+    let wanted = match bytes.starts_with(b"\x7fELF") {
+        true => elf_len(&bytes).ok_or_else(not_a_kernel)?,
+        false => BzImage::parse(&bytes).ok_or_else(not_a_kernel)?.len,
+    };
+    let len = bytes.len() as u64;
+    if len < wanted {
+        return Err(KernelError::Truncated { path: path.to_owned(), len, wanted });
+    }
+    if bytes.starts_with(b"\x7fELF") && !has_pvh_entry(&bytes) {
+        return Err(not_a_kernel());
+    }
+    Ok(bytes)
+}
+
+/// The `vmlinux` in a `bzImage`, if we know its compression and it has a PVH entry.
+pub(super) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
+    let payload = bytes.get(BzImage::parse(bytes)?.payload)?;
+    // The last four bytes are the length of what is inside.
+    let (packed, len) = payload.split_at_checked(payload.len().checked_sub(4)?)?;
+    let len = usize::try_from(u32::from_le_bytes(len.try_into().ok()?)).ok()?;
+    const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
+    let vmlinux = match packed {
+        _ if packed.starts_with(LZ4_LEGACY) => unpack_lz4(packed.get(4..)?)?,
+        _ => unpack(packed).ok()?,
+    };
+    let whole = vmlinux.len() == len && elf_len(&vmlinux).is_some_and(|end| end <= len as u64);
+    (whole && has_pvh_entry(&vmlinux)).then_some(vmlinux)
+}
+
+/// The legacy LZ4 frame: blocks of at most 8 MiB, each behind its length (LZ4 Frame Format, "Legacy
+/// frame").
+fn unpack_lz4(mut packed: &[u8]) -> Option<Vec<u8>> {
+    const MAX_BLOCK: usize = 8 << 20;
+    let mut out = Vec::new();
+    while let Some((len, rest)) = packed.split_at_checked(4) {
+        let len = usize::try_from(u32::from_le_bytes(len.try_into().ok()?)).ok()?;
+        let (block, rest) = rest.split_at_checked(len)?;
+        out.extend(lz4_flex::block::decompress(block, MAX_BLOCK).ok()?);
+        packed = rest;
+    }
+    Some(out)
+}
+
+struct BzImage {
+    /// What the header promises, in bytes.
+    len: u64,
+    payload: std::ops::Range<usize>,
+}
+
+impl BzImage {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.get(0x1fe..0x200)? != [0x55, 0xaa] || bytes.get(0x202..0x206)? != b"HdrS" {
+            return None;
+        }
+        let setup_sectors = match *bytes.get(0x1f1)? {
+            0 => 4,
+            sectors => u64::from(sectors),
+        };
+        let setup = (setup_sectors + 1) * 512;
+        let len = setup + u64::from(u32_at(bytes, 0x1f4)?) * 16;
+        let start = setup.checked_add(u32_at(bytes, 0x248)?.into())?;
+        let end = start.checked_add(u32_at(bytes, 0x24c)?.into())?;
+        Some(Self { len, payload: usize::try_from(start).ok()?..usize::try_from(end).ok()? })
+    }
+}
+
+/// Where the last segment of an x86-64 ELF file ends (ELF-64 Object File Format).
+fn elf_len(bytes: &[u8]) -> Option<u64> {
+    let segments = segments(bytes)?;
+    segments.iter().map(|segment| segment.offset.checked_add(segment.len)).max()?
+}
+
+/// Is there a note that names a PVH entry (`XEN_ELFNOTE_PHYS32_ENTRY`, type 18)?
+fn has_pvh_entry(bytes: &[u8]) -> bool {
+    const NOTE: u32 = 4;
+    const HEADER: usize = 12;
+    let found = |segment: &Segment| {
+        let start = usize::try_from(segment.offset).ok()?;
+        let mut notes = bytes.get(start..start.checked_add(usize::try_from(segment.len).ok()?)?)?;
+        while notes.len() > HEADER {
+            let name = usize::try_from(u32_at(notes, 0)?).ok()?;
+            let data = usize::try_from(u32_at(notes, 4)?).ok()?;
+            if u32_at(notes, 8)? == 18 && notes.get(HEADER..HEADER + 4)? == b"Xen\0" {
+                return Some(());
+            }
+            let len = HEADER.checked_add(name.checked_next_multiple_of(4)?)?;
+            notes = notes.get(len.checked_add(data.checked_next_multiple_of(4)?)?..)?;
+        }
+        None
+    };
+    let notes = segments(bytes).unwrap_or_default();
+    notes.iter().filter(|segment| segment.kind == NOTE).any(|segment| found(segment).is_some())
+}
+
+struct Segment {
+    kind: u32,
+    offset: u64,
+    len: u64,
+}
+
+fn segments(bytes: &[u8]) -> Option<Vec<Segment>> {
+    const X86_64: u16 = 62;
+    if !bytes.starts_with(b"\x7fELF\x02\x01") || u16_at(bytes, 18)? != X86_64 {
+        return None;
+    }
+    let at = usize::try_from(u64_at(bytes, 32)?).ok()?;
+    let (size, count) = (usize::from(u16_at(bytes, 54)?), usize::from(u16_at(bytes, 56)?));
+    (0..count)
+        .map(|index| {
+            let at = at.checked_add(size.checked_mul(index)?)?;
+            let kind = u32_at(bytes, at)?;
+            Some(Segment { kind, offset: u64_at(bytes, at + 8)?, len: u64_at(bytes, at + 32)? })
+        })
+        .collect()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A bzImage with one setup sector, `payload` and 32 bytes of something else.
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 1024];
+        bytes[0x1f1] = 1;
+        bytes[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        bytes[0x202..0x206].copy_from_slice(b"HdrS");
+        let code = payload.len().next_multiple_of(16) + 32;
+        bytes[0x1f4..0x1f8].copy_from_slice(&u32::try_from(code / 16).unwrap().to_le_bytes());
+        bytes[0x248..0x24c].copy_from_slice(&16u32.to_le_bytes());
+        let len = u32::try_from(payload.len()).unwrap();
+        bytes[0x24c..0x250].copy_from_slice(&len.to_le_bytes());
+        bytes.resize(1040, 0);
+        bytes.extend(payload);
+        bytes.resize(1024 + code, 0);
+        bytes
+    }
+
+    fn inspect_bytes(bytes: &[u8]) -> Result<Vec<u8>, KernelError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        inspect(file.path())
+    }
+
+    #[test]
+    fn a_whole_kernel_passes_and_a_cut_one_is_named() {
+        let whole = bzimage(b"payload");
+        assert!(inspect_bytes(&whole).is_ok());
+        let cut = inspect_bytes(&whole[..whole.len() - 1]);
+        assert!(
+            matches!(cut, Err(KernelError::Truncated { len: 1071, wanted: 1072, .. })),
+            "{cut:?}"
+        );
+        assert!(matches!(inspect_bytes(b"text"), Err(KernelError::NotAKernel { .. })));
+        assert!(matches!(inspect(Path::new("/")), Err(KernelError::Read { .. })));
+        // An ELF file without PVH entry.
+        let myself = std::env::current_exe().unwrap();
+        assert!(matches!(inspect(&myself), Err(KernelError::NotAKernel { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..3000), kind in 0..3) {
+            match kind {
+                0 => bytes.splice(0..0, *b"\x7fELF\x02\x01").for_each(drop),
+                1 => bytes = bzimage(&bytes),
+                _ => {}
+            }
+            if kind == 0 && bytes.len() > 64 {
+                bytes[18..20].copy_from_slice(&62u16.to_le_bytes());
+            }
+            let _ = vmlinux(&bytes);
+            let _ = elf_len(&bytes);
+            has_pvh_entry(&bytes);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What an image was made from: `manifest.json` beside its files.
+
+use crate::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+/// The format of the manifest and of the folder it lies in; another number is another image.
+pub(super) const FORMAT: u32 = 1;
+
+/// What an image was made from, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The format's number.
+    pub format: u32,
+    /// The image's name.
+    pub name: String,
+    /// Digest of the recipe's text.
+    pub recipe: Digest,
+    /// Digest of the agent in it.
+    pub agent: Digest,
+    /// The packages it was made from.
+    pub packages: Vec<PackageRecord>,
+    /// `uname -r` of its kernel.
+    pub kernel_release: String,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Default memory of a machine, MiB.
+    pub memory_mib: u64,
+    /// The files beside the manifest.
+    pub files: Vec<FileRecord>,
+}
+
+/// A package, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageRecord {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Digest of the `.deb`.
+    pub sha256: Digest,
+}
+
+/// A file, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Name in the image's folder.
+    pub name: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Digest of its content.
+    pub sha256: Digest,
+}
+
+impl Manifest {
+    /// The image's digest: the same for the same content, whenever and wherever it was made.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.to_json())
+    }
+
+    /// As it lies beside the files.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// The record of a file.
+    pub fn file(&self, name: &str) -> Option<&FileRecord> {
+        self.files.iter().find(|file| file.name == name)
+    }
+}

@@ -1,0 +1,30 @@
+//! Images: what a machine boots. Made on the host from packages, kept in the cache folder.
+//!
+//! ```text
+//! recipe (images/NAME/image.toml) ─┐
+//! packages (apt, or a mirror) ─────┼─> build ──> store: kernel, initrd, manifest
+//! agent ───────────────────────────┘
+//! ```
+//! Everything here is synchronous: it reads, unpacks and writes files.
+
+mod agent;
+mod apt;
+mod build;
+mod deb;
+mod initramfs;
+mod kernel;
+mod manifest;
+mod mirror;
+mod modules;
+mod packages;
+mod recipe;
+mod store;
+
+pub use agent::{Agent, AgentError};
+pub use build::BuildError;
+pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
+pub use manifest::{FileRecord, Manifest, PackageRecord};
+pub use mirror::Mirror;
+pub use packages::PackageSource;
+pub use recipe::{Recipe, RecipeError};
+pub use store::{Image, ImageError, ImageStatus, Store};

@@ -1,0 +1,313 @@
+//! Images in the cache folder: found, made when they are not there, listed, checked before use.
+//!
+//! ```text
+//! CACHE/packages/                    pool of packages
+//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio
+//! CACHE/images/.lock                 held while one is made
+//! ```
+//! KEY is made from the recipe and the agent, so a new agent never meets an old image.
+
+use super::agent::Agent;
+use super::build::{self, BuildError, INITRD, KERNEL};
+use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::packages::PackageSource;
+use super::recipe::{Recipe, RecipeError};
+use crate::digest::Digest;
+use crate::dirs::Dirs;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+pub(super) const MANIFEST: &str = "manifest.json";
+const SEAL: &str = "seal.json";
+
+/// A whole image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// What it is made from.
+    pub manifest: Manifest,
+    /// Its kernel.
+    pub kernel: PathBuf,
+    /// Its initial RAM file system.
+    pub initrd: PathBuf,
+    /// How long it took to make, when it was made just now.
+    pub made_in: Option<Duration>,
+}
+
+/// There is no image to use.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// It cannot be made.
+    #[error("image `{name}` cannot be made")]
+    Build {
+        /// The image.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<BuildError>,
+    },
+    /// It was made, and is not what was made.
+    #[error("image `{name}` is damaged: {what}")]
+    Damaged {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Its folder.
+    #[error("cannot use `{path}`", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Damaged { name, .. } => {
+                Some(format!("make it anew: guestline image build {name}"))
+            }
+            Self::Build { source, .. } => match &**source {
+                BuildError::Packages(error) => error.hint(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// An image in a list.
+#[derive(Debug, Clone)]
+pub struct ImageStatus {
+    /// Its recipe.
+    pub recipe: Recipe,
+    /// Its manifest, when it is made for the agent in use.
+    pub manifest: Option<Manifest>,
+}
+
+/// What a file was when it was last known to be right: cheap to compare.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seal {
+    name: String,
+    size: u64,
+    mtime: (i64, i64),
+    inode: u64,
+}
+
+impl Seal {
+    fn of(name: &str, found: &Metadata) -> Self {
+        let mtime = (found.mtime(), found.mtime_nsec());
+        Self { name: name.to_owned(), size: found.len(), mtime, inode: found.ino() }
+    }
+}
+
+/// The images of one user.
+#[derive(Debug, Clone)]
+pub struct Store {
+    images: PathBuf,
+    pool: PathBuf,
+    source: PackageSource,
+    cancel: CancellationToken,
+}
+
+impl Store {
+    /// In the cache folder, with packages from `source`. Making an image ends early when `cancel` is.
+    pub fn new(dirs: &Dirs, source: PackageSource, cancel: CancellationToken) -> Self {
+        let (images, pool) = (dirs.cache.join("images"), dirs.cache.join("packages"));
+        Self { images, pool, source, cancel }
+    }
+
+    /// The image, made first when it is not there; `making` is called before that.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn get(
+        &self,
+        name: &str,
+        agent: &Agent,
+        making: impl FnOnce(),
+    ) -> Result<Image, ImageError> {
+        let recipe = Recipe::named(name)?;
+        let folder = self.folder(&recipe, agent);
+        if let Some(image) = open(&recipe.name, &folder)? {
+            return Ok(image);
+        }
+        making();
+        let lock = self.lock()?;
+        // Another process may have made it meanwhile.
+        match open(&recipe.name, &folder)? {
+            Some(image) => Ok(image),
+            None => self.make(&recipe, agent, &folder, lock),
+        }
+    }
+
+    /// Makes the image anew, from the packages of now.
+    ///
+    /// # Errors
+    /// [`ImageError`]; an image that was there is still there then.
+    pub fn build(&self, name: &str, agent: &Agent) -> Result<Image, ImageError> {
+        let recipe = Recipe::named(name)?;
+        let lock = self.lock()?;
+        self.make(&recipe, agent, &self.folder(&recipe, agent), lock)
+    }
+
+    /// All images of the catalogue.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn list(&self, agent: Option<&Agent>) -> Result<Vec<ImageStatus>, ImageError> {
+        Recipe::names()
+            .map(|name| {
+                let recipe = Recipe::named(name)?;
+                let image = match agent {
+                    Some(agent) => open(name, &self.folder(&recipe, agent))?,
+                    None => None,
+                };
+                Ok(ImageStatus { recipe, manifest: image.map(|image| image.manifest) })
+            })
+            .collect()
+    }
+
+    fn folder(&self, recipe: &Recipe, agent: &Agent) -> PathBuf {
+        let key = format!("{FORMAT}\n{}\n{}\n", recipe.digest(), agent.digest());
+        self.images.join(&recipe.name).join(Digest::of(key.as_bytes()).short())
+    }
+
+    /// One maker at a time, of this and other processes: what lies half made belongs to the dead.
+    fn lock(&self) -> Result<Flock<File>, ImageError> {
+        let trouble = |source| ImageError::Folder { path: self.images.clone(), source };
+        fs::create_dir_all(&self.images).map_err(trouble)?;
+        let file = File::create(self.images.join(".lock")).map_err(trouble)?;
+        let mut file = file;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((back, Errno::EWOULDBLOCK)) if !self.cancel.is_cancelled() => {
+                    // Another process makes an image; it is looked after as often as a person would not notice.
+                    std::thread::sleep(Duration::from_millis(20));
+                    file = back;
+                }
+                Err((_, error)) => return Err(trouble(error.into())),
+            }
+        }
+    }
+
+    /// Makes it beside its place and moves it there whole. `_lock` is held meanwhile.
+    fn make(
+        &self,
+        recipe: &Recipe,
+        agent: &Agent,
+        folder: &Path,
+        _lock: Flock<File>,
+    ) -> Result<Image, ImageError> {
+        let started = Instant::now();
+        let parent = folder.parent().unwrap_or(&self.images);
+        let trouble = |source| ImageError::Folder { path: parent.to_owned(), source };
+        fs::create_dir_all(parent).map_err(trouble)?;
+        sweep(parent);
+        sweep(&self.pool);
+        let made = tempfile::Builder::new().prefix(MAKING).tempdir_in(parent).map_err(trouble)?;
+        build::build(recipe, agent, &self.source, &self.pool, made.path(), &self.cancel).map_err(
+            |source| ImageError::Build { name: recipe.name.clone(), source: Box::new(source) },
+        )?;
+        let old = parent.join(format!("{MAKING}old"));
+        match fs::rename(folder, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
+            _ => {}
+        }
+        fs::rename(made.keep(), folder).map_err(trouble)?;
+        let _ = fs::remove_dir_all(&old);
+        seal(folder).map_err(trouble)?;
+        let image = open(&recipe.name, folder)?;
+        let image = image.ok_or_else(|| trouble(io::ErrorKind::NotFound.into()))?;
+        Ok(Image { made_in: Some(started.elapsed()), ..image })
+    }
+}
+
+/// Begins the names of folders in which an image is being made, or was when its maker died.
+pub(super) const MAKING: &str = ".making-";
+
+/// Removes what makers that died left. The lock is held, so no living one is met.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(MAKING) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The image in a folder, if there is one and it is what was made.
+fn open(name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
+    let damaged = |what: String| ImageError::Damaged { name: name.to_owned(), what };
+    let text = match fs::read(folder.join(MANIFEST)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(ImageError::Folder { path: folder.to_owned(), source });
+        }
+    };
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
+    check(folder, &manifest).map_err(damaged)?;
+    let (kernel, initrd) = (folder.join(KERNEL), folder.join(INITRD));
+    Ok(Some(Image { manifest, kernel, initrd, made_in: None }))
+}
+
+/// Compares the files with the seal, which is quick; where that differs, with their digests.
+fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
+    let seals = fs::read(folder.join(SEAL)).ok();
+    let seals: Vec<Seal> =
+        seals.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let mut resealed = false;
+    for FileRecord { name, size, sha256 } in &manifest.files {
+        let path = folder.join(name);
+        let found = fs::metadata(&path).map_err(|error| format!("{name}: {error}"))?;
+        if found.len() != *size {
+            return Err(format!("{name} has {} bytes, not {size}", found.len()));
+        }
+        if !seals.contains(&Seal::of(name, &found)) {
+            let digest = Digest::of_file(&path).map_err(|error| format!("{name}: {error}"))?;
+            if digest != *sha256 {
+                return Err(format!("{name} has another content"));
+            }
+            resealed = true;
+        }
+    }
+    if resealed {
+        let _ = seal(folder);
+    }
+    Ok(())
+}
+
+fn seal(folder: &Path) -> io::Result<()> {
+    let seals = [KERNEL, INITRD]
+        .iter()
+        .map(|name| Ok(Seal::of(name, &fs::metadata(folder.join(name))?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    fs::write(folder.join(SEAL), serde_json::to_vec(&seals)?)
+}
+
+impl Image {
+    /// An initial RAM file system with nothing but this image's busybox: the floor that a boot is
+    /// measured against.
+    ///
+    /// # Errors
+    /// What reading the image's own gives, also when it has no busybox.
+    pub fn bare_initrd(&self) -> io::Result<Vec<u8>> {
+        super::initramfs::only(&fs::read(&self.initrd)?, "bin/busybox")
+    }
+}

@@ -1,0 +1,21 @@
+//! Guestline's core: machines, the link into them, images, leases. For Rust users too.
+//!
+//! ```text
+//! provision ──> guest ──> link ──> guestline-protocol
+//!     ├───────> capture
+//!     ├───────> image
+//!     └───────> machine        (knows nothing of agents but the names of their ports)
+//! ```
+//! Whoever needs a machine leases one from [`provision::Provisioner`]; what may be done to it is
+//! on [`guest::Guest`]. The guest is not trusted: what it sends is bounded before it is stored
+//! and checked before it is parsed.
+
+pub mod capture;
+pub mod digest;
+pub mod dirs;
+pub mod guest;
+pub mod image;
+pub mod link;
+pub mod machine;
+pub mod provision;
+mod sys;

@@ -1,0 +1,179 @@
+//! One machine: a QEMU process with its QMP connection. Knows nothing of agents.
+//!
+//! ```text
+//! spec ──> args ──> process (spawn, guard, reap) ──┐
+//!                   qmp (events, commands) ────────┴──> life: how it ended, if it ended
+//! ```
+//! A [`Machine`] runs from the moment it is made and dies with it. QEMU is told to pause, not to
+//! exit, when the guest panics, resets or powers off (`-action`), so that the end is told by an
+//! event and what the guest said last can still be read.
+
+pub mod accel;
+mod args;
+mod life;
+mod process;
+mod qemu;
+mod qmp;
+mod spec;
+
+pub use accel::{Accel, AccelChoice, Acceleration};
+pub use life::Ending;
+pub use process::CpuShare;
+pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
+pub use spec::MachineSpec;
+
+use life::{LifeEvent, LifeState};
+use process::Process;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tracing::debug;
+
+/// A machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The channels between QEMU and us.
+    #[error("cannot make the machine's channels")]
+    Channels(#[source] io::Error),
+    /// The process.
+    #[error("cannot start `{qemu}`")]
+    Spawn {
+        /// The program.
+        qemu: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The host's ends of what a machine is connected to.
+#[derive(Debug)]
+pub struct Channels {
+    /// The control port.
+    pub control: UnixStream,
+    /// ttyS0.
+    pub console: UnixStream,
+    /// ttyS1.
+    pub reserve: UnixStream,
+}
+
+/// A running machine. Dropping it kills it.
+#[derive(Debug)]
+pub struct Machine {
+    process: Process,
+    ending: watch::Receiver<Option<Ending>>,
+}
+
+impl Machine {
+    /// Spawns QEMU; the guest boots at once. `folder` becomes QEMU's working folder.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then. That QEMU itself refuses is told by [`Machine::ended`].
+    pub async fn start(
+        qemu: &Qemu,
+        spec: &MachineSpec,
+        folder: &Path,
+    ) -> Result<(Self, Channels), StartError> {
+        let mut inherited = Vec::new();
+        let mut ours = Vec::new();
+        for _ in 0..4 {
+            let (host, machine) = channel().map_err(StartError::Channels)?;
+            ours.push(host);
+            inherited.push(machine);
+        }
+        let args = args::command_line(spec, &args::Ends::of(&inherited));
+        debug!(qemu = %qemu.path.display(), ?args, "starting");
+        let record = format!("{}\n", shell_line(&qemu.path.to_string_lossy(), &args));
+        // For the reader of a work folder that was kept; its absence harms nothing.
+        let _ = std::fs::write(folder.join("qemu.cmdline"), record);
+        let process =
+            process::spawn(&qemu.path, args, inherited, folder.to_owned()).await.map_err(
+                |source| StartError::Spawn { qemu: qemu.path.display().to_string(), source },
+            )?;
+        let mut ours = ours.into_iter();
+        let mut next = || ours.next().ok_or(StartError::Channels(io::ErrorKind::NotFound.into()));
+        let (qmp, control, console, reserve) = (next()?, next()?, next()?, next()?);
+        let (ended, ending) = watch::channel(None);
+        let mut exit = process.exit();
+        let mut events = qmp::connect(qmp);
+        tokio::spawn(async move {
+            let mut life = LifeState::default();
+            loop {
+                let event = tokio::select! {
+                    // What QEMU said before it died is heard before its death.
+                    biased;
+                    Some(event) = events.recv() => LifeEvent::Qmp(event),
+                    exit = exit.wait() => LifeEvent::Exited(exit),
+                };
+                let last = matches!(event, LifeEvent::Exited(_));
+                if let Some(ending) = life.on_event(event) {
+                    debug!(?ending, "machine ended");
+                    ended.send_replace(Some(ending));
+                }
+                if last {
+                    return;
+                }
+            }
+        });
+        Ok((Self { process, ending }, Channels { control, console, reserve }))
+    }
+
+    /// Waits for the machine to end by itself. Cancel safe.
+    pub async fn ended(&self) -> Ending {
+        let mut ending = self.ending.clone();
+        match ending.wait_for(Option::is_some).await {
+            Ok(ending) => ending.clone().unwrap_or(Ending::unknown()),
+            Err(_) => Ending::unknown(),
+        }
+    }
+
+    /// How it ended, given a moment for the news to arrive: when the link closes, the reason is
+    /// often on its way.
+    pub async fn ended_soon(&self) -> Option<Ending> {
+        tokio::time::timeout(NEWS, self.ended()).await.ok()
+    }
+
+    /// How it ended, if it has.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.borrow().clone()
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// How the host treated QEMU's threads since its start.
+    pub fn cpu_share(&self) -> CpuShare {
+        process::cpu_share(self.pid())
+    }
+
+    /// Kills QEMU and waits until it is reaped.
+    pub async fn kill(mut self) {
+        self.process.kill().await;
+    }
+}
+
+/// How long the news of an end may take: longer than the last words of a dead QEMU.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// A connected pair: ours for tokio, and the one QEMU inherits.
+fn channel() -> io::Result<(UnixStream, OwnedFd)> {
+    let (host, machine) = std::os::unix::net::UnixStream::pair()?;
+    host.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(host)?, machine.into()))
+}
+
+/// A command line as a shell would take it.
+fn shell_line(program: &str, args: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    let words = std::iter::once(program).chain(args.iter().map(String::as_str));
+    let quoted = words.map(|word| match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}

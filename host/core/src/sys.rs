@@ -1,0 +1,70 @@
+//! The crate's only unsafe code.
+#![expect(unsafe_code, reason = "what a child does between fork and exec has no safe wrapper")]
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use nix::errno::Errno;
+use nix::fcntl::{F_GETFD, F_SETFD, FdFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use tokio::process::Command;
+
+/// Makes the child die with the thread that spawns it (`PR_SET_PDEATHSIG`, prctl(2)), and lets it
+/// inherit `fds` under their numbers. The command owns them, so they are open when it is spawned
+/// and closed here when it is dropped.
+pub(crate) fn guard_child(command: &mut Command, fds: Vec<OwnedFd>) {
+    let parent = Pid::this();
+    let prepare = move || -> io::Result<()> {
+        set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the request stood.
+        if getppid() != parent {
+            return Err(Errno::ESRCH.into());
+        }
+        for fd in &fds {
+            let flags = FdFlag::from_bits_retain(fcntl(fd.as_fd(), F_GETFD)?);
+            fcntl(fd.as_fd(), F_SETFD(flags.difference(FdFlag::FD_CLOEXEC)))?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls prctl, getppid and fcntl only, all async-signal-safe, and neither
+    // allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Makes the child die with the thread that spawns it, which has to wait for it.
+pub(crate) fn die_with_us(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let die = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
+    // SAFETY: the closure calls prctl only, which is async-signal-safe, and neither allocates nor
+    // locks.
+    unsafe { command.pre_exec(die) };
+}
+
+/// A page of guest memory, aligned as KVM wants it.
+#[derive(Clone)]
+#[repr(C, align(4096))]
+pub(crate) struct Page(pub(crate) [u8; 4096]);
+
+impl Default for Page {
+    fn default() -> Self {
+        Self([0; 4096])
+    }
+}
+
+/// Gives a virtual machine its memory, at guest address 0. The caller keeps `pages` where they are
+/// for as long as `vm` lives.
+pub(crate) fn lend_memory(vm: &VmFd, pages: &mut [Page]) -> Result<(), kvm_ioctls::Error> {
+    let region = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: size_of_val(pages) as u64,
+        userspace_addr: pages.as_mut_ptr() as u64,
+    };
+    // SAFETY: the region is exactly the pages, page-aligned by their type; the one caller, the
+    // probe's `Guest`, owns both and drops the machine first.
+    unsafe { vm.set_user_memory_region(region) }
+}
