@@ -1,0 +1,184 @@
+//! The event stream: one versioned object for everything that happens in a run.
+//!
+//! It is what `--message-format json` prints, a line each; `docs/events.schema.json` is its schema.
+//! Times are integers. An event may arrive twice: run, attempt and sequence tell it again.
+
+use crate::job::Job;
+use crate::outcome::{Outcome, Tally};
+use base64::Engine as _;
+use guestline::digest::Digest;
+use guestline_protocol::Stream;
+use serde::Serialize;
+use std::time::{SystemTime, UNIX_EPOCH};
+use ulid::Ulid;
+
+/// The version of the schema; a field or an event that is added does not change it.
+pub const SCHEMA: u32 = 1;
+
+/// An event with what tells it apart.
+#[derive(Debug, Clone, Serialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The run.
+    pub run: Ulid,
+    /// The attempt, where it belongs to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Ulid>,
+    /// Counts the events of the attempt, or those of the run that belong to none.
+    pub sequence: u64,
+    /// The host's clock, microseconds since 1970.
+    pub time_us: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: RunEvent,
+}
+
+/// What happens in a run.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum RunEvent {
+    /// The run begins.
+    RunStarted {
+        /// Version of Guestline.
+        version: String,
+        /// How many tests.
+        tests: u32,
+        /// What runs the guest's code: `kvm` or `tcg`.
+        accelerator: String,
+        /// Why that.
+        accelerator_why: String,
+        /// Was it found out just now?
+        accelerator_probed: bool,
+        /// QEMU's version.
+        qemu: String,
+        /// Where evidence is kept.
+        folder: String,
+    },
+    /// An image is not there and is being made.
+    ImageMaking {
+        /// Its name.
+        image: String,
+    },
+    /// An image was made.
+    ImageMade {
+        /// Its name.
+        image: String,
+        /// Its digest.
+        digest: Digest,
+        /// How many packages it is made from.
+        packages: u32,
+        /// How long it took, microseconds.
+        elapsed_us: u64,
+    },
+    /// An attempt begins; it may still wait for memory.
+    AttemptStarted {
+        /// The test's place in the run, from 1.
+        number: u32,
+        /// The test's name.
+        test: String,
+        /// What runs on what.
+        job: Box<Job>,
+    },
+    /// The attempt's machine is ready.
+    MachineReady {
+        /// From the start of QEMU to the agent's answer, microseconds.
+        elapsed_us: u64,
+        /// The agent's build id.
+        agent: String,
+        /// The guest's clock, microseconds since 1970, as the guest says.
+        guest_time_us: u64,
+    },
+    /// The test wrote.
+    Output {
+        /// `stdout` or `stderr`.
+        stream: StreamName,
+        /// What.
+        #[serde(flatten)]
+        data: OutputData,
+    },
+    /// The attempt has its outcome.
+    AttemptFinished(Box<AttemptFinished>),
+    /// The run is over.
+    RunFinished {
+        /// The outcomes.
+        tally: Tally,
+        /// From the beginning, microseconds.
+        elapsed_us: u64,
+    },
+}
+
+/// An attempt's end.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptFinished {
+    /// The test's place in the run, from 1.
+    pub number: u32,
+    /// The test's name.
+    pub test: String,
+    /// The outcome, with its reason and stage.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The test's exit status, when it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u8>,
+    /// From the start of QEMU to the agent's answer, microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_us: Option<u64>,
+    /// From the request to the exit, microseconds by the host's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_us: Option<u64>,
+    /// From the start to the exit, microseconds by the guest's clock, as the guest says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_check_us: Option<u64>,
+    /// The whole attempt, microseconds.
+    pub elapsed_us: u64,
+    /// What a reader should know, a line each: the evidence of a failure, a child that held stdout.
+    pub notes: Vec<String>,
+    /// Where its evidence is, when there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+}
+
+/// The name of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamName {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+impl From<Stream> for StreamName {
+    fn from(stream: Stream) -> Self {
+        match stream {
+            Stream::Stdout => Self::Stdout,
+            Stream::Stderr => Self::Stderr,
+        }
+    }
+}
+
+/// Output, whatever its bytes: `text` when they are UTF-8, else `base64`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputData(pub Vec<u8>);
+
+impl Serialize for OutputData {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(1))?;
+        match str::from_utf8(&self.0) {
+            Ok(text) => map.serialize_entry("text", text)?,
+            Err(_) => {
+                let text = base64::engine::general_purpose::STANDARD.encode(&self.0);
+                map.serialize_entry("base64", &text)?;
+            }
+        }
+        map.end()
+    }
+}
+
+/// The host's clock, microseconds since 1970.
+pub fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

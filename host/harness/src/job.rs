@@ -1,0 +1,112 @@
+//! A job: all that an executor needs to know, as one serialisable value; no path of this host.
+
+use guestline::digest::Digest;
+use guestline_protocol::{ByteBuf, Command};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What to run in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TestCommand {
+    /// A line for `/bin/sh -c`.
+    Line(String),
+    /// A program and its arguments.
+    Argv(Vec<String>),
+}
+
+impl TestCommand {
+    /// As the link takes it.
+    pub fn to_command(&self) -> Command {
+        let bytes = |text: &String| ByteBuf::from(text.as_bytes().to_vec());
+        match self {
+            Self::Line(line) => Command::Shell(bytes(line)),
+            Self::Argv(words) => Command::Argv(words.iter().map(bytes).collect()),
+        }
+    }
+
+    /// As a user would type it behind `guestline check`.
+    pub fn to_arguments(&self) -> String {
+        match self {
+            Self::Line(line) => crate::text::quote(line),
+            Self::Argv(_) => format!("-- {}", self.name()),
+        }
+    }
+
+    /// The test's name in reports.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Line(line) => line.clone(),
+            Self::Argv(words) => {
+                words.iter().map(|word| crate::text::quote(word)).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+/// The machine a job wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineWanted {
+    /// Name of its image.
+    pub image: String,
+    /// A kernel to boot instead of the image's; it is a subject then, and judged.
+    pub kernel: Option<Digest>,
+    /// Memory in MiB; the image's default when none is given.
+    pub memory_mib: Option<u64>,
+    /// Virtual CPUs.
+    pub cpus: u32,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The test, in milliseconds.
+    pub check_ms: u64,
+    /// From the start of QEMU to the agent's answer, in milliseconds.
+    pub boot_ms: u64,
+}
+
+impl Limits {
+    /// The test.
+    pub fn check(&self) -> Duration {
+        Duration::from_millis(self.check_ms)
+    }
+
+    /// The boot.
+    pub fn boot(&self) -> Duration {
+        Duration::from_millis(self.boot_ms)
+    }
+}
+
+/// One test on one pristine machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What to run.
+    pub command: TestCommand,
+    /// On what.
+    pub machine: MachineWanted,
+    /// How long.
+    pub limits: Limits,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_one_serialisable_value() {
+        let job = Job {
+            command: TestCommand::Argv(vec!["ls".into(), "a b".into()]),
+            machine: MachineWanted {
+                image: "tiny".into(),
+                kernel: Some(Digest::of(b"kernel")),
+                memory_mib: None,
+                cpus: 2,
+            },
+            limits: Limits { check_ms: 60_000, boot_ms: 120_000 },
+        };
+        let text = serde_json::to_string(&job).unwrap();
+        assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
+        assert_eq!(job.command.to_arguments(), "-- ls 'a b'");
+    }
+}

@@ -1,0 +1,14 @@
+//! Runs of tests: outcomes, events, dispatch, reports.
+//!
+//! ```text
+//! plan (jobs) ──> run (dispatch ──> execute ──> judge) ──> events ──> report (human, json)
+//! ```
+//! A [`job::Job`] is one serialisable value; the executor takes it and gives events and a folder. Reports see
+//! events only.
+
+pub mod event;
+pub mod job;
+pub mod outcome;
+pub mod report;
+pub mod run;
+pub mod text;

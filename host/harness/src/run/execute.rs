@@ -1,0 +1,545 @@
+//! One job to its outcome: image, lease, command, evidence.
+
+use super::Emitter;
+use super::evidence::{AttemptFolder, RunFolder};
+use super::judge::{Circumstances, Finding, judge, refused_status};
+use crate::event::{AttemptFinished, OutputData, RunEvent};
+use crate::job::Job;
+use crate::outcome::{Outcome, Stage};
+use crate::text;
+use guestline::capture::{ConsoleLine, PANIC_MARK};
+use guestline::digest::Digest;
+use guestline::guest::{ExecEvent, ExecHandle};
+use guestline::image::{Agent, Image, Store};
+use guestline::machine::Ending;
+use guestline::provision::{Lease, LeaseError, MachineRequest, Provisioner};
+use guestline_protocol::{ExecExitedEvent, ExitStatus, Stream};
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+use tokio::time::{timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// So many last lines of the console are shown where it is the evidence.
+const CONSOLE_SHOWN: usize = 5;
+
+/// How long a guest that has gone down is still listened to.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How often the clock is looked at; much later than that, and this process itself was stopped.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A slow reader of the output gives a test at most so many times its limit more.
+const MAX_CREDIT: u32 = 10;
+
+/// Images boot with this much memory, MiB; with less, that may be why one did not.
+const SMALL_MIB: u64 = 128;
+
+/// What the host says of a full disk (`ENOSPC`, errno(3)).
+const FULL: &str = "No space left on device";
+
+/// So much of the end of the output is looked at for its last line.
+const TAIL_LEN: usize = 4096;
+
+/// Why no machine can be had at all: every attempt errors with it.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// Where the set-up is broken.
+    pub stage: Stage,
+    /// In words.
+    pub reason: String,
+    /// What mends it.
+    pub hints: Vec<String>,
+}
+
+/// Takes jobs; has what they name by digest or name.
+#[derive(Debug)]
+pub struct Executor {
+    provisioner: Result<Provisioner, Broken>,
+    store: Store,
+    agent: Arc<Agent>,
+    kernels: HashMap<Digest, PathBuf>,
+    folder: RunFolder,
+    facts: serde_json::Value,
+    images: Mutex<HashMap<String, Result<Image, Broken>>>,
+}
+
+impl Executor {
+    /// `kernels` says where the kernels are that jobs name by digest; `facts` go into every attempt's `facts.json`.
+    pub fn new(
+        provisioner: Result<Provisioner, Broken>,
+        store: Store,
+        agent: Agent,
+        kernels: HashMap<Digest, PathBuf>,
+        folder: RunFolder,
+        facts: serde_json::Value,
+    ) -> Self {
+        let (agent, images) = (Arc::new(agent), Mutex::default());
+        Self { provisioner, store, agent, kernels, folder, facts, images }
+    }
+
+    /// Runs a job; every outcome is told as an event before it is returned.
+    pub async fn execute(
+        &self,
+        number: u32,
+        job: Job,
+        mut emitter: Emitter,
+        cancel: &CancellationToken,
+    ) -> Outcome {
+        let test = job.command.name();
+        let started = Instant::now();
+        let event =
+            RunEvent::AttemptStarted { number, test: test.clone(), job: Box::new(job.clone()) };
+        emitter.emit(event).await;
+        let mut attempt = Attempt::new(&job);
+        let finding = {
+            let span = tracing::info_span!("test", number, name = %text::one_line(&test, 60));
+            let attempting = self.attempt(&job, number, &mut attempt, &mut emitter, cancel);
+            attempting.instrument(span).await
+        };
+        let outcome = judge(&finding, &attempt.circumstances());
+        let notes = match outcome {
+            Outcome::Passed => attempt.notes,
+            _ => attempt.explain(&finding, &job),
+        };
+        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let finished = AttemptFinished {
+            number,
+            test,
+            outcome: outcome.clone(),
+            status: status(&finding),
+            machine_us: attempt.machine.map(us),
+            check_us: attempt.check.map(us),
+            guest_check_us: match &finding {
+                Finding::Exited(exited) => Some(exited.elapsed_us),
+                _ => None,
+            },
+            elapsed_us: us(started.elapsed()),
+            notes,
+            folder: attempt.folder.map(|folder| folder.path().display().to_string()),
+        };
+        emitter.emit(RunEvent::AttemptFinished(Box::new(finished))).await;
+        outcome
+    }
+
+    async fn attempt(
+        &self,
+        job: &Job,
+        number: u32,
+        attempt: &mut Attempt,
+        emitter: &mut Emitter,
+        cancel: &CancellationToken,
+    ) -> Finding {
+        if cancel.is_cancelled() {
+            return Finding::Cancelled;
+        }
+        match self.folder.attempt(number) {
+            Ok(folder) => attempt.folder = Some(folder),
+            Err(error) => {
+                let path = self.folder.path().display().to_string();
+                return Finding::Evidence { path, error };
+            }
+        }
+        let provisioner = match &self.provisioner {
+            Ok(provisioner) => provisioner,
+            Err(broken) => return Finding::Broken(broken.clone()),
+        };
+        let image = match self.image(&job.machine.image, emitter).await {
+            Ok(image) => image,
+            // What was interrupted is nobody's defect.
+            Err(_) if cancel.is_cancelled() => return Finding::Cancelled,
+            Err(broken) => return Finding::Broken(broken),
+        };
+        let request = MachineRequest {
+            memory_mib: job.machine.memory_mib.unwrap_or(image.manifest.memory_mib),
+            cpus: job.machine.cpus,
+            kernel: job.machine.kernel.as_ref().map(|digest| {
+                (self.kernels.get(digest).cloned().unwrap_or_default(), digest.clone())
+            }),
+            boot_timeout: job.limits.boot(),
+            image,
+        };
+        attempt.record_facts(&self.facts, &request);
+        let lease = match provisioner.lease(&request, cancel).await {
+            Ok(lease) => lease,
+            Err(failed) => {
+                attempt.console = failed.console;
+                if let (Some(from), Some(to)) = (&failed.folder, &attempt.folder) {
+                    let _ = to.adopt(&from.path().join("console.log"));
+                }
+                return match failed.error {
+                    LeaseError::Cancelled => Finding::Cancelled,
+                    error => Finding::NoMachine(error),
+                };
+            }
+        };
+        attempt.machine = Some(lease.ready_in);
+        let agent = lease.guest.agent();
+        let ready = RunEvent::MachineReady {
+            elapsed_us: u64::try_from(lease.ready_in.as_micros()).unwrap_or(u64::MAX),
+            agent: text::one_line(&agent.build, 64),
+            guest_time_us: agent.clock_us,
+        };
+        emitter.emit(ready).await;
+        let finding = check(job, &lease, attempt, emitter, cancel).await;
+        let remains = lease.end().await;
+        attempt.console = remains.console;
+        if let Some(folder) = &attempt.folder {
+            let adopted = folder.adopt(&remains.folder.path().join("console.log"));
+            if let Err(error) = remains.console_error.map_or(adopted, Err) {
+                let path = folder.path().display().to_string();
+                return Finding::Evidence { path, error };
+            }
+        }
+        finding
+    }
+
+    /// The image, from the store; the first attempt that wants it makes it, the others wait.
+    async fn image(&self, name: &str, emitter: &mut Emitter) -> Result<Image, Broken> {
+        let mut images = self.images.lock().await;
+        if let Some(image) = images.get(name) {
+            return image.clone();
+        }
+        let (store, agent, wanted) = (self.store.clone(), self.agent.clone(), name.to_owned());
+        let (making, made) = tokio::sync::oneshot::channel();
+        let get = tokio::task::spawn_blocking(move || {
+            store.get(&wanted, &agent, || {
+                let _ = making.send(());
+            })
+        });
+        if made.await.is_ok() {
+            emitter.emit(RunEvent::ImageMaking { image: name.to_owned() }).await;
+        }
+        let image = match get.await {
+            Ok(image) => image.map_err(|error| (text::chain(&error), error.hint())),
+            Err(error) => Err((error.to_string(), None)),
+        };
+        let image = image.map_err(|(reason, hint)| Broken {
+            stage: Stage::Image,
+            reason,
+            hints: hint.into_iter().collect(),
+        });
+        if let Ok(image) = &image
+            && let Some(elapsed) = image.made_in
+        {
+            let event = RunEvent::ImageMade {
+                image: name.to_owned(),
+                digest: image.manifest.digest(),
+                packages: u32::try_from(image.manifest.packages.len()).unwrap_or(u32::MAX),
+                elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            };
+            emitter.emit(event).await;
+        }
+        images.insert(name.to_owned(), image.clone());
+        image
+    }
+}
+
+/// Runs the command on a leased machine: an answer, an end of machine or link, a timeout or a
+/// cancellation, whichever comes first.
+async fn check(
+    job: &Job,
+    lease: &Lease,
+    attempt: &mut Attempt,
+    emitter: &mut Emitter,
+    cancel: &CancellationToken,
+) -> Finding {
+    let began = Instant::now();
+    attempt.began = Some(began);
+    let finding = {
+        let mut conversation = std::pin::pin!(converse(job, lease, attempt, emitter));
+        tokio::select! {
+            biased;
+            finding = &mut conversation => finding,
+            ending = lease.machine.ended() => {
+                // What the test said before is perhaps still on its way, also that it was done.
+                match timeout(LAST_WORDS, conversation).await {
+                    Ok(Finding::Exited(exited)) => Finding::Exited(exited),
+                    _ => Finding::MachineEnded(ending),
+                }
+            }
+            () = cancel.cancelled() => Finding::Cancelled,
+        }
+    };
+    attempt.check = Some(began.elapsed());
+    match finding {
+        // A guest that goes down takes the link, and sometimes the command, with it first.
+        Finding::LinkLost(error) => match lease.machine.ended_soon().await {
+            Some(ending) => Finding::MachineEnded(ending),
+            None => Finding::LinkLost(error),
+        },
+        finding => finding,
+    }
+}
+
+async fn converse(
+    job: &Job,
+    lease: &Lease,
+    attempt: &mut Attempt,
+    emitter: &mut Emitter,
+) -> Finding {
+    let before = lease.machine.cpu_share();
+    let limit = job.limits.check();
+    let timed_out = || {
+        let cpu = lease.machine.cpu_share();
+        let (waited, stopped) = (cpu.waited_since(&before), cpu.is_stopped());
+        Finding::TimedOut { limit, waited, stopped }
+    };
+    let began = tokio::time::Instant::now();
+    let mut deadline = began + limit;
+    let last_deadline = began + limit * (1 + MAX_CREDIT);
+    let starting = lease.guest.exec(job.command.to_command());
+    let mut process: ExecHandle = match timeout_at(deadline, starting).await {
+        Ok(Ok(process)) => process,
+        Ok(Err(error)) => return Finding::LinkLost(error),
+        Err(_) => return timed_out(),
+    };
+    loop {
+        // Looked at here too: a flood always has a next event at hand.
+        if tokio::time::Instant::now() >= deadline {
+            return timed_out();
+        }
+        let asleep = tokio::time::Instant::now();
+        let Ok(event) = timeout_at(deadline.min(asleep + TICK), process.next()).await else {
+            // Woken late, this process was stopped (Ctrl-Z) and the guest perhaps long done.
+            let missed = asleep.elapsed().saturating_sub(TICK);
+            if missed > TICK {
+                deadline += missed;
+            }
+            continue;
+        };
+        match event {
+            Ok(ExecEvent::Started { .. }) => {}
+            Ok(ExecEvent::Output { stream, data }) => {
+                if let Err(error) = attempt.keep(stream, &data) {
+                    let folder = attempt.folder.as_ref();
+                    let path = folder.map(|folder| folder.path().display().to_string());
+                    return Finding::Evidence { path: path.unwrap_or_default(), error };
+                }
+                let event = RunEvent::Output { stream: stream.into(), data: OutputData(data) };
+                // The test does not pay for a reader of its output who takes his time.
+                let waiting = Instant::now();
+                emitter.emit(event).await;
+                deadline = (deadline + waiting.elapsed()).min(last_deadline);
+            }
+            Ok(ExecEvent::Exited(exited)) => {
+                if exited.output_held {
+                    let note =
+                        "a child still held its output open; what it wrote later is not kept";
+                    attempt.notes.push(note.to_owned());
+                }
+                return Finding::Exited(exited);
+            }
+            Ok(ExecEvent::Refused(error)) => {
+                attempt.tail = error.message.clone().into_bytes();
+                return Finding::Refused(error);
+            }
+            Err(error) => return Finding::LinkLost(error),
+        }
+    }
+}
+
+fn status(finding: &Finding) -> Option<u8> {
+    match finding {
+        Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(status), .. }) => {
+            Some(*status)
+        }
+        Finding::Refused(error) => refused_status(error),
+        _ => None,
+    }
+}
+
+/// What is gathered while a job runs.
+struct Attempt {
+    folder: Option<AttemptFolder>,
+    machine: Option<Duration>,
+    began: Option<Instant>,
+    check: Option<Duration>,
+    console: Vec<ConsoleLine>,
+    /// The end of the output, both streams as they came.
+    tail: Vec<u8>,
+    notes: Vec<String>,
+    kernel_is_subject: bool,
+}
+
+impl Attempt {
+    fn new(job: &Job) -> Self {
+        Self {
+            folder: None,
+            machine: None,
+            began: None,
+            check: None,
+            console: Vec::new(),
+            tail: Vec::new(),
+            notes: Vec::new(),
+            kernel_is_subject: job.machine.kernel.is_some(),
+        }
+    }
+
+    fn keep(&mut self, stream: Stream, data: &[u8]) -> std::io::Result<()> {
+        self.tail.extend_from_slice(&data[data.len().saturating_sub(TAIL_LEN)..]);
+        let over = self.tail.len().saturating_sub(TAIL_LEN);
+        self.tail.drain(..over);
+        self.folder.as_mut().map_or(Ok(()), |folder| folder.keep(stream, data))
+    }
+
+    fn record_facts(&self, facts: &serde_json::Value, request: &MachineRequest) {
+        let mut facts = facts.clone();
+        let manifest = &request.image.manifest;
+        facts["image"] = json!({
+            "name": manifest.name,
+            "digest": manifest.digest(),
+            "kernel": manifest.kernel_release,
+            "packages": manifest.packages,
+            "agent": manifest.agent,
+        });
+        facts["machine"] = json!({
+            "memory_mib": request.memory_mib,
+            "cpus": request.cpus,
+            "cmdline": manifest.cmdline,
+            "kernel": request.kernel.as_ref().map(|(path, digest)| json!({ "path": path, "sha256": digest })),
+        });
+        if let Some(folder) = &self.folder {
+            // A disk that is full is told when the test's own output cannot be kept.
+            let _ = folder.write("facts.json", format!("{facts:#}\n").as_bytes());
+        }
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        let tail = text::escape(&self.tail);
+        let last_line = tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        Circumstances {
+            kernel_is_subject: self.kernel_is_subject,
+            panic_on_console: self.panic_line().is_some(),
+            last_line: text::one_line(last_line.trim(), 200),
+        }
+    }
+
+    fn panic_line(&self) -> Option<&ConsoleLine> {
+        // The last one: a guest may have printed the words before. The kernel repeats them at its end.
+        let panics = |line: &&ConsoleLine| {
+            line.text.contains(PANIC_MARK) && !line.text.contains(&format!("end {PANIC_MARK}"))
+        };
+        self.console.iter().rfind(panics)
+    }
+
+    /// The evidence of what did not pass, a line each.
+    fn explain(&self, finding: &Finding, job: &Job) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        let went_down = match finding {
+            Finding::MachineEnded(Ending::Panicked | Ending::Reset | Ending::PoweredOff) => true,
+            Finding::NoMachine(error) => matches!(
+                error,
+                LeaseError::Ended { .. } | LeaseError::Silent { .. } | LeaseError::NoPort { .. }
+            ),
+            _ => false,
+        };
+        if went_down {
+            let powered_off = matches!(finding, Finding::MachineEnded(Ending::PoweredOff));
+            match self.panic_line().filter(|_| !powered_off) {
+                Some(line) => notes.push(self.with_time(line)),
+                None => {
+                    let from = self.console.len().saturating_sub(CONSOLE_SHOWN);
+                    notes.extend(self.console[from..].iter().map(|line| self.with_time(line)));
+                    if self.console.is_empty() {
+                        notes.push("nothing came on the console".to_owned());
+                    }
+                }
+            }
+        }
+        if let Finding::NoMachine(LeaseError::QemuDied { stderr, .. })
+        | Finding::MachineEnded(Ending::QemuDied { stderr, .. }) = finding
+        {
+            // The last line stands in the verdict.
+            let lines = stderr.lines().count().saturating_sub(1);
+            notes.extend(stderr.lines().take(lines).map(|line| text::one_line(line, 300)));
+        }
+        if let Finding::Broken(broken) = finding {
+            notes.extend(broken.hints.iter().map(|hint| format!("hint: {hint}")));
+        }
+        if let Finding::NoMachine(LeaseError::Memory(_)) = finding {
+            let default = "--memory 256M is the default; `guestline doctor` shows what is free";
+            notes.push(format!("hint: {default}"));
+        }
+        if let (Finding::NoMachine(LeaseError::Ended { .. } | LeaseError::Silent { .. }), Some(mib)) =
+            (finding, job.machine.memory_mib)
+            && mib < SMALL_MIB
+        {
+            notes.push(format!(
+                "hint: {mib} MiB of memory may be too little to boot; 256 is the default"
+            ));
+        }
+        if judge(finding, &self.circumstances()).why().contains(FULL) {
+            let home = guestline::dirs::HOME_VARIABLE;
+            notes
+                .push(format!("hint: make room on that disk, or set {home} to a folder elsewhere"));
+        }
+        if let Finding::Refused(error) = finding {
+            notes.push(error.message.clone());
+        }
+        if let Some(status @ (126 | 127)) = status(finding) {
+            notes.extend(missing_tool(&text::escape(&self.tail), status).map(|tool| {
+                let image = &job.machine.image;
+                match status {
+                    127 => format!("the image `{image}` has no `{tool}`"),
+                    _ => format!("the image `{image}` cannot execute `{tool}`"),
+                }
+            }));
+        }
+        let dropped = self.folder.as_ref().map_or(0, AttemptFolder::dropped);
+        if dropped > 0 {
+            notes.push(format!("{dropped} bytes of output over the limit were not kept"));
+        }
+        notes
+    }
+
+    /// "TEXT   (console, 0.41 s after the check began)".
+    fn with_time(&self, line: &ConsoleLine) -> String {
+        let text = text::one_line(line.text.trim_end(), 200);
+        match self.began.and_then(|began| line.at.checked_duration_since(began)) {
+            Some(after) => {
+                format!("{text}   (console, {} after the check began)", text::seconds(after))
+            }
+            None => format!("{text}   (console)"),
+        }
+    }
+}
+
+/// The program that a shell's or the agent's last complaint names: "sh: nginx: not found",
+/// "/bin/sh: 1: nginx: Permission denied", "bash: line 1: nginx: command not found".
+fn missing_tool(output: &str, status: u8) -> Option<String> {
+    let complaints: &[&str] = match status {
+        127 => &[": not found", ": command not found", ": No such file or directory"],
+        _ => &[
+            ": Permission denied",
+            ": may not be executed",
+            ": no executable file",
+            ": Exec format error",
+        ],
+    };
+    output.lines().rev().find_map(|line| {
+        let named = complaints.iter().find_map(|end| line.trim_end().strip_suffix(end))?;
+        let tool = named.rsplit(": ").next()?.trim();
+        (!tool.is_empty()).then(|| text::one_line(tool, 60))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_tool_that_a_shell_misses() {
+        let tool = |output, status| missing_tool(output, status);
+        assert_eq!(tool("sh: systemctl: not found\n", 127).as_deref(), Some("systemctl"));
+        assert_eq!(tool("/bin/sh: 1: nginx: not found", 127).as_deref(), Some("nginx"));
+        assert_eq!(tool("bash: line 1: x: command not found\nend", 127).as_deref(), Some("x"));
+        assert_eq!(tool("nginx: not found", 127).as_deref(), Some("nginx"));
+        assert_eq!(tool("sh: /etc/passwd: Permission denied", 126).as_deref(), Some("/etc/passwd"));
+        assert_eq!(tool("something else", 127), None);
+    }
+}

@@ -1,0 +1,279 @@
+//! From what was found to an outcome: no I/O, one table.
+
+use super::execute::Broken;
+use crate::outcome::{Outcome, Stage};
+use crate::text;
+use guestline::link::LinkError;
+use guestline::machine::Ending;
+use guestline::provision::LeaseError;
+use guestline_protocol::{ErrorKind, ExecExitedEvent, ExitStatus, RemoteError};
+use std::io;
+use std::time::Duration;
+
+/// A test's own word for "I do not apply here".
+const SKIP: u8 = 77;
+
+/// What came of running a test, before it is judged.
+#[derive(Debug)]
+pub(super) enum Finding {
+    /// It ended.
+    Exited(ExecExitedEvent),
+    /// It could not be started in the guest.
+    Refused(RemoteError),
+    /// Its time was over; for so much of it the host kept QEMU waiting for a CPU, or had it stopped.
+    TimedOut { limit: Duration, waited: Duration, stopped: bool },
+    /// Its machine ended.
+    MachineEnded(Ending),
+    /// The link ended while the machine lived.
+    LinkLost(LinkError),
+    /// There was no machine.
+    NoMachine(LeaseError),
+    /// The set-up is broken for every test.
+    Broken(Broken),
+    /// The host could not keep what it gave.
+    Evidence { path: String, error: io::Error },
+    /// Interrupted.
+    Cancelled,
+}
+
+/// What else the judgement turns on.
+#[derive(Debug, Default)]
+pub(super) struct Circumstances {
+    /// The kernel is a subject: it is judged as well.
+    pub(super) kernel_is_subject: bool,
+    /// The console shows a kernel panic.
+    pub(super) panic_on_console: bool,
+    /// The last line of the test's output.
+    pub(super) last_line: String,
+}
+
+pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
+    let failed = |reason: String| Outcome::Failed { reason, stage: None };
+    let errored = |stage, reason: String| Outcome::Errored { stage, reason };
+    match finding {
+        Finding::Exited(exited) => match exited.status {
+            ExitStatus::Exited(0) => Outcome::Passed,
+            ExitStatus::Exited(SKIP) => Outcome::Skipped { reason: around.last_line.clone() },
+            ExitStatus::Exited(status) => failed(format!("status {status}")),
+            ExitStatus::Signaled { signal, .. } => {
+                failed(format!("killed by {}", signal_name(signal)))
+            }
+        },
+        Finding::Refused(error) => match refused_status(error) {
+            Some(status) => failed(format!("status {status}")),
+            None => errored(Stage::Agent, error.message.clone()),
+        },
+        Finding::TimedOut { limit, waited, stopped } => {
+            let after = format!("timed out after {}", text::limit(*limit));
+            if *stopped {
+                return errored(Stage::Host, format!("{after}; somebody stopped QEMU (SIGSTOP)"));
+            }
+            match starved(*limit, *waited) {
+                Some(starved) => errored(Stage::Host, format!("{after}; {starved}")),
+                None => failed(after),
+            }
+        }
+        Finding::MachineEnded(ending) => match guest_ending(ending, around) {
+            Some(words) => failed(words.to_owned()),
+            None => errored(Stage::Host, qemu_died(ending)),
+        },
+        Finding::LinkLost(error) => errored(Stage::Link, text::chain(error)),
+        Finding::NoMachine(error) => no_machine(error, around),
+        Finding::Broken(broken) => errored(broken.stage, broken.reason.clone()),
+        Finding::Evidence { path, error } => {
+            errored(Stage::Host, format!("cannot keep the evidence in {path}: {error}"))
+        }
+        Finding::Cancelled => Outcome::Aborted,
+    }
+}
+
+/// The status a shell gives for a program that is not there, or is none.
+pub(super) fn refused_status(error: &RemoteError) -> Option<u8> {
+    match error.kind {
+        ErrorKind::NotFound => Some(127),
+        ErrorKind::NotExecutable => Some(126),
+        _ => None,
+    }
+}
+
+fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
+    let errored = |stage| Outcome::Errored { stage, reason: text::chain(error) };
+    match error {
+        LeaseError::Cancelled => Outcome::Aborted,
+        LeaseError::Memory(_)
+        | LeaseError::WorkFolder { .. }
+        | LeaseError::Write { .. }
+        | LeaseError::Start(_) => errored(Stage::Host),
+        LeaseError::QemuDied { .. } => {
+            Outcome::Errored { stage: Stage::Host, reason: text::one_line(&error.to_string(), 300) }
+        }
+        LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } => errored(Stage::Image),
+        LeaseError::NoPort { .. } => errored(Stage::Link),
+        LeaseError::Link(LinkError::Version { .. } | LinkError::Refused(_)) => {
+            errored(Stage::Agent)
+        }
+        LeaseError::Link(_) => errored(Stage::Link),
+        LeaseError::Ended { ending } => {
+            let words = guest_ending(ending, around).unwrap_or("guest ended");
+            boot(around, words.to_owned())
+        }
+        LeaseError::Silent { waited, starved: kept_waiting } => {
+            let after = format!("no answer from the guest within {}", text::limit(*waited));
+            match starved(*waited, *kept_waiting) {
+                Some(starved) => {
+                    Outcome::Errored { stage: Stage::Host, reason: format!("{after}; {starved}") }
+                }
+                None => boot(around, after),
+            }
+        }
+    }
+}
+
+/// A kernel that is the subject is judged; any other belongs to the set-up.
+fn boot(around: &Circumstances, reason: String) -> Outcome {
+    match around.kernel_is_subject {
+        true => Outcome::Failed { reason, stage: Some(Stage::Boot) },
+        false => Outcome::Errored { stage: Stage::Boot, reason },
+    }
+}
+
+/// In words, when the guest did it. A kernel without pvpanic panics into a reset (`panic=-1`).
+fn guest_ending(ending: &Ending, around: &Circumstances) -> Option<&'static str> {
+    match ending {
+        Ending::Panicked => Some("guest panicked"),
+        Ending::Reset if around.panic_on_console => Some("guest panicked"),
+        Ending::Reset => Some("guest rebooted"),
+        Ending::PoweredOff => Some("guest powered off"),
+        Ending::QemuDied { .. } => None,
+    }
+}
+
+fn qemu_died(ending: &Ending) -> String {
+    let Ending::QemuDied { how, stderr, .. } = ending else {
+        return String::new();
+    };
+    match stderr.lines().last() {
+        Some(line) => format!("QEMU {how}: {}", text::one_line(line, 200)),
+        None => format!("QEMU {how}"),
+    }
+}
+
+/// Did the host keep QEMU waiting for a CPU for more than half of the time?
+fn starved(limit: Duration, waited: Duration) -> Option<String> {
+    let too_little = waited > limit / 2;
+    too_little
+        .then(|| format!("the host gave QEMU no CPU for {} of it", text::limit(round(waited))))
+}
+
+fn round(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// "SIGSEGV (11)"; numbers of x86 Linux (signal(7)).
+fn signal_name(signal: u8) -> String {
+    match nix::sys::signal::Signal::try_from(i32::from(signal)) {
+        Ok(name) => format!("{} ({signal})", name.as_str()),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(status: ExitStatus) -> Finding {
+        Finding::Exited(ExecExitedEvent { status, output_held: false, elapsed_us: 0 })
+    }
+
+    fn died() -> Ending {
+        let (how, stderr) = ("was killed by SIGKILL".to_owned(), String::new());
+        Ending::QemuDied { how, killed: true, stderr }
+    }
+
+    fn says(finding: &Finding, around: &Circumstances) -> String {
+        let outcome = judge(finding, around);
+        format!("{} | {}", outcome.word(), outcome.why())
+    }
+
+    fn subject() -> Circumstances {
+        Circumstances { kernel_is_subject: true, ..Circumstances::default() }
+    }
+
+    #[test]
+    fn a_test_is_judged_by_what_it_did() {
+        let around = Circumstances { last_line: "no vlan here".into(), ..Circumstances::default() };
+        let say = |finding: &Finding| says(finding, &around);
+        assert_eq!(say(&exited(ExitStatus::Exited(0))), "passed | ");
+        assert_eq!(say(&exited(ExitStatus::Exited(1))), "failed | status 1");
+        assert_eq!(say(&exited(ExitStatus::Exited(77))), "skipped | no vlan here");
+        let killed = ExitStatus::Signaled { signal: 11, core_dumped: false };
+        assert_eq!(say(&exited(killed)), "failed | killed by SIGSEGV (11)");
+        let ended = |ending| say(&Finding::MachineEnded(ending));
+        assert_eq!(ended(Ending::Panicked), "failed | guest panicked");
+        assert_eq!(ended(Ending::PoweredOff), "failed | guest powered off");
+        assert_eq!(ended(Ending::Reset), "failed | guest rebooted");
+        let refused =
+            |kind| say(&Finding::Refused(RemoteError { kind, errno: None, message: "why".into() }));
+        assert_eq!(refused(ErrorKind::NotFound), "failed | status 127");
+        assert_eq!(refused(ErrorKind::NotExecutable), "failed | status 126");
+        assert_eq!(refused(ErrorKind::Busy), "errored | agent: why");
+    }
+
+    #[test]
+    fn a_broken_set_up_is_no_failed_test() {
+        let around = Circumstances::default();
+        let say = |finding: &Finding| says(finding, &around);
+        assert_eq!(
+            say(&Finding::MachineEnded(died())),
+            "errored | host: QEMU was killed by SIGKILL"
+        );
+        assert_eq!(say(&Finding::LinkLost(LinkError::Closed)), "errored | link: the link is gone");
+        let panicked = Finding::NoMachine(LeaseError::Ended { ending: Ending::Panicked });
+        assert_eq!(say(&panicked), "errored | boot: guest panicked");
+        let no_port = LeaseError::NoPort { kernel: "6.9".into(), lacks: vec!["x".into()] };
+        assert_eq!(
+            say(&Finding::NoMachine(no_port)),
+            "errored | link: kernel 6.9 has no link to the host: it lacks x"
+        );
+        assert_eq!(say(&Finding::NoMachine(LeaseError::Cancelled)), "aborted | interrupted");
+    }
+
+    #[test]
+    fn a_kernel_that_is_the_subject_is_judged_but_a_kill_from_outside_is_not_its_doing() {
+        let around = subject();
+        let panicked = Finding::NoMachine(LeaseError::Ended { ending: Ending::Panicked });
+        assert_eq!(says(&panicked, &around), "failed | boot: guest panicked");
+        let around = Circumstances { panic_on_console: true, ..subject() };
+        let reset = Finding::NoMachine(LeaseError::Ended { ending: Ending::Reset });
+        assert_eq!(says(&reset, &around), "failed | boot: guest panicked");
+        let Ending::QemuDied { how, killed, stderr } = died() else { unreachable!() };
+        let killed = Finding::NoMachine(LeaseError::QemuDied { how, killed, stderr });
+        assert_eq!(says(&killed, &around), "errored | host: QEMU was killed by SIGKILL");
+    }
+
+    #[test]
+    fn a_timeout_is_the_hosts_when_it_gave_no_cpu() {
+        let limit = Duration::from_secs(60);
+        let timed_out = |waited| {
+            let waited = Duration::from_secs(waited);
+            Finding::TimedOut { limit, waited, stopped: false }
+        };
+        let stopped = Finding::TimedOut { limit, waited: Duration::ZERO, stopped: true };
+        assert!(says(&stopped, &Circumstances::default()).starts_with("errored | host: timed out"));
+        let around = Circumstances::default();
+        assert_eq!(says(&timed_out(10), &around), "failed | timed out after 60 s");
+        assert_eq!(
+            says(&timed_out(40), &around),
+            "errored | host: timed out after 60 s; the host gave QEMU no CPU for 40 s of it"
+        );
+        let silent = |starved| {
+            let starved = Duration::from_secs(starved);
+            Finding::NoMachine(LeaseError::Silent { waited: limit, starved })
+        };
+        assert_eq!(
+            says(&silent(1), &subject()),
+            "failed | boot: no answer from the guest within 60 s"
+        );
+        assert!(says(&silent(50), &subject()).starts_with("errored | host: no answer"));
+    }
+}
