@@ -1,0 +1,203 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const STATUSES: &str = "\
+Exit status (the first that matches):
+                                               with --bisect
+  129, 130, 143  interrupted by SIGHUP, SIGINT, SIGTERM   128
+  2              wrong usage or configuration             128
+  1              something failed                         1
+  125            something errored: the set-up broke      125
+  4              nothing was judged (--allow-none: 0)     125
+  5              a report could not be written            0
+  0              otherwise                                0";
+
+/// Run checks inside virtual machines
+///
+/// Each check gets a pristine machine of its own; its verdict follows its output.
+#[derive(Debug, Parser)]
+#[command(name = "guestline", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
+    /// Put this guest agent into images instead of the one inside this program
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) agent: Option<PathBuf>,
+    /// What runs the guest's code: auto takes KVM only where 64-bit guest code has been seen to run
+    #[arg(long, value_enum, default_value_t = AccelArg::Auto, global = true)]
+    pub(crate) accel: AccelArg,
+    /// Say more; twice for the program's own log
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccelArg {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run command lines, each a test in its own pristine machine
+    #[command(after_help = STATUSES)]
+    Check(CheckArgs),
+    /// Build and list images
+    Image(ImageArgs),
+    /// Show what this host has and lacks, and what mends it
+    Doctor,
+    /// Measure speed and size, each figure as a ratio to a floor taken in the same run
+    Bench(BenchArgs),
+    /// Run the three guests of the KVM probe (for Guestline itself)
+    #[command(hide = true)]
+    KvmProbe,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Command lines for the guest's `/bin/sh -c`; status 0 passes, 77 skips, any other fails
+    #[arg(value_name = "LINE", conflicts_with = "argv", required_unless_present = "argv")]
+    pub(crate) lines: Vec<String>,
+    /// One command of the guest and its arguments, without a shell
+    #[arg(last = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<String>,
+    /// Image that the machines boot
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    pub(crate) image: String,
+    /// Boot this kernel instead of the image's; it is judged then: if it panics, the check failed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Time for each check, as 90, 90s, 500ms, 2m [default: 60 s, half as much again under TCG, more
+    /// on a loaded host]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) timeout: Option<Duration>,
+    /// Time for each boot, until the agent answers [default: 120 s, scaled likewise]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) boot_timeout: Option<Duration>,
+    /// Memory of each machine, as 512, 512M, 2G [default: the image's, 256M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) memory: Option<u64>,
+    /// CPUs of each machine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub(crate) cpus: u32,
+    /// At most N machines at once [default: as many as the host has cores, and memory for]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) jobs: Option<u32>,
+    /// Leave the machines' work folders, and say where they are
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Exit statuses for `git bisect run`
+    #[arg(long)]
+    pub(crate) bisect: bool,
+    /// Exit with 0 also when nothing was judged
+    #[arg(long)]
+    pub(crate) allow_none: bool,
+    /// `json`: one event a line on stdout, and nothing else there
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = MessageFormat::Human)]
+    pub(crate) message_format: MessageFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MessageFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Make an image from the packages of now
+    Build {
+        /// Name of the image
+        name: String,
+    },
+    /// List the images of the catalogue and whether they are made
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Measure only these
+    #[arg(value_enum, value_name = "FIGURE")]
+    pub(crate) figures: Vec<Figure>,
+    /// Runs of each; medians are printed
+    #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Figure {
+    /// Cold boot to verdict, against a bare boot of the same kernel
+    Boot,
+    /// What the controller adds to what QEMU and the guest need
+    Controller,
+    /// The agent's size and memory
+    Agent,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit_ms) = [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3), ("", 1e3)]
+        .into_iter()
+        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))
+        .unwrap_or((text, 1e3));
+    let number: f64 = number.parse().map_err(|_| "want a number, perhaps with ms, s, m or h")?;
+    let ms = number * unit_ms;
+    match ms {
+        1.0..=1e10 => Ok(Duration::from_secs_f64(ms / 1e3)),
+        _ => Err("want a time from 1 ms to a hundred days".to_owned()),
+    }
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let (number, unit) = [("G", 1024), ("GiB", 1024), ("M", 1), ("MiB", 1), ("", 1)]
+        .into_iter()
+        .find_map(|(unit, mib)| Some((text.strip_suffix(unit)?, mib)))
+        .unwrap_or((text, 1));
+    let number: u64 = number.parse().map_err(|_| "want a number, perhaps with M or G")?;
+    match number.checked_mul(unit) {
+        Some(mib @ 32..=0x1000_0000) => Ok(mib),
+        _ => Err("want 32M to 262144G".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_and_sizes() {
+        assert_eq!(parse_time("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "0", "-1", "x", "5x", "1e99", "NaN"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_memory("64G"), Ok(65536));
+        assert_eq!(parse_memory("512"), Ok(512));
+        assert_eq!(parse_memory("1GiB"), Ok(1024));
+        for wrong in ["", "1", "-5", "x", "18446744073709551615G"] {
+            assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
+    }
+}

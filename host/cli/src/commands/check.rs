@@ -1,0 +1,353 @@
+//! `guestline check`: command lines, each a test in its own pristine machine.
+
+use crate::args::{AccelArg, CheckArgs, GlobalArgs, MessageFormat};
+use crate::context::{Context, agent};
+use crate::error::CommandError;
+use crate::signals::{self, Interrupted};
+use guestline::digest::Digest;
+use guestline::image::{MAX_KERNEL_LEN, Recipe};
+use guestline::machine::{Accel, Qemu, QemuError};
+use guestline::provision::{Provisioner, WorkRoot};
+use guestline_harness::event::RunEvent;
+use guestline_harness::job::{Job, Limits, MachineWanted, TestCommand};
+use guestline_harness::outcome::{RunEnd, Stage};
+use guestline_harness::report::{Human, HumanConfig, Json, Report, feed};
+use guestline_harness::run::{self, Broken, Emitter, Executor, RunFolder};
+use guestline_harness::text;
+use serde_json::json;
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+/// Default limits where KVM runs the guest's code.
+const CHECK: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
+
+/// Limits are longer by this under TCG.
+const TCG_FACTOR: f64 = 1.5;
+
+/// Limits are longer by at most this on a loaded host.
+const MAX_LOAD_FACTOR: f64 = 4.0;
+
+/// How long an interrupted run waits for its report.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest word that a Linux kernel takes (`MAX_ARG_STRLEN`, execve(2)), with its end.
+const MAX_WORD_LEN: usize = 128 * 1024 - 1;
+
+pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandError> {
+    let commands = commands(args)?;
+    let context = Context::new()?;
+    Recipe::named(&args.image)?;
+    let agent = agent(global)?;
+    let kernel = args.kernel.as_deref().map(kernel).transpose()?;
+    start_log(global.verbose);
+
+    let acceleration = context.acceleration(global.accel, false);
+    let limits = limits(args, acceleration.accel);
+    let machine = MachineWanted {
+        image: args.image.clone(),
+        kernel: kernel.as_ref().map(|(digest, _)| digest.clone()),
+        memory_mib: args.memory,
+        cpus: args.cpus,
+    };
+    let jobs: Vec<Job> = commands
+        .into_iter()
+        .map(|command| Job { command, machine: machine.clone(), limits })
+        .collect();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let cancel = CancellationToken::new();
+    let interrupted = signals::listen(cancel.clone(), args.bisect)?;
+
+    let run_id = Ulid::generate();
+    let folder = RunFolder::new(&context.dirs.state, run_id);
+    let (mut emitter, events) = Emitter::new(run_id, cancel.clone());
+    let report = report(global, args);
+    let reporting = std::thread::spawn(move || feed(report, events));
+
+    let qemu = Qemu::find(&context.dirs);
+    let qemu_version = qemu.as_ref().map_or("none".to_owned(), |qemu| qemu.version.to_string());
+    let started = RunEvent::RunStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tests: u32::try_from(jobs.len()).unwrap_or(u32::MAX),
+        accelerator: acceleration.accel.as_str().to_owned(),
+        accelerator_why: acceleration.why.clone(),
+        accelerator_probed: acceleration.fresh,
+        qemu: qemu_version.clone(),
+        folder: folder.path().display().to_string(),
+    };
+    let facts = json!({
+        "guestline": env!("CARGO_PKG_VERSION"),
+        "qemu": qemu_version,
+        "accelerator": acceleration,
+        "host_kernel": nix::sys::utsname::uname().map(|name| name.release().display().to_string()).ok(),
+    });
+    let root = WorkRoot::create(&context.dirs, args.keep);
+    let kept = root.as_ref().ok().filter(|_| args.keep).map(|root| root.path().to_owned());
+    let provisioner = match (qemu, root) {
+        (Ok(qemu), Ok(root)) => Ok(Provisioner::new(qemu, acceleration.accel, root)),
+        (Err(error), _) => Err(no_qemu(&error)),
+        (_, Err(error)) => Err(Broken {
+            stage: Stage::Host,
+            reason: format!(
+                "cannot make a work folder in `{}`: {error}",
+                context.dirs.runtime.display()
+            ),
+            hints: vec![],
+        }),
+    };
+    let kernels: HashMap<Digest, PathBuf> = kernel.into_iter().collect();
+    let executor =
+        Executor::new(provisioner, context.store(&cancel), agent, kernels, folder, facts);
+    let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
+    let tally = runtime.block_on(async {
+        emitter.emit(started).await;
+        run::run(jobs, parallel, Arc::new(executor), emitter).await
+    });
+    let lost = end_report(reporting, &interrupted);
+    let interrupt = interrupted.get();
+    let mut err = io::stderr();
+    if let Some(error) = &lost {
+        let _ = writeln!(err, "error: the report is lost: {error}");
+    }
+    if let Some(kept) = kept {
+        let _ = writeln!(err, "work folders kept: {}", kept.display());
+    }
+    let (allow_none, bisect) = (args.allow_none, args.bisect);
+    Ok(RunEnd { tally, interrupt, lost: lost.is_some(), allow_none, bisect }.status())
+}
+
+/// Waits for the report's end; not for long once the run is interrupted, since who reads it may be
+/// stuck.
+fn end_report(
+    reporting: JoinHandle<Option<io::Error>>,
+    interrupted: &Interrupted,
+) -> Option<io::Error> {
+    let mut deadline = None;
+    while !reporting.is_finished() {
+        if interrupted.get().is_some() {
+            deadline.get_or_insert_with(|| Instant::now() + LAST_WAIT);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            return Some(io::Error::new(io::ErrorKind::TimedOut, "its reader is stuck"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    reporting.join().unwrap_or_else(|_| Some(io::Error::other("the report died")))
+}
+
+/// The tests that the command line names.
+fn commands(args: &CheckArgs) -> Result<Vec<TestCommand>, CommandError> {
+    let words = args.lines.iter().chain(&args.argv);
+    if let Some(word) = words.clone().find(|word| word.len() > MAX_WORD_LEN) {
+        let message = format!(
+            "`{}` has {} bytes, and Linux takes at most {MAX_WORD_LEN}",
+            text::one_line(word, 40),
+            word.len()
+        );
+        return Err(CommandError::new(message).hint("put what is long into a file"));
+    }
+    if let Some(program) = args.argv.first() {
+        if program.is_empty() {
+            return Err(CommandError::new("the program to run has no name"));
+        }
+        let len: usize = args.argv.iter().map(String::len).sum();
+        if len > MAX_WORD_LEN {
+            let message =
+                format!("the command has {len} bytes, and at most {MAX_WORD_LEN} are taken");
+            return Err(CommandError::new(message).hint("put what is long into a file"));
+        }
+        if let [word] = &args.argv[..] {
+            refuse_host_file(word)?;
+        }
+        return Ok(vec![TestCommand::Argv(args.argv.clone())]);
+    }
+    args.lines
+        .iter()
+        .map(|line| {
+            if line.trim().is_empty() {
+                return Err(CommandError::new("an empty command line checks nothing"));
+            }
+            refuse_host_file(line)?;
+            Ok(TestCommand::Line(line.clone()))
+        })
+        .collect()
+}
+
+/// A lone word that is the relative name of a file here was surely meant as that file.
+fn refuse_host_file(line: &str) -> Result<(), CommandError> {
+    let lone = !line.contains(char::is_whitespace);
+    if lone && Path::new(line).is_relative() && Path::new(line).is_file() {
+        let message =
+            format!("`{line}` is a file of this host, and a command line for the guest is wanted");
+        return Err(CommandError::new(message)
+            .hint("a command line is run in the guest: guestline check 'uname -r'")
+            .hint(format!(
+                "if the guest has a command of that name: guestline check 'command {line}'"
+            )));
+    }
+    Ok(())
+}
+
+/// The kernel's digest, so that the job names what is booted and not where it lies.
+fn kernel(path: &Path) -> Result<(Digest, PathBuf), CommandError> {
+    let wrong = |error: io::Error| {
+        CommandError::new(format!("cannot read the kernel `{}`: {error}", path.display()))
+            .hint("--kernel wants a bzImage, or a vmlinux with a PVH entry")
+    };
+    let path = std::path::absolute(path).map_err(wrong)?;
+    let found = path.metadata().map_err(wrong)?;
+    // What is not there is wrong usage. What is there and cannot be read or is no kernel is told as
+    // an outcome, before its digest is asked for.
+    let digest = match found.is_file() && found.len() <= MAX_KERNEL_LEN {
+        true => Digest::of_file(&path).unwrap_or_else(|_| Digest::of(b"")),
+        false => Digest::of(b""),
+    };
+    Ok((digest, path))
+}
+
+fn limits(args: &CheckArgs, accel: Accel) -> Limits {
+    let factor = if accel == Accel::Tcg { TCG_FACTOR } else { 1.0 } * load_factor();
+    let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    Limits {
+        // A limit that somebody set is what they set.
+        check_ms: ms(args.timeout.unwrap_or(CHECK.mul_f64(factor))),
+        boot_ms: ms(args.boot_timeout.unwrap_or(BOOT.mul_f64(factor))),
+    }
+}
+
+/// How many runnable processes wait for each core (proc_loadavg(5)), from 1 to [`MAX_LOAD_FACTOR`].
+fn load_factor() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    (load / cores() as f64).clamp(1.0, MAX_LOAD_FACTOR)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn no_qemu(error: &QemuError) -> Broken {
+    let hints = vec!["`guestline doctor` says what to install".to_owned()];
+    Broken { stage: Stage::Host, reason: text::chain(error), hints }
+}
+
+fn report(global: &GlobalArgs, args: &CheckArgs) -> Box<dyn Report> {
+    match args.message_format {
+        MessageFormat::Json => Box::new(Json::new(io::BufWriter::new(io::stdout()))),
+        MessageFormat::Human => {
+            let stderr_is_terminal = io::stderr().is_terminal();
+            let config = HumanConfig {
+                stdout_is_terminal: io::stdout().is_terminal(),
+                stderr_is_terminal,
+                colour: stderr_is_terminal
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+                verbose: global.verbose > 0,
+                again: again(global, args),
+                home: std::env::var("HOME").ok().filter(|home| home.len() > 1),
+            };
+            Box::new(Human::new(config, io::stdout(), io::BufWriter::new(io::stderr())))
+        }
+    }
+}
+
+/// The command that runs one of these tests again, up to the test.
+fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
+    let mut words = vec!["guestline check".to_owned()];
+    let mut add = |option: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("--{option} {}", text::quote(&value))));
+    };
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    add("image", Some(args.image.clone()).filter(|image| image != "tiny"));
+    add("kernel", path(&args.kernel));
+    add("timeout", args.timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
+    add("boot-timeout", args.boot_timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
+    add("memory", args.memory.map(|mib| format!("{mib}M")));
+    add("cpus", Some(args.cpus.to_string()).filter(|cpus| cpus != "1"));
+    add("agent", path(&global.agent));
+    add(
+        "accel",
+        match global.accel {
+            AccelArg::Auto => None,
+            AccelArg::Kvm => Some("kvm".to_owned()),
+            AccelArg::Tcg => Some("tcg".to_owned()),
+        },
+    );
+    if args.bisect {
+        words.push("--bisect".to_owned());
+    }
+    words.join(" ")
+}
+
+/// The program's own log, on stderr, from the second `-v` on.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => "warn",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter =
+        tracing_subscriber::EnvFilter::new(format!("guestline={level},guestline_harness={level}"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    fn args(words: &[&str]) -> (GlobalArgs, CheckArgs) {
+        let cli = Cli::try_parse_from([&["guestline", "check"], words].concat()).unwrap();
+        let crate::args::Command::Check(check) = cli.command else { unreachable!() };
+        (cli.global, check)
+    }
+
+    #[test]
+    fn a_host_file_is_refused_and_a_guest_command_is_not() {
+        let of = |words: &[&str]| commands(&args(words).1).map_err(|error| error.to_text());
+        // Tests run in the crate's folder.
+        assert!(of(&["Cargo.toml"]).unwrap_err().contains("is a file of this host"));
+        assert!(of(&["./Cargo.toml"]).is_err());
+        assert!(of(&["true", "./Cargo.toml"]).is_err());
+        assert!(of(&["--", "./Cargo.toml"]).is_err());
+        assert!(of(&["cat Cargo.toml"]).is_ok());
+        assert!(of(&["/bin/true"]).is_ok());
+        assert!(of(&["--", "cat", "Cargo.toml"]).is_ok());
+        assert!(of(&[" "]).is_err());
+        assert!(of(&[&"x".repeat(MAX_WORD_LEN + 1)]).is_err());
+    }
+
+    #[test]
+    fn lines_and_argv_exclude_each_other() {
+        for wrong in [&["a", "--", "b"][..], &[], &["--cpus", "0", "a"], &["--memory", "x", "a"]] {
+            let words = [&["guestline", "check"], wrong].concat();
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_for_again_says_what_was_asked() {
+        let (global, check) = args(&["--memory", "1G", "--timeout", "5", "--accel", "tcg", "true"]);
+        assert_eq!(
+            again(&global, &check),
+            "guestline check --timeout 5000ms --memory 1024M --accel tcg"
+        );
+    }
+
+    #[test]
+    fn a_limit_that_was_set_is_not_scaled() {
+        let (_, check) = args(&["--timeout", "5", "true"]);
+        assert_eq!(limits(&check, Accel::Tcg).check_ms, 5000);
+        let (_, check) = args(&["true"]);
+        assert!(limits(&check, Accel::Tcg).check_ms >= 90_000);
+    }
+}
