@@ -1,0 +1,64 @@
+# Guestline's chores. A fresh clone needs make and Rust; `make try` and `make test` see to the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests agent build try test test-only lint fmt install clean audit fuzz
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+TARGET := $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target))
+export CARGO_TARGET_DIR := $(TARGET)
+
+# The agent first: the controller's build script embeds the file that this names.
+with_agent = agent=$$(guest-agent/build.sh) && GUESTLINE_AGENT="$$agent"
+
+help:            ## show this
+	@sed -n 's/^\([a-z-]*\):[^#]*## */  make \1\t/p' Makefile
+
+try: build       ## install what is missing, build, run a check in a machine
+	$(TARGET)/release/guestline check 'grep -q sse2 /proc/cpuinfo'
+
+test: setup-tests test-only   ## install what is missing, build, run all tests, those on real machines included
+
+setup:           ## install what is missing (says what; sudo only when not root)
+	setup/host.sh
+
+setup-tests:
+	setup/host.sh --tests
+
+agent:           ## build the static agent and print its path
+	@guest-agent/build.sh
+
+build: setup     ## build the program with the agent inside
+	$(with_agent) $(CARGO) build --locked --release -p guestline-cli
+	@echo "built: $(TARGET)/release/guestline"
+
+test-only:       ## as test, on a host that has all it needs
+	@$(with_agent) && export GUESTLINE_AGENT && \
+	$(CARGO) build --locked -p guestline-cli && \
+	export GUESTLINE_PROGRAM="$(TARGET)/debug/guestline" && \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked --workspace; \
+	else \
+		$(CARGO) test --locked --workspace -- --test-threads 2; \
+	fi
+
+lint:            ## rustfmt and clippy, warnings denied
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt:             ## format
+	$(CARGO) fmt --all
+
+install: build   ## install the program below PREFIX
+	install -D -m 755 $(TARGET)/release/guestline $(DESTDIR)$(PREFIX)/bin/guestline
+
+audit:           ## check licences, bans and sources of dependencies (needs cargo-deny)
+	$(CARGO) deny --locked check licenses bans sources
+
+fuzz:            ## fuzz the decoders for a minute each (needs cargo-fuzz)
+	cd fuzz && for target in port_framing tty_framing messages; do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none "$$target" -- -max_total_time=60 || exit 1; \
+	done
+
+clean:           ## remove what was built here
+	$(CARGO) clean

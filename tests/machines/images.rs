@@ -1,0 +1,119 @@
+//! Making and listing images.
+
+use guestline_tests::{Guestline, shared_cache};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The manifest of the one image below a cache.
+fn manifest(cache: &Path) -> PathBuf {
+    let folder = cache.join("guestline/images/tiny");
+    let folders = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    folders.map(|folder| folder.join("manifest.json")).find(|path| path.exists()).unwrap()
+}
+
+#[test]
+fn two_builds_are_the_same_byte_for_byte_and_are_listed() {
+    let builds: Vec<_> = [(), ()]
+        .iter()
+        .map(|()| {
+            let guestline = Guestline::new();
+            let cache = guestline.home().join("cache");
+            let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+            let ran = guestline.run(&["image", "list"]);
+            assert!(ran.stdout().contains("not made"), "{}", ran.stdout());
+            let ran = guestline.run(&["image", "build", "tiny"]);
+            assert_eq!(ran.status, 0, "{}", ran.stderr);
+            let ran = guestline.run(&["image", "list"]);
+            assert!(ran.stdout().contains("MB"), "{}", ran.stdout());
+            let manifest = manifest(&cache);
+            let folder = manifest.parent().unwrap();
+            let files = ["manifest.json", "kernel", "initrd.cpio"];
+            files.map(|name| std::fs::read(folder.join(name)).unwrap())
+        })
+        .collect();
+    assert!(builds[0] == builds[1], "two builds differ");
+    let manifest: Value = serde_json::from_slice(&builds[0][0]).unwrap();
+    let packages = manifest["packages"].as_array().unwrap();
+    assert_eq!(packages.len(), 2);
+    for package in packages {
+        assert_eq!(package["sha256"].as_str().unwrap().len(), 64);
+        assert!(!package["version"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn the_first_check_makes_the_image_and_says_so() {
+    let guestline = Guestline::new();
+    let cache = guestline.home().join("cache");
+    let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+    let ran = guestline.run(&["check", "true"]);
+    ran.assert_verdict(0, "passed");
+    assert!(ran.stderr.contains("image tiny: made from 2 packages in "), "{}", ran.stderr);
+    let again = guestline.run(&["check", "true"]);
+    assert!(!again.stderr.contains("image tiny"), "{}", again.stderr);
+}
+
+/// A Debian repository made here, signed by a key made here, behind a `file:` address: what a host without
+/// apt is given.
+fn mirror(folder: &Path) {
+    let pool = shared_cache().join("guestline/packages");
+    let script = format!(
+        "set -e; cd '{folder}'; mkdir -p pool dists/test/main/binary-amd64 gpg; chmod 700 gpg; \
+         cp '{pool}'/*.deb pool/; \
+         for deb in pool/*.deb; do dpkg-deb -f $deb Package Version Depends; \
+           printf 'Filename: %s\\nSHA256: %s\\n\\n' $deb $(sha256sum $deb | cut -d' ' -f1); done > Packages; \
+         kernel=$(sed -n 's/^Package: \\(linux-image-.*\\)/\\1/p' Packages | head -n 1); \
+         printf 'Package: linux-image-cloud-amd64\\nVersion: 1\\nDepends: %s (= 1)\\nFilename: pool/x\\nSHA256: %064d\\n' $kernel 0 >> Packages; \
+         xz -k Packages; mv Packages.xz dists/test/main/binary-amd64/; \
+         printf 'Suite: test\\nSHA256:\\n %s 1 main/binary-amd64/Packages.xz\\n' \
+           $(sha256sum dists/test/main/binary-amd64/Packages.xz | cut -d' ' -f1) > Release; \
+         export GNUPGHOME=$PWD/gpg; \
+         gpg -q --batch --passphrase '' --quick-gen-key test@example.org rsa2048 sign never; \
+         gpg -q --batch --clearsign -o dists/test/InRelease Release; \
+         gpg -q --export > keyring.gpg; gpgconf --kill all",
+        folder = folder.display(),
+        pool = pool.display()
+    );
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_configured_mirror_is_checked_and_used() {
+    let guestline = Guestline::new();
+    // The pool of the shared cache is filled first.
+    assert_eq!(guestline.run(&["image", "build", "tiny"]).status, 0);
+    let folder = guestline.home().join("mirror");
+    std::fs::create_dir_all(&folder).unwrap();
+    mirror(&folder);
+    let cache = guestline.home().join("cache");
+    let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+    let config = guestline.home().join("config/guestline");
+    std::fs::create_dir_all(&config).unwrap();
+    let write = |keyring: &str| {
+        let address = folder.display();
+        let text = format!(
+            "[packages]\nmirror = \"file://{address}\"\nsuite = \"test\"\nkeyring = \"{keyring}\"\n"
+        );
+        std::fs::write(config.join("guestline.toml"), text).unwrap();
+    };
+    // Signed by another key.
+    write("/usr/share/keyrings/debian-archive-keyring.gpg");
+    let ran = guestline.run(&["image", "build", "tiny"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("gpgv"), "{}", ran.stderr);
+    write(&folder.join("keyring.gpg").display().to_string());
+    let ran = guestline.run(&["check", "true"]);
+    ran.assert_verdict(0, "passed");
+    // A package that was changed on the mirror.
+    for entry in std::fs::read_dir(folder.join("pool")).unwrap().flatten() {
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(entry.path(), bytes).unwrap();
+    }
+    std::fs::remove_dir_all(cache.join("guestline/packages")).unwrap();
+    let ran = guestline.run(&["image", "build", "tiny"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("has the wrong SHA-256"), "{}", ran.stderr);
+}

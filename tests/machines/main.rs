@@ -1,0 +1,22 @@
+//! Every test here boots real machines; `make test` runs them.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod checks;
+mod evidence;
+mod faults;
+mod guests;
+mod images;
+mod interrupts;
+mod kernels;
+mod output;
+
+/// No file of this folder is forgotten above.
+#[test]
+fn every_file_is_listed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/machines");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let module = format!("mod {};", name.trim_end_matches(".rs"));
+        assert!(name == "main.rs" || include_str!("main.rs").contains(&module), "{name}");
+    }
+}
