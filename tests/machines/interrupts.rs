@@ -5,11 +5,16 @@ use nix::sys::signal::{Signal, kill};
 
 /// Starts a check that lasts, and returns when it runs in its machine.
 fn started(guestline: &Guestline, args: &[&str]) -> guestline_tests::Running {
-    let mark = guestline.evidence(1).join("stdout");
     let mut all = vec!["check"];
     all.extend(args);
     all.push("echo running; sleep 1000");
-    let running = guestline.start(&all);
+    started_as(guestline, &all)
+}
+
+/// The same for a whole command line, whose check says "running" first.
+fn started_as(guestline: &Guestline, args: &[&str]) -> guestline_tests::Running {
+    let mark = guestline.evidence(1).join("stdout");
+    let running = guestline.start(args);
     wait_for("the check's first words", || {
         std::fs::read_to_string(&mark).ok().filter(|text| text.contains("running"))
     });
@@ -115,11 +120,7 @@ fn when_the_controller_is_killed_nothing_is_left() {
 fn time_in_which_the_controller_is_stopped_does_not_count() {
     let guestline = Guestline::new();
     let line = "echo running; sleep 2; echo end";
-    let running = guestline.start(&["check", "--timeout", "5", line]);
-    let mark = guestline.evidence(1).join("stdout");
-    wait_for("the check's first words", || {
-        std::fs::read_to_string(&mark).ok().filter(|text| text.contains("running"))
-    });
+    let running = started_as(&guestline, &["check", "--timeout", "5", line]);
     running.signal(Signal::SIGSTOP);
     std::thread::sleep(std::time::Duration::from_secs(7));
     running.signal(Signal::SIGCONT);

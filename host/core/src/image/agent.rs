@@ -1,5 +1,6 @@
 //! The agent as a file to put into images. The host takes it as bytes, never as a crate.
 
+use super::elf::segments;
 use crate::digest::Digest;
 use std::borrow::Cow;
 use std::io;
@@ -70,27 +71,11 @@ impl Agent {
     }
 }
 
-/// An ELF executable for x86-64 (ELF-64 Object File Format, tables 1 to 7) that asks for no
+/// An ELF executable for x86-64 that asks for no
 /// interpreter: it must run where there is no C library.
 fn is_static_x86_64(bytes: &[u8]) -> bool {
-    let u16_at =
-        |at: usize| Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?));
-    let u32_at =
-        |at: usize| Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?));
-    let headers = || {
-        let at = u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?);
-        let (at, size, count) = (usize::try_from(at).ok()?, usize::from(u16_at(54)?), u16_at(56)?);
-        (0..count)
-            .map(|index| at.checked_add(size * usize::from(index)))
-            .collect::<Option<Vec<_>>>()
-    };
     const INTERPRETER: u32 = 3;
-    const X86_64: u16 = 62;
-    bytes.starts_with(b"\x7fELF\x02\x01")
-        && u16_at(18) == Some(X86_64)
-        && headers().is_some_and(|headers| {
-            headers.iter().all(|at| u32_at(*at).is_some_and(|kind| kind != INTERPRETER))
-        })
+    segments(bytes).is_some_and(|all| all.iter().all(|segment| segment.kind != INTERPRETER))
 }
 
 #[cfg(test)]

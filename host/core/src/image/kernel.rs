@@ -4,6 +4,7 @@
 //! once when the image is made, and QEMU enters the `vmlinux` by PVH (QEMU `docs/pvh.txt`; Xen
 //! `public/elfnote.h`). Layout of a `bzImage`: Linux `Documentation/arch/x86/boot.rst`.
 
+use super::elf::{Segment, segments, u32_at};
 use super::packages::unpack;
 use std::fs;
 use std::io;
@@ -147,40 +148,6 @@ fn has_pvh_entry(bytes: &[u8]) -> bool {
     };
     let notes = segments(bytes).unwrap_or_default();
     notes.iter().filter(|segment| segment.kind == NOTE).any(|segment| found(segment).is_some())
-}
-
-struct Segment {
-    kind: u32,
-    offset: u64,
-    len: u64,
-}
-
-fn segments(bytes: &[u8]) -> Option<Vec<Segment>> {
-    const X86_64: u16 = 62;
-    if !bytes.starts_with(b"\x7fELF\x02\x01") || u16_at(bytes, 18)? != X86_64 {
-        return None;
-    }
-    let at = usize::try_from(u64_at(bytes, 32)?).ok()?;
-    let (size, count) = (usize::from(u16_at(bytes, 54)?), usize::from(u16_at(bytes, 56)?));
-    (0..count)
-        .map(|index| {
-            let at = at.checked_add(size.checked_mul(index)?)?;
-            let kind = u32_at(bytes, at)?;
-            Some(Segment { kind, offset: u64_at(bytes, at + 8)?, len: u64_at(bytes, at + 32)? })
-        })
-        .collect()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
 #[cfg(test)]

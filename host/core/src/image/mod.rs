@@ -11,6 +11,7 @@ mod agent;
 mod apt;
 mod build;
 mod deb;
+mod elf;
 mod initramfs;
 mod kernel;
 mod manifest;

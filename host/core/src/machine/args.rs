@@ -34,11 +34,7 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
 
     add("name", "guestline".to_owned());
     add("machine", "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off".to_owned());
-    let accel = match spec.accel {
-        Accel::Kvm => "kvm",
-        Accel::Tcg => "tcg",
-    };
-    add("accel", accel.to_owned());
+    add("accel", spec.accel.as_str().to_owned());
     add("cpu", if spec.accel == Accel::Kvm { "host" } else { "max" }.to_owned());
     add("smp", spec.cpus.to_string());
     add("m", format!("{}M", spec.memory_mib));

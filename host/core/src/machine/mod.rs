@@ -136,11 +136,6 @@ impl Machine {
         tokio::time::timeout(NEWS, self.ended()).await.ok()
     }
 
-    /// How it ended, if it has.
-    pub fn ending(&self) -> Option<Ending> {
-        self.ending.borrow().clone()
-    }
-
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -116,6 +116,16 @@ pub enum LeaseError {
     Cancelled,
 }
 
+impl LeaseError {
+    /// The machine ended before it was ready.
+    fn ended(ending: Ending) -> Self {
+        match ending {
+            Ending::QemuDied { how, killed, stderr } => Self::QemuDied { how, killed, stderr },
+            ending => Self::Ended { ending },
+        }
+    }
+}
+
 fn after_colon(text: &str) -> String {
     match text.lines().last() {
         Some(line) => format!(": {line}"),
@@ -235,18 +245,14 @@ impl Provisioner {
         let opened = tokio::select! {
             // An end is told before its consequence, the closed link.
             biased;
-            ending = machine.ended() => Err(match ending {
-                Ending::QemuDied { how, killed, stderr } => LeaseError::QemuDied { how, killed, stderr },
-                ending => LeaseError::Ended { ending },
-            }),
+            ending = machine.ended() => Err(LeaseError::ended(ending)),
             Ok(trouble) = trouble => {
                 Err(LeaseError::NoPort { kernel: trouble.kernel, lacks: trouble.lacks })
             }
             opened = Link::open(channels.control) => match opened {
                 Ok(opened) => Ok(opened),
                 Err(error) => Err(match machine.ended_soon().await {
-                    Some(Ending::QemuDied { how, killed, stderr }) => LeaseError::QemuDied { how, killed, stderr },
-                    Some(ending) => LeaseError::Ended { ending },
+                    Some(ending) => LeaseError::ended(ending),
                     None => LeaseError::Link(error),
                 }),
             },
@@ -301,11 +307,6 @@ impl Provisioner {
 }
 
 impl Lease {
-    /// The console's last lines so far.
-    pub fn console_lines(&self) -> Vec<ConsoleLine> {
-        self.console.last_lines()
-    }
-
     /// Kills the machine and hands over what is left of it.
     pub async fn end(mut self) -> Remains {
         self.machine.kill().await;
