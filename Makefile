@@ -1,7 +1,7 @@
 # Guestline's chores. A fresh clone needs make and Rust; `make try` and `make test` see to the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests agent build try test test-only lint fmt install clean audit fuzz
+.PHONY: help setup setup-tests agent build try test test-only lint fmt install clean audit fuzz compat
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -9,7 +9,8 @@ TARGET := $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR := $(TARGET)
 
 # The agent first: the controller's build script embeds the file that this names.
-with_agent = agent=$$(guest-agent/build.sh) && GUESTLINE_AGENT="$$agent"
+with_agent = agent=$$(guest-agent/build.sh) && floor=$$(guest-agent/build.sh guestline-floor) && \
+	GUESTLINE_AGENT="$$agent" GUESTLINE_FLOOR="$$floor"
 
 help:            ## show this
 	@sed -n 's/^\([a-z-]*\):[^#]*## */  make \1\t/p' Makefile
@@ -33,7 +34,7 @@ build: setup     ## build the program with the agent inside
 	@echo "built: $(TARGET)/release/guestline"
 
 test-only:       ## as test, on a host that has all it needs
-	@$(with_agent) && export GUESTLINE_AGENT && \
+	@$(with_agent) && export GUESTLINE_AGENT GUESTLINE_FLOOR && \
 	$(CARGO) build --locked -p guestline-cli && \
 	export GUESTLINE_PROGRAM="$(TARGET)/debug/guestline" && \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
@@ -55,10 +56,19 @@ install: build   ## install the program below PREFIX
 audit:           ## check licences, bans and sources of dependencies (needs cargo-deny)
 	$(CARGO) deny --locked check licenses bans sources
 
-fuzz:            ## fuzz the decoders for a minute each (needs cargo-fuzz)
-	cd fuzz && for target in port_framing tty_framing messages; do \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none "$$target" -- -max_total_time=60 || exit 1; \
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := port_framing tty_framing messages host_session guest_session tree_writer
+
+fuzz:            ## fuzz decoders and sessions for FUZZ_SECONDS each (installs cargo-fuzz where it is missing)
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@cd fuzz && for target in $(FUZZ_TARGETS); do \
+		mkdir -p "corpus/$$target" && \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none "$$target" "corpus/$$target" "seeds/$$target" -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 || exit 1; \
 	done
+
+compat:          ## run today's host and tests against the agents of released versions, where history has them
+	scripts/compat.sh
 
 clean:           ## remove what was built here
 	$(CARGO) clean

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
+    shrink();
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let workspace = root.join("..");
     let mut files = Vec::new();
@@ -27,6 +28,21 @@ fn main() {
         }
     }
     println!("cargo::rustc-env=GUESTLINE_AGENT_BUILD={hash:016x}");
+}
+
+/// A panic aborts, so the tables for unwinding are of no use. Here and not among the flags, whose paths would change the
+/// build.
+fn shrink() {
+    println!("cargo::rerun-if-changed=no-unwinding.ld");
+    let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let is_musl = env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl");
+    // The agent's own profile, where a panic aborts, is the one that is built for size.
+    if is_musl && env::var("OPT_LEVEL").is_ok_and(|level| level == "z") {
+        println!(
+            "cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,--build-id=none,-z,noseparate-code"
+        );
+        println!("cargo::rustc-link-arg-bins=-Wl,-T,{root}/no-unwinding.ld");
+    }
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

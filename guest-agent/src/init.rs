@@ -1,8 +1,9 @@
 //! Process 1 of a JeOS: mounts, modules, then serving. Every way out powers the machine off.
 
 use crate::args::{ServeConfig, Source};
-use crate::{linux, modules, serve, sys};
-use guestline_protocol::CONTROL_PORT;
+use crate::sys::system::Interface;
+use crate::{args, linux, modules, serve};
+use guestline_files::describe;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::RebootMode;
 use std::fs;
@@ -39,20 +40,23 @@ pub(crate) fn run() -> ! {
         if let Err(error) = mounted
             && error != nix::errno::Errno::EBUSY
         {
-            troubles.push(format!("file system {kind} on {target} ({error})"));
+            troubles.push(format!("file system {kind} on {target} ({})", describe(error)));
         }
     }
     let _ = std::env::set_current_dir("/");
     // Neither is there on every kernel, and no link needs them.
-    let _ = sys::loopback_up();
+    let _ = Interface::named("lo").and_then(|loopback| loopback.set_up(true));
     if let Ok(name) = fs::read_to_string("/etc/hostname") {
         let _ = nix::unistd::sethostname(name.trim());
     }
     if let Some(names) = linux::parameter(MODULES_PARAMETER) {
         troubles.extend(modules::load(names.split(',').filter(|name| !name.is_empty())));
     }
-    let config =
-        ServeConfig { source: Source::Port(CONTROL_PORT.to_owned()), init: true, troubles };
+    let source = args::configured().unwrap_or_else(|error| {
+        troubles.push(error);
+        Source::Auto
+    });
+    let config = ServeConfig { source, init: true, troubles };
     if let Err(error) = serve::run(&config) {
         eprintln!("guestline-agent: {error}");
     }

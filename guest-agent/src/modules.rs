@@ -1,6 +1,7 @@
 //! Loading kernel modules by name, in the order given. Paths come from `modules.dep`.
 
 use crate::linux;
+use guestline_files::describe;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ pub(crate) fn load<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
                 None => "not in the image".to_owned(),
                 Some(path) => match insert(&folder.join(path)) {
                     Ok(()) => return None,
-                    Err(error) => error.desc().to_owned(),
+                    Err(error) => describe(error),
                 },
             };
             Some(match made_for == running {

@@ -1,29 +1,23 @@
-//! The reserve link, a serial line: how an agent without a port tells what is missing.
+//! The reserve link, a serial line: how an agent without a port tells what is missing, before it serves there.
 
 use crate::linux;
-use guestline_protocol::{Envelope, Framing, LinkTroubleEvent, Reply, Session, TtyFraming, encode};
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use guestline_protocol::hello::MAX_LACKS;
+use guestline_protocol::{
+    End, FrameHead, Framing, LinkTroubleEvent, Reply, Session, TtyFraming, encode,
+};
+use std::fs::File;
+use std::io::Write;
 
 /// Says on the reserve link, and on the console, what is missing.
-pub(crate) fn tell(lacks: Vec<String>) {
+pub(crate) fn tell(tty: &mut File, mut lacks: Vec<String>) {
     let kernel = linux::release();
     eprintln!("guestline-agent: no port on kernel {kernel}; lacks {}", lacks.join(", "));
+    lacks.truncate(MAX_LACKS);
     let trouble = Reply::LinkTrouble(LinkTroubleEvent { kernel, lacks });
-    let mut bytes = Vec::new();
-    let body = encode(&Envelope { id: 0, body: trouble });
-    if TtyFraming::default().encode(Session::NONE, &body, &mut bytes).is_ok()
-        && let Err(error) = write(&bytes)
+    let head = FrameHead::message(Session::NONE, 0);
+    if let Ok(bytes) = TtyFraming::new(End::Guest).seal(head, encode(&trouble), 1)
+        && let Err(error) = tty.write_all(&bytes)
     {
         eprintln!("guestline-agent: {}: {error}", linux::RESERVE_TTY);
     }
-}
-
-fn write(bytes: &[u8]) -> io::Result<()> {
-    let mut tty = OpenOptions::new().read(true).write(true).open(linux::RESERVE_TTY)?;
-    let mut settings = tcgetattr(&tty)?;
-    cfmakeraw(&mut settings);
-    tcsetattr(&tty, SetArg::TCSANOW, &settings)?;
-    tty.write_all(bytes)
 }

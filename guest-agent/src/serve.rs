@@ -1,84 +1,88 @@
-//! The poll loop: owns the link, the signals and the processes; [`SessionState`] decides.
+//! The poll loop: owns the link, the signals, and all that runs for the host; [`SessionState`] decides.
 //!
 //! ```text
-//! Waiting for a port ──> Serving ── host closed ──> Serving without a session, backing off
+//! open the link ──> serve ── host closed ──> look again, or accept the next, or exit
 //! ```
-//! A port whose host side is closed reads 0 and polls as hung up at once, for ever, so it is
-//! looked at again only every [`BACK_OFF`]. A socket that ends, ends the service.
+//! A port whose host side is closed polls as hung up at once, for ever. It is looked at again when the kernel signals a
+//! change (`SIGIO`, fcntl(2)), and rarely without that.
 
-use crate::args::{ServeConfig, Source};
-use crate::exec::{Processes, Said, is_transient, read_buffer};
-use crate::session::{Action, SessionState};
-use crate::{linux, port, reserve, sys};
+use crate::args::ServeConfig;
+use crate::control;
+use crate::control::power::Leave;
+use crate::exec::{PollKey, Processes, Said as ExecSaid, cgroup_parent};
+use crate::forward::{Said as SocketSaid, Sockets};
+use crate::jobs::{Desk, Input, Jobs, Word};
+use crate::link::Lane;
+use crate::session::{self, Action, SessionState};
+use crate::source::{self, Ending, Opened};
+use crate::{linux, sys, thread, work};
+use guestline_files::describe;
+use guestline_files::ops;
 use guestline_protocol::{
-    Envelope, ExecStartedEvent, Framing, PortFraming, Reply, Session, encode,
+    DoneResponse, ErrorKind, FrameHead, PushStartedEvent, RemoteError, Reply, Request, Session,
+    Stream,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Between two looks at a port whose host side is closed.
-const BACK_OFF: Duration = Duration::from_millis(50);
+/// Between two looks at a link whose host side is closed: at first, and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// How long an init waits for its port before it tells what is missing. It waits on after that.
-const PORT_PATIENCE: Duration = Duration::from_secs(5);
+/// So often is looked after a tty that others may set as they like: cooked, it may keep what is sent to itself.
+const TTY_LOOK: Duration = Duration::from_secs(1);
 
-/// With so many bytes unsent, output is left in the pipes: the writer in the guest waits.
-const HIGH_WATER: usize = 256 * 1024;
+/// So many reads of a lane before the other one is looked at: a request waits for no more.
+const READS: usize = 16;
 
-/// How long a last word may take.
+/// A read of a virtio port that gives less has emptied it.
+const PORT_READ: usize = 4096;
+
+/// How long a last word may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Serves until the socket ends (service), or for ever.
+/// Serves until the link is over for good (service), or for ever.
 pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
     // Blocked before any child is there: none of their ends is missed.
     let signals = signals(config.init)?;
-    let (file, is_port) = match &config.source {
-        Source::Port(name) => (wait_for_port(name, config)?, true),
-        Source::Fd(fd) => {
-            let fd = sys::inherited(*fd).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {fd} is not open"))
-            })?;
-            nix::fcntl::fcntl(&fd, nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-            (File::from(fd), false)
-        }
-    };
-    Server {
-        link: Link { file, framing: PortFraming::default(), out: VecDeque::new(), sent: 0 },
-        is_port,
+    let mut server = Server {
+        opened: source::open(config)?,
         init: config.init,
+        incarnation: sys::random_u64(),
         signals,
-        session: SessionState::new(config.init),
-        processes: Processes::default(),
+        session: SessionState::default(),
+        processes: Processes::new(
+            config.init.then_some(linux::ENVIRONMENT),
+            cgroup_parent(config.init),
+        ),
+        jobs: Jobs::new()?,
+        sockets: Sockets::default(),
+        frozen: Vec::new(),
+        leaving: None,
         look_again: None,
-        buffer: read_buffer(),
-    }
-    .serve()
-}
-
-fn wait_for_port(name: &str, config: &ServeConfig) -> io::Result<File> {
-    if config.init {
-        let patience = Instant::now().checked_add(PORT_PATIENCE);
-        if let Some(file) = port::wait(name, patience)? {
-            return Ok(file);
+        pause: FIRST_LOOK,
+        tty_look: None,
+    };
+    loop {
+        server.serve()?;
+        if server.opened.ending == Ending::Exit {
+            server.end_session();
+            return Ok(());
         }
-        let mut lacks = vec![format!("virtio-serial port `{name}` (virtio-console)")];
-        lacks.extend(config.troubles.iter().cloned());
-        reserve::tell(lacks);
+        server.opened = source::again(server.opened)?;
     }
-    port::wait(name, None)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn signals(init: bool) -> nix::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
+    set.add(Signal::SIGIO);
     if init {
         // What busybox's poweroff, halt and reboot send to process 1, and the kernel on Ctrl-Alt-Del.
         let _ = nix::sys::reboot::set_cad_enabled(false);
@@ -90,112 +94,150 @@ fn signals(init: bool) -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// The link's file, its decoder, and the frames that wait to be written.
-struct Link {
-    file: File,
-    framing: PortFraming,
-    out: VecDeque<Vec<u8>>,
-    /// Bytes of the first waiting frame that are written.
-    sent: usize,
-}
-
-impl Link {
-    fn queue(&mut self, session: Session, message: &Envelope<Reply>) {
-        let mut frame = Vec::new();
-        if self.framing.encode(session, &encode(message), &mut frame).is_ok() {
-            self.out.push_back(frame);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.out.iter().map(Vec::len).sum::<usize>() >= HIGH_WATER
-    }
-
-    /// Drops what waits, but for a frame that is half out: the host must never see half of one.
-    fn forget(&mut self) {
-        self.out.truncate(usize::from(self.sent > 0));
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        while let Some(frame) = self.out.front() {
-            match self.file.write(frame.get(self.sent..).unwrap_or_default()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(len) => self.sent = self.sent.saturating_add(len),
-                Err(error) if is_transient(&error) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-            if self.sent >= frame.len() {
-                self.out.pop_front();
-                self.sent = 0;
-            }
-        }
-        Ok(())
-    }
-}
-
 struct Server {
-    link: Link,
-    is_port: bool,
+    opened: Opened,
     init: bool,
+    incarnation: u64,
     signals: SignalFd,
     session: SessionState,
     processes: Processes,
-    /// The host side is closed: look at the port again then.
+    jobs: Jobs,
+    sockets: Sockets,
+    /// Where the file systems are that this session froze.
+    frozen: Vec<Vec<u8>>,
+    /// The guest is to end when everything is said.
+    leaving: Option<Leave>,
+    /// The host side is closed: look at it again then.
     look_again: Option<Instant>,
-    buffer: Vec<u8>,
+    pause: Duration,
+    /// When to look after the tty, if there is one.
+    tty_look: Option<Instant>,
+}
+
+/// What poll found.
+#[derive(Default)]
+struct Ready {
+    signals: bool,
+    control: bool,
+    bulk: bool,
+    processes: Vec<(PollKey, PollFlags)>,
 }
 
 impl Server {
+    /// Serves until the link's other end is closed for good.
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            let link_ready = self.wait()?;
-            self.take_signals();
-            if link_ready && !self.read_link()? {
-                return Ok(());
+            let ready = self.wait()?;
+            if ready.signals {
+                self.take_signal();
             }
-            self.take_output();
-            if self.link.write().is_err() {
+            self.keep_tty_raw();
+            let mut open = true;
+            if ready.control {
+                open = self.read_lane(false)?;
+            }
+            if ready.bulk && open {
+                open = self.read_lane(true)?;
+            }
+            self.take_words();
+            self.move_data(&ready.processes);
+            if self.write().is_err() {
+                open = false;
+            }
+            if !open {
                 self.hang_up();
+                if self.opened.ending != Ending::LookAgain {
+                    return Ok(());
+                }
+            }
+            if let Some(leave) = self.leaving.take() {
+                self.leave(leave);
             }
         }
     }
 
-    /// Sleeps until something is to be done; says whether the link has something.
-    fn wait(&mut self) -> io::Result<bool> {
+    /// Writes what waits, and keeps the buffers for whoever makes more.
+    fn write(&mut self) -> io::Result<()> {
+        let now = self.opened.link.now_ms();
+        let (link, jobs, processes) = (&mut self.opened.link, &self.jobs, &mut self.processes);
+        let mut done = |buffer| match jobs.is_empty() {
+            true => processes.recycle(buffer),
+            false => jobs.pool().put(buffer),
+        };
+        let written = link.control.write(now, &mut done);
+        match &mut link.bulk {
+            Some(bulk) => written.and(bulk.write(now, &mut done)),
+            None => written,
+        }
+    }
+
+    /// Sleeps until something is to be done.
+    fn wait(&mut self) -> io::Result<Ready> {
         let now = Instant::now();
         if self.look_again.is_some_and(|then| then <= now) {
             self.look_again = None;
         }
-        let wake = [self.look_again, self.processes.deadline()].into_iter().flatten().min();
-        let timeout = wake.map_or(PollTimeout::NONE, |wake| {
+        let link = &self.opened.link;
+        let framing = link.control.framing.deadline_ms().map(|at| {
+            let left = Duration::from_millis(at.saturating_sub(link.now_ms()));
+            now.checked_add(left).unwrap_or(now)
+        });
+        let held = link.control.held_until();
+        let wakes = [self.look_again, self.processes.deadline(), framing, held, self.tty_look];
+        let timeout = wakes.into_iter().flatten().min().map_or(PollTimeout::NONE, |wake| {
             // Rounded up, so that the deadline has passed when poll returns.
             let left = wake.saturating_duration_since(now).saturating_add(Duration::from_millis(1));
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let may_send = !link.is_full(self.session.current());
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.jobs.wake_fd(), PollFlags::POLLIN),
+        ];
         let listening = self.look_again.is_none();
         if listening {
-            let mut flags = PollFlags::POLLIN;
-            flags.set(PollFlags::POLLOUT, !self.link.out.is_empty());
-            fds.push(PollFd::new(self.link.file.as_fd(), flags));
+            fds.push(PollFd::new(link.control.fd(), link.control.interest()));
+            fds.extend(link.bulk.as_ref().map(|bulk| PollFd::new(bulk.fd(), bulk.interest())));
         }
-        if !self.link.is_full() {
-            fds.extend(self.processes.pipes().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        }
+        let (first, mut keys) = (fds.len(), Vec::new());
+        self.processes.poll_fds(may_send, &mut fds, &mut keys);
+        self.sockets.poll_fds(may_send, &mut fds);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let can_read = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
-        let link = fds.get(1).filter(|_| listening).and_then(PollFd::revents);
-        Ok(link.is_some_and(|events| events.intersects(can_read)))
+        let is_ready = |at: usize| {
+            let events = fds.get(at).and_then(PollFd::revents);
+            events.is_some_and(|events| events.intersects(can_read))
+        };
+        let bulk = listening && link.bulk.is_some();
+        let events = fds.iter().skip(first).map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let processes = keys.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
+        let (control, bulk) = (listening && is_ready(2), bulk && is_ready(3));
+        let signals = is_ready(0);
+        let ready = Ready { signals, control, bulk, processes: processes.collect() };
+        if is_ready(1) {
+            self.jobs.awake();
+        }
+        Ok(ready)
     }
 
-    fn take_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
+    fn keep_tty_raw(&mut self) {
+        let now = Instant::now();
+        if self.opened.tty.is_some() && self.tty_look.is_none_or(|look| look <= now) {
+            source::keep_raw(self.opened.link.control.fd());
+            self.tty_look = now.checked_add(TTY_LOOK);
+        }
+    }
+
+    fn take_signal(&mut self) {
+        // One at a time: poll tells of the next.
+        if let Ok(Some(signal)) = self.signals.read_signal() {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGCHLD) => self.processes.reap(),
+                Ok(Signal::SIGIO) => self.look_again = None,
                 // Halting would leave a machine that nobody can use and that does not end.
                 Ok(Signal::SIGUSR1 | Signal::SIGUSR2) => linux::end(RebootMode::RB_POWER_OFF),
                 Ok(Signal::SIGTERM | Signal::SIGINT) => linux::end(RebootMode::RB_AUTOBOOT),
@@ -204,89 +246,379 @@ impl Server {
         }
     }
 
-    /// Reads what the host sent. False when there is no host any more and never will be.
-    fn read_link(&mut self) -> io::Result<bool> {
-        match self.link.file.read(&mut self.buffer) {
-            Ok(0) => {
-                self.hang_up();
-                return Ok(self.is_port);
+    fn lane(&mut self, bulk: bool) -> Option<&mut Lane> {
+        if bulk { self.opened.link.bulk.as_mut() } else { Some(&mut self.opened.link.control) }
+    }
+
+    /// Reads what the host sent. False when its end is closed.
+    fn read_lane(&mut self, bulk: bool) -> io::Result<bool> {
+        let mut is_drained = false;
+        for _ in 0..READS {
+            if is_drained {
+                break;
             }
-            Ok(len) => self.link.framing.push(self.buffer.get(..len).unwrap_or_default()),
-            Err(error) if is_transient(&error) => return Ok(true),
-            Err(error) => return Err(error),
-        }
-        while let Some(frame) = self.link.framing.next_frame() {
-            let actions = self.session.on_frame(&frame, linux::clock_us());
-            // An answer goes out under the session it answers, also where that was refused.
-            for action in actions {
-                self.act(action, frame.session);
+            let Some(lane) = self.lane(bulk) else { return Ok(true) };
+            let dropped = lane.framing.dropped();
+            match lane.read() {
+                Ok(Some(0)) => return Ok(false),
+                Ok(Some(len)) => {
+                    self.pause = FIRST_LOOK;
+                    is_drained = len < PORT_READ;
+                }
+                Ok(None) => return Ok(true),
+                Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            let mut any = false;
+            while let Some(lane) = self.lane(bulk)
+                && let Some((head, span)) = lane.framing.next_span()
+            {
+                any = true;
+                let link = &self.opened.link;
+                let lane = if bulk { link.bulk.as_ref() } else { Some(&link.control) };
+                let body = lane.map_or(&[][..], |lane| lane.framing.body(&span));
+                let action = self.session.on_frame(head, body, linux::clock_us());
+                if let Some(action) = action {
+                    self.act(action, head, span, bulk);
+                }
+            }
+            if self.opened.tty.is_some()
+                && !any
+                && self.opened.link.control.framing.dropped() > dropped
+            {
+                // Somebody else, such as a getty, may have set the line as he likes it.
+                let _ = source::make_raw(self.opened.link.control.fd(), None);
             }
         }
         Ok(true)
     }
 
-    fn act(&mut self, action: Action, session: Session) {
+    fn act(&mut self, action: Action, head: FrameHead, span: core::ops::Range<usize>, bulk: bool) {
+        // An answer goes out under the session it answers, also where that was refused.
+        let session = head.session;
         match action {
-            Action::Reset => {
-                self.processes.kill_all();
-                self.link.forget();
+            Action::Send { channel, reply } => match bulk {
+                true => self.opened.link.bulk_message(session, channel, &reply),
+                false => self.opened.link.message(session, channel, &reply),
+            },
+            Action::Hello { channel, bulk } => self.hello(session, channel, bulk),
+            Action::Join { channel } => {
+                if self.session.is_attached() {
+                    self.opened.link.join(session);
+                }
+                self.opened.link.bulk_message(session, channel, &session::joined());
             }
-            Action::Send(message) => self.link.queue(session, &message),
-            Action::Spawn { id, request } => {
-                let body = match self.processes.spawn(id, &request, self.init) {
-                    Ok(pid) => Reply::ExecStarted(ExecStartedEvent { pid }),
-                    Err(error) => Reply::Error(error),
-                };
-                self.link.queue(session, &Envelope { id, body });
+            Action::Carry { channel, request } => {
+                if let Err(error) = self.carry(session, channel, request) {
+                    self.opened.link.message(session, channel, &Reply::Error(error));
+                }
             }
-            Action::PowerOff => self.power_off(),
+            Action::Data { channel, stream: _ } => {
+                if let Err(error) = self.input(channel, span, bulk) {
+                    self.cancel(channel);
+                    self.opened.link.message(session, channel, &Reply::Error(error));
+                }
+            }
         }
     }
 
-    /// Moves output and exits of processes to the link.
-    fn take_output(&mut self) {
-        let session = self.session.current();
-        let full = self.link.is_full();
-        let link = &mut self.link;
-        let mut say = |id, said| {
-            let body = match said {
-                Said::Output(output) => Reply::ExecOutput(output),
-                Said::Exited(exited) => Reply::ExecExited(exited),
-            };
-            link.queue(session, &Envelope { id, body });
+    fn hello(&mut self, session: Session, channel: u32, bulk: bool) {
+        if self.session.open(session) {
+            self.end_session();
+            self.opened.link.forget();
+        }
+        if bulk
+            && self.opened.link.bulk.is_none()
+            && self.opened.ending == Ending::LookAgain
+            && self.opened.tty.is_none()
+        {
+            self.opened.link.bulk = source::bulk_port().map(Lane::port);
+        }
+        if self.session.is_attached() {
+            self.opened.link.join(session);
+        }
+        let has_bulk = bulk && self.opened.link.bulk.is_some();
+        let hello = session::hello(self.init, has_bulk, self.incarnation, linux::clock_us());
+        self.opened.link.message(session, channel, &hello);
+    }
+
+    /// Data of the host, for whoever has the channel.
+    fn input(
+        &mut self,
+        channel: u32,
+        span: core::ops::Range<usize>,
+        bulk: bool,
+    ) -> Result<(), RemoteError> {
+        if self.jobs.has(channel) {
+            let spare = self.jobs.pool().take();
+            let Some(lane) = self.lane(bulk) else { return Ok(()) };
+            let buffer = lane.framing.detach(spare);
+            return self.jobs.input(channel, Input { buffer, span });
+        }
+        let lane = match bulk {
+            true => self.opened.link.bulk.as_ref(),
+            false => Some(&self.opened.link.control),
         };
-        if !full {
-            self.processes.read(&mut self.buffer, &mut say);
+        let Some(lane) = lane else { return Ok(()) };
+        let body = lane.framing.body(&span);
+        if self.processes.has(channel) {
+            return self.processes.input(channel, body);
         }
-        self.processes.finish(&mut say);
+        self.sockets.input(channel, body)
     }
 
-    /// The host side is closed: what ran for it ends, what waits for it is dropped.
+    fn is_open(&self, channel: u32) -> bool {
+        self.jobs.has(channel) || self.processes.has(channel) || self.sockets.has(channel)
+    }
+
+    /// Carries a request out, or sees to it that it is.
+    fn carry(
+        &mut self,
+        session: Session,
+        channel: u32,
+        request: Request,
+    ) -> Result<(), RemoteError> {
+        if !request.is_on_channel() {
+            self.check_channel(channel)?;
+        }
+        let mut job = |credit, work: Box<dyn FnOnce(&Desk) -> Reply + Send>| {
+            self.jobs.start(session, channel, credit, false, work)
+        };
+        match request {
+            Request::Cancel(_) => {
+                self.cancel(channel);
+                Ok(())
+            }
+            Request::Credit(credit) => {
+                self.jobs.credit(channel, credit.bytes);
+                self.processes.credit(channel, credit.bytes);
+                self.sockets.credit(channel, credit.bytes);
+                Ok(())
+            }
+            Request::End(end) => {
+                self.processes.end_input(channel, end.total);
+                self.sockets.end_input(channel, end.total);
+                Ok(())
+            }
+            Request::Signal(signal) => {
+                self.processes.signal(channel, &signal);
+                Ok(())
+            }
+            Request::Resize(size) => {
+                self.processes.resize(channel, size);
+                Ok(())
+            }
+            Request::Exec(request) => {
+                let started = self.processes.spawn(channel, &request)?;
+                let waits = started.credit > 0;
+                let reply = Reply::ExecStarted(started);
+                match waits {
+                    true => self.opened.link.message(session, channel, &reply),
+                    // Most commands are short: their exit comes with it.
+                    false => self.opened.link.message_with_next(session, channel, &reply),
+                }
+                Ok(())
+            }
+            Request::Push(request) => {
+                let work = Box::new(move |desk: &Desk| work::push(desk, &request));
+                self.jobs.start(session, channel, 0, true, work)?;
+                let started = PushStartedEvent { credit: crate::jobs::INPUT_WINDOW };
+                self.opened.link.message(session, channel, &Reply::PushStarted(started));
+                Ok(())
+            }
+            Request::Pull(request) => {
+                job(request.credit, Box::new(move |desk| work::pull(desk, &request)))
+            }
+            Request::Stat(request) => job(
+                0,
+                Box::new(move |_| {
+                    let stat =
+                        work::path(&request.path).and_then(|path| ops::stat(&path, request.follow));
+                    stat.map_or_else(Reply::Error, Reply::Stat)
+                }),
+            ),
+            Request::List(request) => job(0, Box::new(move |desk| work::list(desk, &request))),
+            Request::MakeFolder(request) => {
+                job(
+                    0,
+                    Box::new(move |_| {
+                        work::done(work::path(&request.path).and_then(|path| {
+                            ops::make_folder(&path, request.mode, request.parents)
+                        }))
+                    }),
+                )
+            }
+            Request::Remove(request) => {
+                job(
+                    0,
+                    Box::new(move |_| {
+                        work::done(work::path(&request.path).and_then(|path| {
+                            ops::remove(&path, request.recursive, request.missing_ok)
+                        }))
+                    }),
+                )
+            }
+            Request::Follow(request) => {
+                job(request.credit, Box::new(move |desk| work::follow(desk, &request)))
+            }
+            Request::Facts(_) => job(0, Box::new(|_| Reply::Facts(control::facts::gather()))),
+            Request::Sample(request) => job(0, Box::new(move |desk| work::sample(desk, &request))),
+            // Quick, and wanted at once: a restored machine waits for it.
+            Request::SetClock(request) => {
+                let reply = Reply::SetClock(control::clock::set(&request)?);
+                self.opened.link.message(session, channel, &reply);
+                Ok(())
+            }
+            Request::AddEntropy(request) => {
+                control::entropy::add(&request)?;
+                self.opened.link.message(session, channel, &Reply::Done(DoneResponse {}));
+                Ok(())
+            }
+            Request::Identity(request) => {
+                job(0, Box::new(move |_| work::done(control::identity::apply(&request))))
+            }
+            Request::Power(request) => {
+                let init = self.init;
+                job(0, Box::new(move |desk| work::power(desk, &request, init)))
+            }
+            Request::Freeze(request) => {
+                let path = request.path.to_vec();
+                job(0, Box::new(move |_| work::done(control::freeze::freeze(&request.path))))?;
+                if !self.frozen.contains(&path) {
+                    self.frozen.push(path);
+                }
+                Ok(())
+            }
+            Request::Thaw(request) => {
+                self.frozen.retain(|frozen| frozen[..] != request.path[..]);
+                job(0, Box::new(move |_| work::done(control::freeze::thaw(&request.path))))
+            }
+            Request::Connect(request) => {
+                if let Some(connected) = self.sockets.connect(channel, &request)? {
+                    self.opened.link.message(session, channel, &Reply::Connected(connected));
+                }
+                Ok(())
+            }
+            Request::Listen(request) => {
+                let listening = self.sockets.listen(channel, &request)?;
+                self.opened.link.message(session, channel, &Reply::Listening(listening));
+                Ok(())
+            }
+            Request::Accept(request) => {
+                let connected = self.sockets.accept(channel, &request)?;
+                self.opened.link.message(session, channel, &Reply::Connected(connected));
+                Ok(())
+            }
+            Request::Hello(_) | Request::Attach(_) | Request::Ping(_) => Ok(()),
+        }
+    }
+
+    fn check_channel(&self, channel: u32) -> Result<(), RemoteError> {
+        if !self.is_open(channel) {
+            return Ok(());
+        }
+        let message = format!("channel {channel} is open already");
+        Err(RemoteError { kind: ErrorKind::Protocol, errno: None, message })
+    }
+
+    fn cancel(&mut self, channel: u32) {
+        self.jobs.cancel(channel);
+        self.processes.cancel(channel);
+        if self.sockets.cancel(channel) {
+            let session = self.session.current();
+            self.opened.link.message(session, channel, &work::cancelled());
+        }
+    }
+
+    /// What jobs have said.
+    fn take_words(&mut self) {
+        let current = self.session.current();
+        while let Some(said) = self.jobs.word() {
+            let ours = said.session == current;
+            match said.word {
+                Word::Reply(reply) if ours => {
+                    self.opened.link.message(current, said.channel, &reply);
+                }
+                Word::Used(len, buffer) => {
+                    let credit = self.jobs.used(said.channel, len, buffer);
+                    if let (Some(credit), true) = (credit, ours) {
+                        self.opened.link.message(current, said.channel, &credit);
+                    }
+                }
+                Word::Leave(leave) => self.leaving = Some(leave),
+                Word::Reply(_) => {}
+            }
+        }
+        while !self.opened.link.is_full(current)
+            && let Some(piece) = self.jobs.piece()
+        {
+            if piece.session == current {
+                self.opened.link.data(current, piece.channel, Stream::Stdout, piece.buffer);
+            }
+        }
+    }
+
+    /// Moves data of processes and sockets.
+    fn move_data(&mut self, ready: &[(PollKey, PollFlags)]) {
+        let session = self.session.current();
+        let link = &mut self.opened.link;
+        let room = link.room(session);
+        let mut say = |channel, said| match said {
+            ExecSaid::Data { stream, buffer } => link.data(session, channel, stream, buffer),
+            ExecSaid::Exited(exited) => link.message(session, channel, &Reply::ExecExited(exited)),
+            ExecSaid::Credit(credit) => link.message(session, channel, &Reply::Credit(credit)),
+        };
+        self.processes.on_ready(ready, room, &mut say);
+        self.processes.finish(&mut say);
+        let link = &mut self.opened.link;
+        let may_send = !link.is_full(session);
+        let mut say = |channel, said| match said {
+            SocketSaid::Data(buffer) => link.data(session, channel, Stream::Stdout, buffer),
+            SocketSaid::Reply(reply) => link.message(session, channel, &reply),
+        };
+        self.sockets.on_ready(may_send, &mut say);
+    }
+
+    /// What ran for the host ends.
+    fn end_session(&mut self) {
+        self.processes.end_session();
+        self.jobs.end_session();
+        self.sockets.end_session();
+        for path in std::mem::take(&mut self.frozen) {
+            // Nobody is left who would thaw it. On a thread: it may hang.
+            let _ = thread::spawn(Box::new(move || drop(control::freeze::thaw(&path))));
+        }
+    }
+
+    /// The host side is closed: what waits for it is dropped.
     fn hang_up(&mut self) {
         self.session.close();
-        self.processes.kill_all();
-        self.link.out.clear();
-        self.link.sent = 0;
-        self.link.framing = PortFraming::default();
-        self.look_again = Instant::now().checked_add(BACK_OFF);
+        self.end_session();
+        self.opened.link.hang_up();
+        source::reopen_tty(&mut self.opened);
+        self.look_again = Instant::now().checked_add(self.pause);
+        self.pause = self.pause.saturating_mul(2).min(LAST_LOOK);
+        sys::ask_for_sigio(self.opened.link.control.fd());
     }
 
-    fn power_off(&mut self) {
+    /// Ends the guest when what waits to be written has left.
+    fn leave(&mut self, leave: Leave) {
         let deadline = Instant::now().checked_add(LAST_WORD);
-        while !self.link.out.is_empty()
-            && deadline.is_some_and(|deadline| Instant::now() < deadline)
-            && self.link.write().is_ok()
-        {
-            let limit = PollTimeout::try_from(LAST_WORD).unwrap_or(PollTimeout::ZERO);
-            let _ = poll(&mut [PollFd::new(self.link.file.as_fd(), PollFlags::POLLOUT)], limit);
+        self.take_words();
+        loop {
+            let written = self.write();
+            let control = &self.opened.link.control;
+            if written.is_err()
+                || !control.has_output()
+                || deadline.is_none_or(|deadline| Instant::now() >= deadline)
+            {
+                break;
+            }
+            let limit = PollTimeout::from(50_u8);
+            let _ = poll(&mut [PollFd::new(control.fd(), PollFlags::POLLOUT)], limit);
         }
-        if self.init {
-            linux::end(RebootMode::RB_POWER_OFF)
-        }
-        // A service leaves the way down to the init that it runs under.
-        let asked = std::process::Command::new("/sbin/poweroff").status();
-        if !asked.is_ok_and(|status| status.success()) {
-            linux::end(RebootMode::RB_POWER_OFF)
+        if let Err(errno) = control::power::leave(&leave) {
+            eprintln!("guestline-agent: the guest does not end: {}", describe(errno));
         }
     }
 }

@@ -30,6 +30,14 @@ pub enum ErrorKind {
     System,
     /// The agent is at one of its own limits.
     Busy,
+    /// This guest, or the way to it, cannot do that.
+    Unsupported,
+    /// The host cancelled it.
+    Cancelled,
+    /// The two ends disagree about what the other may do.
+    Protocol,
+    /// What arrived is not what was sent.
+    Integrity,
 }
 
 impl core::fmt::Display for RemoteError {

@@ -2,9 +2,10 @@
 //!
 //! The session's nonce is the one on the hello's frame. These messages never change their bytes.
 
+use crate::limits::at_most;
 use serde::{Deserialize, Serialize};
 
-/// The host's opening.
+/// The host's opening. May be sent again in the same session until it is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloRequest {
     /// Oldest protocol version the host speaks.
@@ -15,6 +16,8 @@ pub struct HelloRequest {
     pub build: String,
     /// Bits for optional abilities; none is defined in version 1.
     pub features: u64,
+    /// There is a bulk port too: the agent opens it before it answers, if it comes within a second.
+    pub bulk: bool,
 }
 
 /// The agent's answer.
@@ -30,9 +33,25 @@ pub struct HelloResponse {
     pub features: u64,
     /// Is the agent the guest's init (process 1)?
     pub init: bool,
+    /// The agent has the bulk port open, and waits there for [`AttachRequest`].
+    pub bulk: bool,
+    /// Drawn by the agent when it started: another one means another agent, or another boot.
+    pub incarnation: u64,
     /// The guest's wall clock (`CLOCK_REALTIME`), microseconds since 1970; as the guest says.
     pub clock_us: u64,
 }
+
+/// Joins a second port to the session of the frame. Sent on that port, answered there. From then on data frames of
+/// both directions take it, and messages the first one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {}
+
+/// The port is joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachResponse {}
+
+/// At most so many things that are missing are told.
+pub const MAX_LACKS: usize = 16;
 
 /// The agent is up and has no port to speak on. Sent once on the reserve link, session 0, id 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +59,7 @@ pub struct LinkTroubleEvent {
     /// The kernel the guest runs (`uname -r`).
     pub kernel: String,
     /// What is missing, for people, most telling first.
+    #[serde(deserialize_with = "at_most::<MAX_LACKS, _, _>")]
     pub lacks: Vec<String>,
 }
 

@@ -8,6 +8,7 @@ mod guests;
 mod images;
 mod interrupts;
 mod kernels;
+mod named;
 mod output;
 
 /// No file of this folder is forgotten above.

@@ -5,6 +5,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -122,6 +123,47 @@ impl Guestline {
         Ran::from(output)
     }
 
+    /// Runs it with something to read.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn run_with(&self, args: &[&str], input: &[u8]) -> Ran {
+        let mut command = self.command(args);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("the program can be run");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        std::thread::scope(|scope| {
+            // It may not want to read it all.
+            scope.spawn(move || stdin.write_all(input));
+            Ran::from(child.wait_with_output().expect("a child"))
+        })
+    }
+
+    /// Runs it with standard input coming from elsewhere.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn run_from(&self, args: &[&str], stdin: Stdio) -> Ran {
+        let output = self.command(args).stdin(stdin).output().expect("the program can be run");
+        Ran::from(output)
+    }
+
+    /// Runs another program with the environment of this test.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn run_other(&self, program: &str, args: &[&str], stdin: Stdio) -> Ran {
+        let ours = self.command(&[]);
+        let mut command = Command::new(program);
+        for (name, value) in ours.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.args(args).current_dir(self.home.path()).stdin(stdin);
+        Ran::from(command.output().expect("the program can be run"))
+    }
+
     /// QEMU processes that belong to this test: their working folder is a work folder of it.
     pub fn qemus(&self) -> Vec<Pid> {
         let run = self.home.path().join("run");
@@ -202,6 +244,20 @@ impl Running {
     /// When it is gone.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("it runs");
+    }
+
+    /// The next line of its standard output.
+    ///
+    /// # Panics
+    /// When that cannot be read.
+    pub fn next_line(&mut self) -> String {
+        let stdout = self.child.stdout.as_mut().expect("a pipe");
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while stdout.read(&mut byte).expect("a pipe") == 1 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        String::from_utf8_lossy(&line).into_owned()
     }
 
     /// Waits for its end.

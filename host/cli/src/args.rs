@@ -1,5 +1,9 @@
 //! The command line.
 
+mod machines;
+
+pub(crate) use machines::*;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +56,38 @@ pub(crate) enum Command {
     /// Run command lines, each a test in its own pristine machine
     #[command(after_help = STATUSES)]
     Check(CheckArgs),
+    /// Start a machine that stays up, under a name
+    #[command(after_help = UP_HELP)]
+    Up(UpArgs),
+    /// Take named machines down
+    Down(DownArgs),
+    /// List the named machines
+    Ps(PsArgs),
+    /// Run a command in a named machine, with its input, output and exit status
+    #[command(after_help = EXEC_HELP)]
+    Exec(ExecArgs),
+    /// Copy files of this host into a named machine
+    #[command(after_help = FILES_HELP)]
+    Push(PushArgs),
+    /// Copy files of a named machine to this host
+    #[command(after_help = FILES_HELP)]
+    Pull(PullArgs),
+    /// Show a log of a named machine: its console, its kernel's, or any file
+    Logs(LogsArgs),
+    /// Forward a socket into a named machine, or out of it
+    #[command(after_help = FORWARD_HELP)]
+    Forward(ForwardArgs),
+    /// Ask a named machine for signs of life
+    Ping(PingArgs),
+    /// Show what a named machine is
+    Facts(FactsArgs),
+    /// Reboot a named machine, or power it off from inside
+    Power(PowerArgs),
+    /// Get the guest agent that this program carries, and service files for it
+    Agent(AgentArgs),
+    /// Own a named machine (for Guestline itself)
+    #[command(hide = true)]
+    Supervise(UpArgs),
     /// Build and list images
     Image(ImageArgs),
     /// Show what this host has and lacks, and what mends it
@@ -138,6 +174,9 @@ pub(crate) struct BenchArgs {
     /// Runs of each; medians are printed
     #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
+    /// `json`: the figures of `link` as one object on stdout
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = MessageFormat::Human)]
+    pub(crate) message_format: MessageFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -148,9 +187,11 @@ pub(crate) enum Figure {
     Controller,
     /// The agent's size and memory
     Agent,
+    /// The link beside the raw port and what else gives commands to guests; only when named
+    Link,
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let (number, unit_ms) = [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3), ("", 1e3)]
         .into_iter()
         .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))
@@ -163,7 +204,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_memory(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     let (number, unit) = [("G", 1024), ("GiB", 1024), ("M", 1), ("MiB", 1), ("", 1)]
         .into_iter()
         .find_map(|(unit, mib)| Some((text.strip_suffix(unit)?, mib)))

@@ -4,7 +4,9 @@ mod args;
 mod commands;
 mod context;
 mod error;
+mod machines;
 mod signals;
+mod terminal;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -27,6 +29,19 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Check(check) => commands::check::run(&cli.global, &check),
+        Command::Up(up) => commands::up::run(&cli.global, &up),
+        Command::Down(down) => commands::down::run(&down),
+        Command::Ps(ps) => commands::ps::run(&ps),
+        Command::Exec(exec) => commands::exec::run(&exec),
+        Command::Push(push) => commands::files::push(&push),
+        Command::Pull(pull) => commands::files::pull(&pull),
+        Command::Logs(logs) => commands::logs::run(&logs),
+        Command::Forward(forward) => commands::forward::run(&forward),
+        Command::Ping(ping) => commands::ping::run(&ping),
+        Command::Facts(facts) => commands::facts::run(&facts),
+        Command::Power(power) => commands::power::run(&power),
+        Command::Agent(agent) => commands::agent::run(&cli.global, &agent),
+        Command::Supervise(up) => Ok(commands::up::supervise(&cli.global, &up)),
         Command::Image(image) => commands::image::run(&cli.global, &image),
         Command::Doctor => commands::doctor::run(&cli.global),
         Command::Bench(bench) => commands::bench::run(&cli.global, &bench),

@@ -18,4 +18,7 @@ pub mod image;
 pub mod link;
 pub mod machine;
 pub mod provision;
+pub mod pulse;
+pub mod supervise;
 mod sys;
+pub mod text;

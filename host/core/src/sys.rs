@@ -43,6 +43,31 @@ pub(crate) fn die_with_us(command: &mut std::process::Command) {
     unsafe { command.pre_exec(die) };
 }
 
+/// Lets the child outlive us and our terminal: in a session of its own (setsid(2)), without descriptors of ours beyond
+/// the three that the command sets.
+pub(crate) fn detach(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let detach = || -> io::Result<()> {
+        nix::unistd::setsid()?;
+        let (first, last) = (3 as nix::libc::c_uint, nix::libc::c_uint::MAX);
+        // SAFETY: the call only marks descriptors to be closed by exec, and takes no pointer.
+        let marked = unsafe {
+            nix::libc::syscall(
+                nix::libc::SYS_close_range,
+                first,
+                last,
+                nix::libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        // A kernel before 5.11 cannot; what we opened ourselves is closed by exec there too.
+        let _ = marked;
+        Ok(())
+    };
+    // SAFETY: the closure calls setsid and close_range only, both async-signal-safe, and neither allocates
+    // nor locks.
+    unsafe { command.pre_exec(detach) };
+}
+
 /// A page of guest memory, aligned as KVM wants it.
 #[derive(Clone)]
 #[repr(C, align(4096))]

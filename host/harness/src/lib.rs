@@ -11,4 +11,4 @@ pub mod job;
 pub mod outcome;
 pub mod report;
 pub mod run;
-pub mod text;
+pub use guestline::text;

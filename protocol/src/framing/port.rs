@@ -1,15 +1,16 @@
-//! Length-prefixed frames for lossless ports.
+//! Length-prefixed frames for lossless streams.
 //!
 //! All numbers are little-endian.
 //! ```text
 //! offset  bytes
 //!      0      2  magic, 47 4C ("GL")
 //!      2      1  layout, 01
-//!      3      1  reserved, 00
+//!      3      1  kind: 0 message, 1 data of stream 0, 2 data of stream 1
 //!      4      8  session
-//!     12      4  length of the body, at most MAX_FRAME_LEN
-//!     16      4  CRC-32 (IEEE 802.3) of bytes 0 to 15
-//!     20    len  body
+//!     12      4  channel
+//!     16      4  length of the body, at most MAX_FRAME_LEN
+//!     20      4  CRC-32 (IEEE 802.3) of bytes 0 to 19
+//!     24    len  body
 //! ```
 //! The body has no checksum: the transport loses and changes nothing. What does happen is that
 //! bytes of an earlier session, perhaps half a frame, come before the first frame of this one. A
@@ -17,19 +18,26 @@
 //! decoder steps over the header alone and goes on looking, so that a frame cut short cannot
 //! swallow the one behind it.
 
-use super::{Frame, FrameTooLong, Framing, Session, u32_at, u64_at};
+use super::{CRC, FrameHead, FrameKind, FrameTooLong, Framing, Session, u32_at, u64_at};
 use crate::MAX_FRAME_LEN;
+use core::ops::Range;
 
-const MAGIC: [u8; 4] = [b'G', b'L', 1, 0];
-const HEADER_LEN: usize = 20;
-const CHECKED_LEN: usize = 16;
+const MAGIC: [u8; 3] = [b'G', b'L', 1];
+const CHECKED_LEN: usize = 20;
+
+/// Length of a frame's header, in bytes.
+pub const HEADER_LEN: usize = 24;
+
+/// Room that an idle decoder keeps.
+const IDLE_LEN: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct PortFraming {
+    /// Bytes from `start` to `end` have arrived and are not done with.
     buffer: Vec<u8>,
-    /// Bytes of `buffer` that are done with.
     start: usize,
+    end: usize,
     accepted: Option<Session>,
     dropped: u64,
 }
@@ -39,14 +47,27 @@ enum Front {
     /// Too few bytes to tell.
     Short,
     /// A header that checks, of a session that is accepted.
-    Header { session: Session, len: usize },
+    Header { head: FrameHead, len: usize },
     /// So many bytes that cannot begin a frame.
     Noise(usize),
 }
 
 impl PortFraming {
+    /// The header of a frame.
+    fn header(head: FrameHead, len: u32) -> [u8; HEADER_LEN] {
+        let mut header = [0; HEADER_LEN];
+        header[..3].copy_from_slice(&MAGIC);
+        header[3] = head.kind.to_byte();
+        header[4..12].copy_from_slice(&head.session.0.to_le_bytes());
+        header[12..16].copy_from_slice(&head.channel.to_le_bytes());
+        header[16..20].copy_from_slice(&len.to_le_bytes());
+        let crc = CRC.checksum(&header[..CHECKED_LEN]);
+        header[20..].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
     fn pending(&self) -> &[u8] {
-        self.buffer.get(self.start..).unwrap_or_default()
+        self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
     fn front(&self) -> Front {
@@ -62,64 +83,72 @@ impl PortFraming {
         else {
             return Front::Short;
         };
-        let (Some(session), Some(len), Some(crc)) =
-            (u64_at(header, 4), u32_at(header, 12), u32_at(header, 16))
+        let numbers = (u64_at(header, 4), u32_at(header, 12), u32_at(header, 16));
+        let ((Some(session), Some(channel), Some(len)), Some(crc)) = (numbers, u32_at(header, 20))
         else {
             return Front::Short;
         };
-        if crc32fast::hash(checked) != crc {
+        if CRC.checksum(checked) != crc {
             return Front::Noise(1);
         }
         let session = Session(session);
-        match usize::try_from(len) {
-            Ok(len) if len <= MAX_FRAME_LEN => match self.accepted {
-                Some(accepted) if accepted != session => Front::Noise(HEADER_LEN),
-                _ => Front::Header { session, len },
-            },
+        if self.accepted.is_some_and(|accepted| accepted != session) {
+            return Front::Noise(HEADER_LEN);
+        }
+        match (usize::try_from(len), header.get(3).copied().and_then(FrameKind::from_byte)) {
+            (Ok(len), Some(kind)) if len <= MAX_FRAME_LEN => {
+                Front::Header { head: FrameHead { session, channel, kind }, len }
+            }
             _ => Front::Noise(HEADER_LEN),
         }
     }
 
     fn consume(&mut self, len: usize) {
-        self.start = self.start.saturating_add(len).min(self.buffer.len());
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
-            if self.buffer.capacity() > MAX_FRAME_LEN {
-                self.buffer = Vec::new();
-            }
-        }
+        self.start = self.start.saturating_add(len).min(self.end);
     }
 }
 
 impl Framing for PortFraming {
-    fn encode(&self, session: Session, body: &[u8], out: &mut Vec<u8>) -> Result<(), FrameTooLong> {
-        let too_long = FrameTooLong { len: body.len() };
-        let len = u32::try_from(body.len()).map_err(|_| too_long)?;
-        if body.len() > MAX_FRAME_LEN {
+    fn seal(
+        &mut self,
+        head: FrameHead,
+        mut buffer: Vec<u8>,
+        _now_ms: u64,
+    ) -> Result<Vec<u8>, FrameTooLong> {
+        let body = buffer.len().saturating_sub(HEADER_LEN);
+        let too_long = FrameTooLong { len: body };
+        let len = u32::try_from(body).map_err(|_| too_long)?;
+        if body > MAX_FRAME_LEN {
             return Err(too_long);
         }
-        let mut checked = [0; CHECKED_LEN];
-        checked[..4].copy_from_slice(&MAGIC);
-        checked[4..12].copy_from_slice(&session.0.to_le_bytes());
-        checked[12..].copy_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&checked);
-        out.extend_from_slice(&crc32fast::hash(&checked).to_le_bytes());
-        out.extend_from_slice(body);
-        Ok(())
+        if let Some(front) = buffer.get_mut(..HEADER_LEN) {
+            front.copy_from_slice(&Self::header(head, len));
+        }
+        Ok(buffer)
     }
 
-    fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
+    fn space(&mut self, len: usize) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end.saturating_add(len) > self.buffer.len() && self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end = self.end.saturating_sub(self.start);
             self.start = 0;
         }
-        self.buffer.extend_from_slice(bytes);
+        let wanted = self.end.saturating_add(len);
+        if wanted > self.buffer.len() {
+            self.buffer.resize(wanted, 0);
+        }
+        self.buffer.get_mut(self.end..).unwrap_or_default()
     }
 
-    fn next_frame(&mut self) -> Option<Frame> {
+    fn filled(&mut self, len: usize) {
+        self.end = self.end.saturating_add(len).min(self.buffer.len());
+    }
+
+    fn next_span(&mut self) -> Option<(FrameHead, Range<usize>)> {
         loop {
-            if self.pending().is_empty() {
+            if self.start == self.end {
                 return None;
             }
             match self.front() {
@@ -128,14 +157,34 @@ impl Framing for PortFraming {
                     self.dropped = self.dropped.saturating_add(len as u64);
                     self.consume(len);
                 }
-                Front::Header { session, len } => {
-                    let end = HEADER_LEN.saturating_add(len);
-                    let body = self.pending().get(HEADER_LEN..end)?.to_vec();
-                    self.consume(end);
-                    return Some(Frame { session, body });
+                Front::Header { head, len } => {
+                    let from = self.start.saturating_add(HEADER_LEN);
+                    let to = from.saturating_add(len);
+                    if to > self.end {
+                        return None;
+                    }
+                    self.start = to;
+                    return Some((head, from..to));
                 }
             }
         }
+    }
+
+    fn body(&self, span: &Range<usize>) -> &[u8] {
+        self.buffer.get(span.clone()).unwrap_or_default()
+    }
+
+    fn detach(&mut self, mut spare: Vec<u8>) -> Vec<u8> {
+        let pending = self.buffer.get(self.start..self.end).unwrap_or_default();
+        let len = pending.len();
+        if spare.len() < len {
+            spare.resize(len, 0);
+        }
+        if let Some(front) = spare.get_mut(..len) {
+            front.copy_from_slice(pending);
+        }
+        (self.start, self.end) = (0, len);
+        core::mem::replace(&mut self.buffer, spare)
     }
 
     fn accept_only(&mut self, session: Session) {
@@ -144,5 +193,12 @@ impl Framing for PortFraming {
 
     fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    fn shrink(&mut self) {
+        if self.start == self.end && self.buffer.len() > IDLE_LEN {
+            self.buffer = Vec::new();
+            (self.start, self.end) = (0, 0);
+        }
     }
 }

@@ -197,7 +197,7 @@ fn refuse_host_file(line: &str) -> Result<(), CommandError> {
 }
 
 /// The kernel's digest, so that the job names what is booted and not where it lies.
-fn kernel(path: &Path) -> Result<(Digest, PathBuf), CommandError> {
+pub(crate) fn kernel(path: &Path) -> Result<(Digest, PathBuf), CommandError> {
     let wrong = |error: io::Error| {
         CommandError::new(format!("cannot read the kernel `{}`: {error}", path.display()))
             .hint("--kernel wants a bzImage, or a vmlinux with a PVH entry")
@@ -213,13 +213,23 @@ fn kernel(path: &Path) -> Result<(Digest, PathBuf), CommandError> {
     Ok((digest, path))
 }
 
+/// How long a boot may take on this host as it is now.
+pub(crate) fn boot_limit(accel: Accel) -> Duration {
+    BOOT.mul_f64(limit_factor(accel))
+}
+
+fn limit_factor(accel: Accel) -> f64 {
+    let accelerator = if accel == Accel::Tcg { TCG_FACTOR } else { 1.0 };
+    accelerator * load_factor()
+}
+
 fn limits(args: &CheckArgs, accel: Accel) -> Limits {
-    let factor = if accel == Accel::Tcg { TCG_FACTOR } else { 1.0 } * load_factor();
+    let factor = limit_factor(accel);
     let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     Limits {
         // A limit that somebody set is what they set.
         check_ms: ms(args.timeout.unwrap_or(CHECK.mul_f64(factor))),
-        boot_ms: ms(args.boot_timeout.unwrap_or(BOOT.mul_f64(factor))),
+        boot_ms: ms(args.boot_timeout.unwrap_or_else(|| boot_limit(accel))),
     }
 }
 
@@ -287,7 +297,7 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
 }
 
 /// The program's own log, on stderr, from the second `-v` on.
-fn start_log(verbose: u8) {
+pub(crate) fn start_log(verbose: u8) {
     let level = match verbose {
         0 => return,
         1 => "warn",

@@ -1,6 +1,17 @@
 //! One file a command.
 
+pub(crate) mod agent;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod exec;
+pub(crate) mod facts;
+pub(crate) mod files;
+pub(crate) mod forward;
 pub(crate) mod image;
+pub(crate) mod logs;
+pub(crate) mod ping;
+pub(crate) mod power;
+pub(crate) mod ps;
+pub(crate) mod up;

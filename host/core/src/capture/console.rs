@@ -3,6 +3,7 @@
 //! What a guest prints is data: lines are cut at [`MAX_LINE_LEN`], control characters escaped, and
 //! the file ends growing at [`MAX_FILE_LEN`] (the last lines are still added at the end).
 
+use crate::text::escape;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -74,7 +75,8 @@ async fn read(mut stream: UnixStream, mut log: ConsoleLog) -> io::Result<()> {
     let mut result = Ok(());
     while let Ok(len @ 1..) = stream.read(&mut buffer).await {
         let taken = log.take(&buffer[..len], Instant::now());
-        result = result.and(taken);
+        // Whoever follows the file sees what is there.
+        result = result.and(taken).and(log.file.flush());
     }
     result.and(log.finish())
 }
@@ -140,20 +142,6 @@ impl ConsoleLog {
         }
         self.file.flush()
     }
-}
-
-fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c.is_control() && c != '\t' {
-                true => text.extend(c.escape_default()),
-                false => text.push(c),
-            }
-        }
-        text.extend(chunk.invalid().iter().flat_map(|byte| byte.escape_ascii()).map(char::from));
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,29 +1,57 @@
-//! The host's end of the link: one session with the agent over the control port.
+//! The host's end of the link: one session with the agent over any transport.
 //!
 //! ```text
-//! callers ── Order ──> session task ── frames ──> guest
-//!         <─ replies ──┘  (owns the stream, the decoder and the requests under way)
+//! callers ── orders ──> session task ── frames ──> guest        Link: opens channels
+//!         <─ inbox ───┘   (owns transport, state, inboxes)       Channel: one request, its replies and data
 //! ```
-//! The guest is not trusted: a reply to a request that nobody made is dropped and counted, and bytes
-//! that are no message of this protocol end the link. Every wait of a caller ends when the task does.
+//! The guest is not trusted: what comes is held to what was granted ([`state`]), and bytes that are no message of
+//! this protocol end the session. Every wait of a caller ends when the session does.
 
+mod channel;
+mod endpoint;
+mod fd;
+mod program;
+pub(crate) mod qga;
 mod reserve;
 mod session;
+pub(crate) mod state;
+mod transport;
 
+pub use channel::{Arrival, Channel, ChannelReader, ChannelTeller, ChannelWriter, data_buffer};
+pub use endpoint::{Endpoint, EndpointError, NotAnEndpoint};
+pub use qga::QgaHandle;
 pub use reserve::{ReserveTrouble, listen as listen_to_reserve};
+pub use transport::{Lane, Transport, TransportKind};
 
+use crate::pulse::{Pulse, PulseWatch};
+use crate::text::printable;
 use guestline_protocol::{
-    Envelope, FrameTooLong, HelloRequest, HelloResponse, NoCommonVersion, OLDEST_VERSION,
-    RemoteError, Reply, Request, Session, VERSION, common_version, encode,
+    FrameTooLong, HelloResponse, MAX_FRAME_LEN, NoCommonVersion, RemoteError, Reply, Request,
+    Session, encode,
 };
-use session::Order;
+use session::{DataOrder, Order};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-/// Replies to one request that wait for the caller; then the guest waits.
-const REPLIES: usize = 32;
+/// The synchronous part of the session, for fuzzers: not for use otherwise.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::state::{Effect, SessionState};
+}
+
+/// Data that the guest may have under way on a channel of a process, and of a transfer, in bytes.
+pub(crate) const WINDOW: u32 = 256 * 1024;
+pub(crate) const BULK_WINDOW: u32 = 1024 * 1024;
+
+/// And on all channels together; beyond it new channels get little.
+const ALL_WINDOWS: usize = 24 * 1024 * 1024;
+const SMALL_WINDOW: u32 = 64 * 1024;
+
+/// How long a small request may take.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// The link cannot be used (any more).
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,6 +59,16 @@ pub enum LinkError {
     /// The stream ended or failed.
     #[error("the link is gone")]
     Closed,
+    /// The program that carried the link ended.
+    #[error("the link is gone: `{name}` {how}{}", after_colon(stderr))]
+    ProgramEnded {
+        /// What was run.
+        name: String,
+        /// How it ended, as in "exited with status 1".
+        how: String,
+        /// The end of its standard error.
+        stderr: String,
+    },
     /// The guest sent what is no message.
     #[error("the guest broke the protocol: {what}")]
     Broken {
@@ -50,78 +88,191 @@ pub enum LinkError {
     #[error("the request is too long")]
     TooLong(#[from] FrameTooLong),
     /// The agent refused.
-    #[error("the agent refused: {0}")]
+    #[error("{0}")]
     Refused(RemoteError),
+    /// The agent began anew: the guest rebooted, or the agent did.
+    #[error("the agent was started anew, and what it was doing is lost")]
+    Restarted,
+    /// The agent gives no sign of life, and nothing says that its guest is just busy.
+    #[error("the agent gave no sign of life for {waited:.0?}: {guest}")]
+    Silent {
+        /// For how long.
+        waited: Duration,
+        /// What the guest does meanwhile.
+        guest: Pulse,
+    },
+    /// A small request was not answered, though the agent lives.
+    #[error("the agent did not answer a {what} request within {waited:.0?}")]
+    NoAnswer {
+        /// Which.
+        what: &'static str,
+        /// For how long.
+        waited: Duration,
+    },
+    /// This transport has no way to do that.
+    #[error("{transport} cannot {what}")]
+    Unsupported {
+        /// The transport.
+        transport: TransportKind,
+        /// What was asked, as in "freeze a file system".
+        what: &'static str,
+    },
+}
+
+fn after_colon(text: &str) -> String {
+    match text.lines().last() {
+        Some(line) => format!(": {line}"),
+        None => String::new(),
+    }
+}
+
+impl LinkError {
+    /// Did the streams end, for whatever reason?
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed | Self::ProgramEnded { .. })
+    }
+
+    fn broken(what: String) -> Self {
+        Self::Broken { what }
+    }
 }
 
 /// A session with an agent. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Link {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::UnboundedSender<Order>,
+    data: mpsc::Sender<DataOrder>,
     next_id: Arc<AtomicU32>,
-    end: session::EndWatch,
+    /// Windows of the channels that are open, bytes.
+    windows: Arc<AtomicUsize>,
+    end: watch::Receiver<Option<LinkError>>,
+    silent_since: watch::Receiver<Option<Instant>>,
+    kind: TransportKind,
 }
 
 impl Link {
-    /// Opens a session over a fresh stream: draws the nonce, says hello and waits for the answer,
-    /// however long that takes. Cancel safe: dropping the future drops the stream.
+    /// Opens a session over a transport: draws the nonce, says hello and waits for the answer,
+    /// however long that takes. Cancel safe: dropping the future drops the transport.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn open(stream: UnixStream) -> Result<(Self, HelloResponse), LinkError> {
-        // 80 of a ULID's bits are random; zero means no session.
-        let random = (ulid::Ulid::generate().0 & u128::from(u64::MAX)) as u64;
-        let session = Session(random.max(1));
-        let (orders, end) = session::start(stream, session);
-        let link = Self { orders, next_id: Arc::new(AtomicU32::new(1)), end };
-        let hello = HelloRequest {
-            min: OLDEST_VERSION,
-            max: VERSION,
-            build: env!("CARGO_PKG_VERSION").to_owned(),
-            features: 0,
+    pub async fn open(transport: Transport) -> Result<(Self, HelloResponse), LinkError> {
+        Self::open_watched(transport, Box::new(|| Pulse::Unknown)).await
+    }
+
+    /// As [`Link::open`], with somebody who can tell a busy guest from a dead one.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn open_watched(
+        transport: Transport,
+        pulse: PulseWatch,
+    ) -> Result<(Self, HelloResponse), LinkError> {
+        let kind = transport.kind;
+        let (started, opened) = session::start(transport, pulse);
+        let link = Self {
+            orders: started.orders,
+            data: started.data,
+            next_id: Arc::new(AtomicU32::new(1)),
+            windows: Arc::default(),
+            end: started.end,
+            silent_since: started.silent_since,
+            kind,
         };
-        match link.ask(Request::Hello(hello)).await? {
-            Reply::Hello(hello) => {
-                let theirs = (hello.min, hello.max);
-                match common_version((OLDEST_VERSION, VERSION), theirs) {
-                    Ok(_) => Ok((link, hello)),
-                    Err(source) => {
-                        Err(LinkError::Version { build: printable(&hello.build), source })
-                    }
-                }
-            }
-            other => Err(unexpected(&other)),
+        let hello = opened.await.unwrap_or(Err(LinkError::Closed))?;
+        Ok((link, hello))
+    }
+
+    /// Opens a new session over the same transport: after a reboot of the guest or another start of its agent. What
+    /// is open ends with [`LinkError::Restarted`]. Waits as [`Link::open`] does.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn reopen(&self) -> Result<HelloResponse, LinkError> {
+        let (done, opened) = oneshot::channel();
+        if self.orders.send(Order::Reopen { done }).is_err() {
+            return Err(self.end().await);
+        }
+        opened.await.unwrap_or(Err(LinkError::Closed))
+    }
+
+    /// Over what the link goes.
+    pub fn transport(&self) -> TransportKind {
+        self.kind
+    }
+
+    /// A window for data from the guest, in bytes, as wanted or less.
+    pub(crate) fn window(&self, wanted: u32) -> u32 {
+        let open = self.windows.load(Ordering::Relaxed);
+        if open.saturating_add(wanted as usize) > ALL_WINDOWS {
+            SMALL_WINDOW.min(wanted)
+        } else {
+            wanted
         }
     }
 
-    /// Sends a request; its replies arrive on the receiver, which ends with the last one or with
-    /// the link ([`Link::end`] says why then).
+    /// Opens a channel with a request, which grants `window` bytes of credit for data from the guest (0 where
+    /// none comes).
     ///
     /// # Errors
     /// [`LinkError::TooLong`], or why the link is gone.
-    pub async fn request(&self, request: Request) -> Result<mpsc::Receiver<Reply>, LinkError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed).max(1);
-        let body = encode(&Envelope { id, body: request });
-        if body.len() > guestline_protocol::MAX_FRAME_LEN {
-            return Err(FrameTooLong { len: body.len() }.into());
-        }
-        let (sender, receiver) = mpsc::channel(REPLIES);
-        match self.orders.send(Order { id, body, sender }).await {
-            Ok(()) => Ok(receiver),
-            Err(_) => Err(self.end().await),
-        }
+    pub async fn channel(&self, request: &Request, window: u32) -> Result<Channel, LinkError> {
+        self.open_channel(request, window, false).await
     }
 
-    /// A request with one reply.
+    /// As [`Link::channel`], on behalf of another session whose ends keep the accounts themselves: data that is taken
+    /// gives the guest no credit, [`ChannelWriter::grant`] does; and what the guest grants arrives as the replies it is.
     ///
     /// # Errors
-    /// As [`Link::request`], and [`LinkError::Refused`].
-    pub async fn ask(&self, request: Request) -> Result<Reply, LinkError> {
-        let mut replies = self.request(request).await?;
-        match replies.recv().await {
-            Some(Reply::Error(error)) => Err(LinkError::Refused(clean(error))),
-            Some(reply) => Ok(reply),
-            None => Err(self.end().await),
+    /// As [`Link::channel`].
+    pub async fn relay(&self, request: &Request, window: u32) -> Result<Channel, LinkError> {
+        self.open_channel(request, window, true).await
+    }
+
+    async fn open_channel(
+        &self,
+        request: &Request,
+        window: u32,
+        relayed: bool,
+    ) -> Result<Channel, LinkError> {
+        let id = loop {
+            match self.next_id.fetch_add(1, Ordering::Relaxed) {
+                0 => continue,
+                id => break id,
+            }
+        };
+        let buffer = encode(request);
+        let len = buffer.len() - guestline_protocol::HEADROOM;
+        if len > MAX_FRAME_LEN {
+            return Err(FrameTooLong { len }.into());
+        }
+        let (inbox, arrivals) = mpsc::unbounded_channel();
+        let (granted, grants) = watch::channel(0);
+        let order = Order::Open { channel: id, buffer, window, relayed, inbox, granted };
+        if self.orders.send(order).is_err() {
+            return Err(self.end().await);
+        }
+        Ok(Channel::new(id, self.clone(), arrivals, grants, window, relayed))
+    }
+
+    /// A request with one reply, which must come within a minute.
+    ///
+    /// # Errors
+    /// As [`Link::channel`], [`LinkError::Refused`] and [`LinkError::NoAnswer`].
+    pub async fn ask(&self, request: &Request) -> Result<Reply, LinkError> {
+        self.ask_within(request, ANSWER).await
+    }
+
+    /// As [`Link::ask`], with another limit.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub async fn ask_within(&self, request: &Request, limit: Duration) -> Result<Reply, LinkError> {
+        let mut channel = self.channel(request, 0).await?;
+        match tokio::time::timeout(limit, channel.reply()).await {
+            Ok(Ok(Reply::Error(error))) => Err(LinkError::Refused(clean(error))),
+            Ok(reply) => reply,
+            Err(_) => Err(LinkError::NoAnswer { what: name_of_request(request), waited: limit }),
         }
     }
 
@@ -133,37 +284,88 @@ impl Link {
             Err(_) => LinkError::Closed,
         }
     }
+
+    /// How long the agent has owed a sign of life; none when it owes none.
+    pub fn silence(&self) -> Option<Duration> {
+        self.silent_since.borrow().map(|since| since.elapsed())
+    }
+}
+
+/// A nonce for a session.
+fn draw_session() -> Session {
+    // 80 of a ULID's bits are random; zero means no session.
+    let random = (ulid::Ulid::generate().0 & u128::from(u64::MAX)) as u64;
+    Session(random.max(1))
 }
 
 /// The reply is of the wrong kind for its request.
 pub(crate) fn unexpected(reply: &Reply) -> LinkError {
-    let kind = match reply {
+    LinkError::broken(format!("a {} reply to another request", name_of_reply(reply)))
+}
+
+fn name_of_reply(reply: &Reply) -> &'static str {
+    match reply {
         Reply::Hello(_) => "hello",
+        Reply::Attach(_) => "attach",
         Reply::Ping(_) => "ping",
-        Reply::ExecStarted(_) => "exec-started",
-        Reply::ExecOutput(_) => "exec-output",
-        Reply::ExecExited(_) => "exec-exited",
-        Reply::PowerOff(_) => "power-off",
+        Reply::Credit(_) => "credit",
+        Reply::Done(_) => "done",
         Reply::Error(_) => "error",
+        Reply::End(_) => "end",
         Reply::LinkTrouble(_) => "link-trouble",
-    };
-    LinkError::Broken { what: format!("a {kind} reply to another request") }
+        Reply::ExecStarted(_) => "exec-started",
+        Reply::ExecExited(_) => "exec-exited",
+        Reply::PushStarted(_) => "push-started",
+        Reply::PushDone(_) => "push-done",
+        Reply::PullDone(_) => "pull-done",
+        Reply::Stat(_) => "stat",
+        Reply::List(_) => "list",
+        Reply::Facts(_) => "facts",
+        Reply::Sample(_) => "sample",
+        Reply::SetClock(_) => "set-clock",
+        Reply::Leaving(_) => "leaving",
+        Reply::Connected(_) => "connected",
+        Reply::Listening(_) => "listening",
+        Reply::Accepted(_) => "accepted",
+    }
+}
+
+fn name_of_request(request: &Request) -> &'static str {
+    match request {
+        Request::Hello(_) => "hello",
+        Request::Attach(_) => "attach",
+        Request::Ping(_) => "ping",
+        Request::Cancel(_) => "cancel",
+        Request::Credit(_) => "credit",
+        Request::End(_) => "end",
+        Request::Exec(_) => "exec",
+        Request::Signal(_) => "signal",
+        Request::Resize(_) => "resize",
+        Request::Push(_) => "push",
+        Request::Pull(_) => "pull",
+        Request::Stat(_) => "stat",
+        Request::List(_) => "list",
+        Request::MakeFolder(_) => "make-folder",
+        Request::Remove(_) => "remove",
+        Request::Follow(_) => "follow",
+        Request::Facts(_) => "facts",
+        Request::Sample(_) => "sample",
+        Request::SetClock(_) => "set-clock",
+        Request::AddEntropy(_) => "add-entropy",
+        Request::Identity(_) => "identity",
+        Request::Power(_) => "power",
+        Request::Freeze(_) => "freeze",
+        Request::Thaw(_) => "thaw",
+        Request::Connect(_) => "connect",
+        Request::Listen(_) => "listen",
+        Request::Accept(_) => "accept",
+    }
 }
 
 /// A remote error whose message may be shown.
 pub(crate) fn clean(mut error: RemoteError) -> RemoteError {
     error.message = printable(&error.message);
     error
-}
-
-/// At most 300 characters of what the guest says, control characters escaped.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .take(300)
-        .flat_map(|c| -> Box<dyn Iterator<Item = char>> {
-            if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) }
-        })
-        .collect()
 }
 
 #[cfg(test)]

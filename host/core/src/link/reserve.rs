@@ -1,10 +1,9 @@
-//! The reserve link: a serial line on which an agent without a port tells what it lacks.
+//! The reserve link: a serial line on which an agent without a port tells what it lacks, and then serves.
 
-use super::printable;
-use guestline_protocol::{Framing, Reply, Session, TtyFraming, decode};
+use crate::text::printable;
+use guestline_protocol::{End, Framing, Reply, TtyFraming, decode};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
 
 /// At most so many things are shown of what a guest says it lacks.
 const MAX_LACKS: usize = 8;
@@ -18,31 +17,20 @@ pub struct ReserveTrouble {
     pub lacks: Vec<String>,
 }
 
-/// Reads the line for as long as the machine lives; the receiver gets the first trouble told.
-pub fn listen(mut stream: UnixStream) -> oneshot::Receiver<ReserveTrouble> {
-    let (sender, receiver) = oneshot::channel();
-    tokio::spawn(async move {
-        let mut sender = Some(sender);
-        let mut framing = TtyFraming::default();
-        framing.accept_only(Session::NONE);
-        let mut buffer = vec![0; 4096];
-        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-            framing.push(&buffer[..len]);
-            while let Some(frame) = framing.next_frame() {
-                let Ok(message) = decode::<Reply>(&frame.body) else {
-                    continue;
-                };
-                let Reply::LinkTrouble(trouble) = message.body else {
-                    continue;
-                };
+/// Reads the line until an agent tells its trouble; none when the line ends before. Cancel safe but for what was read: a
+/// trouble that is half told then is lost.
+pub async fn listen(stream: &mut UnixStream) -> Option<ReserveTrouble> {
+    let mut framing = TtyFraming::new(End::Host);
+    let mut buffer = vec![0; 4096];
+    while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+        framing.push(&buffer[..len]);
+        while let Some(frame) = framing.next_frame() {
+            if let Ok(Reply::LinkTrouble(trouble)) = decode(frame.body) {
                 let lacks = trouble.lacks.iter().take(MAX_LACKS).map(|text| printable(text));
-                let trouble =
-                    ReserveTrouble { kernel: printable(&trouble.kernel), lacks: lacks.collect() };
-                if let Some(sender) = sender.take() {
-                    let _ = sender.send(trouble);
-                }
+                let lacks = lacks.collect();
+                return Some(ReserveTrouble { kernel: printable(&trouble.kernel), lacks });
             }
         }
-    });
-    receiver
+    }
+    None
 }

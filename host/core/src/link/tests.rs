@@ -1,99 +1,238 @@
 //! The host's end against a scripted peer.
 
 use super::*;
-use guestline_protocol::{Framing, PingRequest, PingResponse, PortFraming, decode};
+use guestline_protocol::{
+    CreditEvent, DoneResponse, ErrorKind, Frame, FrameHead, FrameKind, Framing, HEADROOM,
+    PingRequest, PingResponse, PortFraming, StatRequest, Stream, decode,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 /// Answers requests with what `answer` makes of them, until the stream ends.
 fn peer(
     mut stream: UnixStream,
-    mut answer: impl FnMut(Session, Envelope<Request>) -> Vec<u8> + Send + 'static,
+    mut answer: impl FnMut(FrameHead, Request) -> Vec<u8> + Send + 'static,
 ) {
     tokio::spawn(async move {
         let mut framing = PortFraming::default();
         let mut buffer = [0; 4096];
         while let Ok(len @ 1..) = stream.read(&mut buffer).await {
             framing.push(&buffer[..len]);
-            while let Some(frame) = framing.next_frame() {
-                let bytes = answer(frame.session, decode(&frame.body).unwrap());
-                stream.write_all(&bytes).await.unwrap();
+            let mut out = Vec::new();
+            while let Some(Frame { head, body }) = framing.next_frame() {
+                if head.kind == FrameKind::Message {
+                    out.extend(answer(head, decode(body).unwrap()));
+                }
             }
+            stream.write_all(&out).await.unwrap();
         }
     });
 }
 
-fn frame(session: Session, id: u32, body: Reply) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    PortFraming::default().encode(session, &encode(&Envelope { id, body }), &mut bytes).unwrap();
-    bytes
+fn frame(head: FrameHead, reply: &Reply) -> Vec<u8> {
+    PortFraming::default().seal(head, encode(reply), 0).unwrap()
+}
+
+fn data(head: FrameHead, len: usize) -> Vec<u8> {
+    let head = FrameHead { kind: FrameKind::Data(Stream::Stdout), ..head };
+    PortFraming::default().seal(head, vec![0; HEADROOM + len], 0).unwrap()
 }
 
 fn hello(min: u16, max: u16) -> Reply {
     let build = "b\x1b[31m".to_owned();
-    Reply::Hello(HelloResponse { min, max, build, features: 0, init: true, clock_us: 0 })
+    Reply::Hello(HelloResponse {
+        min,
+        max,
+        build,
+        features: 0,
+        init: true,
+        bulk: false,
+        incarnation: 1,
+        clock_us: 0,
+    })
 }
 
+fn pong(token: u64) -> Reply {
+    Reply::Ping(PingResponse { token, clock_us: 0 })
+}
+
+fn ping(token: u64) -> Request {
+    Request::Ping(PingRequest { token })
+}
+
+/// A link to a peer that answers the hello, and everything else with what `answer` makes of it.
 async fn open(
-    answer: impl FnMut(Session, Envelope<Request>) -> Vec<u8> + Send + 'static,
+    mut answer: impl FnMut(FrameHead, Request) -> Vec<u8> + Send + 'static,
+) -> (Link, HelloResponse) {
+    let answer = move |head, request| match request {
+        Request::Hello(_) => frame(head, &hello(1, 1)),
+        other => answer(head, other),
+    };
+    try_open(answer).await.unwrap()
+}
+
+async fn try_open(
+    answer: impl FnMut(FrameHead, Request) -> Vec<u8> + Send + 'static,
 ) -> Result<(Link, HelloResponse), LinkError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     peer(theirs, answer);
-    Link::open(ours).await
+    Link::open(Transport::stream(TransportKind::UnixSocket, Lane::socket(ours))).await
 }
 
 #[tokio::test]
 async fn stale_bytes_before_the_hello_are_dropped() {
-    let (link, _) = open(|session, request| match request.body {
+    let (link, _) = try_open(|head, request| match request {
         Request::Hello(_) => {
             // A whole stale frame, then one cut short, then the answer.
-            let pong = Reply::Ping(PingResponse { token: 666, clock_us: 0 });
-            let mut bytes = frame(Session(session.0 ^ 1), request.id, pong.clone());
-            let stale = frame(Session(session.0 ^ 1), request.id, pong);
+            let past = FrameHead { session: Session(head.session.0 ^ 1), ..head };
+            let mut bytes = frame(past, &pong(666));
+            let stale = frame(past, &pong(666));
             bytes.extend(&stale[..stale.len() - 1]);
-            bytes.extend(frame(session, request.id, hello(1, 1)));
+            bytes.extend(frame(head, &hello(1, 1)));
             bytes
         }
-        Request::Ping(ping) => {
-            let pong = PingResponse { token: ping.token, clock_us: 0 };
-            frame(session, request.id, Reply::Ping(pong))
-        }
+        Request::Ping(ping) => frame(head, &pong(ping.token)),
         _ => Vec::new(),
     })
     .await
     .unwrap();
-    let reply = link.ask(Request::Ping(PingRequest { token: 5 })).await.unwrap();
-    assert_eq!(reply, Reply::Ping(PingResponse { token: 5, clock_us: 0 }));
+    assert_eq!(link.ask(&ping(5)).await.unwrap(), pong(5));
 }
 
 #[tokio::test]
 async fn an_agent_of_another_version_is_named_with_both_ranges() {
-    let error = open(|session, request| frame(session, request.id, hello(2, 3))).await.unwrap_err();
+    let error = try_open(|head, _| frame(head, &hello(2, 3))).await.unwrap_err();
     let LinkError::Version { build, source } = error else { panic!("{error:?}") };
     assert_eq!(build, "b\\u{1b}[31m");
     assert_eq!((source.ours, source.theirs), ((1, 1), (2, 3)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_message_ends_the_link_and_every_wait() {
-    let (link, _) = open(|session, request| match request.body {
-        Request::Hello(_) => frame(session, request.id, hello(1, 1)),
-        _ => {
-            let mut bytes = Vec::new();
-            PortFraming::default().encode(session, &[0xff; 9], &mut bytes).unwrap();
-            bytes
+#[tokio::test]
+async fn a_hello_that_nobody_heard_is_said_again() {
+    let mut heard = 0;
+    let (link, _) = try_open(move |head, request| match request {
+        Request::Hello(_) => {
+            heard += 1;
+            if heard < 3 { Vec::new() } else { frame(head, &hello(1, 1)) }
         }
+        Request::Ping(ping) => frame(head, &pong(ping.token)),
+        _ => Vec::new(),
     })
     .await
     .unwrap();
-    let error = link.ask(Request::Ping(PingRequest { token: 5 })).await.unwrap_err();
-    assert!(matches!(error, LinkError::Broken { .. }), "{error:?}");
-    let again = link.ask(Request::Ping(PingRequest { token: 6 })).await.unwrap_err();
-    assert!(matches!(again, LinkError::Broken { .. }), "{again:?}");
+    assert_eq!(link.ask(&ping(5)).await.unwrap(), pong(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_message_ends_the_link_and_every_wait() {
+    let (link, _) = open(|head, _| {
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend([0xff; 9]);
+        PortFraming::default().seal(head, buffer, 0).unwrap()
+    })
+    .await;
+    for token in [5, 6] {
+        let error = link.ask(&ping(token)).await.unwrap_err();
+        assert!(matches!(error, LinkError::Broken { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn data_that_was_not_granted_ends_the_link() {
+    let (link, _) = open(|head, _| data(head, 101)).await;
+    let mut channel = link.channel(&ping(1), 100).await.unwrap();
+    let error = channel.next().await.unwrap_err();
+    assert!(error.to_string().contains("beyond what was granted"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flood_of_replies_ends_the_link() {
+    let (link, _) = open(|head, _| {
+        let accepted = guestline_protocol::AcceptedEvent { connection: 1 };
+        frame(head, &Reply::Accepted(accepted)).repeat(10_000)
+    })
+    .await;
+    let _channel = link.channel(&ping(1), 0).await.unwrap();
+    let error = link.end().await;
+    assert!(error.to_string().contains("flood"), "{error}");
+}
+
+#[tokio::test]
+async fn credit_is_given_back_as_data_is_taken() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (granted, mut grants) = mpsc::unbounded_channel();
+    peer(theirs, move |head, request| match request {
+        Request::Hello(_) => frame(head, &hello(1, 1)),
+        Request::Credit(CreditEvent { bytes }) => {
+            let _ = granted.send(bytes);
+            Vec::new()
+        }
+        _ => data(head, 1000),
+    });
+    let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
+    let (link, _) = Link::open(transport).await.unwrap();
+    let mut channel = link.channel(&ping(1), 1000).await.unwrap();
+    assert!(grants.try_recv().is_err());
+    assert!(matches!(channel.next().await, Ok(Arrival::Data { bytes, .. }) if bytes.len() == 1000));
+    assert_eq!(grants.recv().await, Some(1000));
+}
+
+#[tokio::test]
+async fn an_agent_that_began_anew_ends_what_ran_and_can_be_opened_again() {
+    let mut began_anew = false;
+    let (link, _) = try_open(move |head, request| match request {
+        Request::Hello(_) => frame(head, &hello(1, 1)),
+        Request::Ping(ping) => frame(head, &pong(ping.token)),
+        _ if !began_anew => {
+            began_anew = true;
+            let kind = ErrorKind::NoSession;
+            let error = RemoteError { kind, errno: None, message: String::new() };
+            frame(head, &Reply::Error(error))
+        }
+        _ => frame(head, &Reply::Done(DoneResponse {})),
+    })
+    .await
+    .unwrap();
+    let stat = Request::Stat(StatRequest { path: b"/".to_vec().into(), follow: false });
+    assert!(matches!(link.ask(&stat).await, Err(LinkError::Restarted)));
+    assert!(matches!(link.ask(&stat).await, Err(LinkError::Restarted)));
+    link.reopen().await.unwrap();
+    assert_eq!(link.ask(&ping(7)).await.unwrap(), pong(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_is_silent_and_idle_is_given_up_and_a_busy_one_is_not() {
+    for (pulse, given_up) in [(Pulse::Idle, true), (Pulse::Busy, false), (Pulse::Unknown, true)] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        peer(theirs, |head, request| match request {
+            Request::Hello(_) => frame(head, &hello(1, 1)),
+            _ => Vec::new(),
+        });
+        let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
+        let (link, _) = Link::open_watched(transport, Box::new(move || pulse)).await.unwrap();
+        let mut channel = link.channel(&ping(1), 0).await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(600), channel.next()).await;
+        match given_up {
+            true => assert!(matches!(waited, Ok(Err(LinkError::Silent { .. })))),
+            false => {
+                assert!(waited.is_err());
+                assert!(link.silence().is_some());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_small_request_that_is_not_answered_is_given_up_by_name() {
+    let (link, _) = open(|_, _| Vec::new()).await;
+    let error = link.ask_within(&ping(1), Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the agent did not answer a ping request within 50ms");
 }
 
 #[tokio::test]
 async fn a_closed_stream_ends_every_wait() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);
-    assert!(matches!(Link::open(ours).await, Err(LinkError::Closed)));
+    let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
+    assert!(matches!(Link::open(transport).await, Err(LinkError::Closed)));
 }

@@ -1,6 +1,6 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
-use super::{Accel, MachineSpec};
+use super::{ExtraPort, MachineSpec};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -10,13 +10,16 @@ pub(super) struct Ends {
     control: RawFd,
     console: RawFd,
     reserve: RawFd,
+    bulk: RawFd,
+    ports: Vec<RawFd>,
 }
 
 impl Ends {
     /// In the order of [`super::Machine::start`].
     pub(super) fn of(fds: &[OwnedFd]) -> Self {
         let fd = |index: usize| fds.get(index).map_or(-1, AsRawFd::as_raw_fd);
-        Self { qmp: fd(0), control: fd(1), console: fd(2), reserve: fd(3) }
+        let ports = fds.iter().skip(5).map(AsRawFd::as_raw_fd).collect();
+        Self { qmp: fd(0), control: fd(1), console: fd(2), reserve: fd(3), bulk: fd(4), ports }
     }
 }
 
@@ -35,10 +38,11 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
     add("name", "guestline".to_owned());
     add("machine", "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off".to_owned());
     add("accel", spec.accel.as_str().to_owned());
-    add("cpu", if spec.accel == Accel::Kvm { "host" } else { "max" }.to_owned());
+    add("cpu", spec.accel.cpu().to_owned());
     add("smp", spec.cpus.to_string());
     add("m", format!("{}M", spec.memory_mib));
-    add("action", "panic=pause,reboot=shutdown,shutdown=pause".to_owned());
+    let reboot = if spec.reboots { "reset" } else { "shutdown" };
+    add("action", format!("panic=pause,reboot={reboot},shutdown=pause"));
     let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
     add("sandbox", sandbox.to_owned());
     add("display", "none".to_owned());
@@ -58,8 +62,28 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
         "device",
         format!("virtserialport,id=control,chardev=control,bus=ports.0,nr=1,name={CONTROL_PORT}"),
     );
-    add("chardev", "null,id=bulk".to_owned());
+    add("chardev", socket("bulk", ends.bulk));
     add("device", format!("virtserialport,id=bulk,chardev=bulk,bus=ports.0,nr=2,name={BULK_PORT}"));
+    for (number, (port, fd)) in spec.ports.iter().zip(&ends.ports).enumerate() {
+        let id = format!("port{number}");
+        add("chardev", socket(&id, *fd));
+        let device = match port {
+            ExtraPort::Virtio(name) => {
+                let place = format!("bus=ports.0,nr={}", number + 3);
+                format!("virtserialport,id={id},chardev={id},{place},name={name}")
+            }
+            ExtraPort::VirtConsole => {
+                format!("virtconsole,id={id},chardev={id},bus=ports.0,nr={}", number + 3)
+            }
+            ExtraPort::Serial => format!("isa-serial,id={id},chardev={id},index=2"),
+        };
+        add("device", device);
+    }
+    if let Some(port) = spec.ssh_port {
+        let forward = format!("hostfwd=tcp:127.0.0.1:{port}-:22");
+        add("netdev", format!("user,id=net0,restrict=on,{forward}"));
+        add("device", "virtio-net-pci,id=net0,netdev=net0,addr=0x6,romfile=".to_owned());
+    }
     add("object", "rng-random,id=entropy,filename=/dev/urandom".to_owned());
     add("device", "virtio-rng-pci,id=rng,rng=entropy,addr=0x3".to_owned());
     add("device", "pcie-root-port,id=hotplug0,chassis=1,addr=0x4".to_owned());
@@ -74,6 +98,7 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Accel;
     use super::*;
 
     #[test]
@@ -85,8 +110,12 @@ mod tests {
             initrd: "/i".into(),
             cmdline: "quiet console=ttyS0".into(),
             accel: Accel::Tcg,
+            reboots: false,
+            ports: Vec::new(),
+            ssh_port: None,
         };
-        let ends = Ends { qmp: 10, control: 11, console: 12, reserve: 13 };
+        let ends =
+            Ends { qmp: 10, control: 11, console: 12, reserve: 13, bulk: 14, ports: Vec::new() };
         let mut text = String::new();
         for arg in command_line(&spec, &ends) {
             text += if arg.starts_with('-') { "\n" } else { " " };

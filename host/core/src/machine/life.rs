@@ -47,7 +47,7 @@ impl LifeState {
             LifeEvent::Qmp(QmpEvent::GuestPanicked) => Ending::Panicked,
             LifeEvent::Qmp(QmpEvent::GuestShutdown) => Ending::PoweredOff,
             LifeEvent::Qmp(QmpEvent::GuestReset) => Ending::Reset,
-            LifeEvent::Qmp(QmpEvent::Other) => return None,
+            LifeEvent::Qmp(QmpEvent::GuestReboots | QmpEvent::Other) => return None,
             LifeEvent::Exited(Exit { how, killed, stderr }) => {
                 Ending::QemuDied { how, killed, stderr }
             }
@@ -65,6 +65,7 @@ mod tests {
     fn the_first_ending_counts() {
         let mut life = LifeState::default();
         assert_eq!(life.on_event(LifeEvent::Qmp(QmpEvent::Other)), None);
+        assert_eq!(life.on_event(LifeEvent::Qmp(QmpEvent::GuestReboots)), None);
         let panicked = life.on_event(LifeEvent::Qmp(QmpEvent::GuestPanicked));
         assert_eq!(panicked, Some(Ending::Panicked));
         assert_eq!(life.on_event(LifeEvent::Qmp(QmpEvent::GuestReset)), None);

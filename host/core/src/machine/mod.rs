@@ -20,14 +20,17 @@ pub use accel::{Accel, AccelChoice, Acceleration};
 pub use life::Ending;
 pub use process::CpuShare;
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
-pub use spec::MachineSpec;
+pub use spec::{ExtraPort, MachineSpec};
 
+use crate::pulse::{Pulse, PulseWatch};
+use crate::text;
 use life::{LifeEvent, LifeState};
 use process::Process;
+use qmp::QmpEvent;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tracing::debug;
@@ -58,6 +61,10 @@ pub struct Channels {
     pub console: UnixStream,
     /// ttyS1.
     pub reserve: UnixStream,
+    /// The bulk port.
+    pub bulk: UnixStream,
+    /// The other ports of the spec, in its order.
+    pub ports: Vec<UnixStream>,
 }
 
 /// A running machine. Dropping it kills it.
@@ -65,6 +72,7 @@ pub struct Channels {
 pub struct Machine {
     process: Process,
     ending: watch::Receiver<Option<Ending>>,
+    reboots: watch::Receiver<u64>,
 }
 
 impl Machine {
@@ -79,14 +87,16 @@ impl Machine {
     ) -> Result<(Self, Channels), StartError> {
         let mut inherited = Vec::new();
         let mut ours = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..5 + spec.ports.len() {
             let (host, machine) = channel().map_err(StartError::Channels)?;
             ours.push(host);
             inherited.push(machine);
         }
         let args = args::command_line(spec, &args::Ends::of(&inherited));
         debug!(qemu = %qemu.path.display(), ?args, "starting");
-        let record = format!("{}\n", shell_line(&qemu.path.to_string_lossy(), &args));
+        let program = qemu.path.to_string_lossy();
+        let words = std::iter::once(&*program).chain(args.iter().map(String::as_str));
+        let record = format!("{}\n", text::shell_line(words));
         // For the reader of a work folder that was kept; its absence harms nothing.
         let _ = std::fs::write(folder.join("qemu.cmdline"), record);
         let process =
@@ -95,8 +105,10 @@ impl Machine {
             )?;
         let mut ours = ours.into_iter();
         let mut next = || ours.next().ok_or(StartError::Channels(io::ErrorKind::NotFound.into()));
-        let (qmp, control, console, reserve) = (next()?, next()?, next()?, next()?);
+        let (qmp, control, console) = (next()?, next()?, next()?);
+        let (reserve, bulk) = (next()?, next()?);
         let (ended, ending) = watch::channel(None);
+        let (rebooted, reboots) = watch::channel(0);
         let mut exit = process.exit();
         let mut events = qmp::connect(qmp);
         tokio::spawn(async move {
@@ -109,6 +121,9 @@ impl Machine {
                     exit = exit.wait() => LifeEvent::Exited(exit),
                 };
                 let last = matches!(event, LifeEvent::Exited(_));
+                if matches!(event, LifeEvent::Qmp(QmpEvent::GuestReboots)) {
+                    rebooted.send_modify(|times| *times += 1);
+                }
                 if let Some(ending) = life.on_event(event) {
                     debug!(?ending, "machine ended");
                     ended.send_replace(Some(ending));
@@ -118,7 +133,10 @@ impl Machine {
                 }
             }
         });
-        Ok((Self { process, ending }, Channels { control, console, reserve }))
+        Ok((
+            Self { process, ending, reboots },
+            Channels { control, console, reserve, bulk, ports: ours.collect() },
+        ))
     }
 
     /// Waits for the machine to end by itself. Cancel safe.
@@ -136,6 +154,11 @@ impl Machine {
         tokio::time::timeout(NEWS, self.ended()).await.ok()
     }
 
+    /// How often its guest has booted again; changes as it does so.
+    pub fn reboots(&self) -> watch::Receiver<u64> {
+        self.reboots.clone()
+    }
+
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -146,10 +169,31 @@ impl Machine {
         process::cpu_share(self.pid())
     }
 
+    /// Tells, each time it is asked, what the guest's CPUs did since the time before.
+    pub fn pulse(&self) -> PulseWatch {
+        let pid = self.pid();
+        let mut last = (Instant::now(), process::cpu_share(pid));
+        Box::new(move || {
+            let now = (Instant::now(), process::cpu_share(pid));
+            let (took, before) =
+                (now.0.duration_since(last.0), std::mem::replace(&mut last, now).1);
+            judge_pulse(took, last.1.ran_since(&before), last.1.waited_since(&before), &last.1)
+        })
+    }
+
     /// Kills QEMU and waits until it is reaped.
     pub async fn kill(mut self) {
         self.process.kill().await;
     }
+}
+
+/// What a guest does whose QEMU ran, and waited for a CPU, for so long.
+fn judge_pulse(took: Duration, ran: Duration, waited: Duration, share: &CpuShare) -> Pulse {
+    if share.is_stopped() || waited > took / 2 {
+        return Pulse::Starved;
+    }
+    // An idle guest's timers take QEMU a few percent of a CPU.
+    if ran > took / 5 { Pulse::Busy } else { Pulse::Idle }
 }
 
 /// How long the news of an end may take: longer than the last words of a dead QEMU.
@@ -160,15 +204,4 @@ fn channel() -> io::Result<(UnixStream, OwnedFd)> {
     let (host, machine) = std::os::unix::net::UnixStream::pair()?;
     host.set_nonblocking(true)?;
     Ok((UnixStream::from_std(host)?, machine.into()))
-}
-
-/// A command line as a shell would take it.
-fn shell_line(program: &str, args: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
-    let words = std::iter::once(program).chain(args.iter().map(String::as_str));
-    let quoted = words.map(|word| match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    });
-    quoted.collect::<Vec<_>>().join(" ")
 }

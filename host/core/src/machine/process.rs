@@ -178,6 +178,8 @@ fn spawner() -> &'static mpsc::Sender<Order> {
 pub struct CpuShare {
     /// By thread id, time waiting on a run queue.
     waited: BTreeMap<u32, Duration>,
+    /// Time on a CPU, all threads.
+    ran: Duration,
     stopped: bool,
 }
 
@@ -189,6 +191,11 @@ impl CpuShare {
             waited.saturating_sub(earlier.waited.get(thread).copied().unwrap_or_default())
         };
         self.waited.iter().map(since).max().unwrap_or_default()
+    }
+
+    /// The time on a CPU, all threads together, since `earlier`.
+    pub fn ran_since(&self, earlier: &Self) -> Duration {
+        self.ran.saturating_sub(earlier.ran)
     }
 
     /// Somebody has stopped the process (SIGSTOP).
@@ -204,7 +211,9 @@ pub(super) fn cpu_share(pid: u32) -> CpuShare {
     let mut share = CpuShare::default();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let waited = text.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+        let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
+        share.ran += Duration::from_nanos(numbers.next().flatten().unwrap_or(0));
+        let waited = numbers.next().flatten();
         let thread = task.file_name().to_str().and_then(|name| name.parse().ok());
         if let Some((thread, waited)) = thread.zip(waited) {
             share.waited.insert(thread, Duration::from_nanos(waited));

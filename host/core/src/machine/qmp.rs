@@ -19,7 +19,10 @@ const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 pub(super) enum QmpEvent {
     GuestPanicked,
     GuestShutdown,
+    /// The guest reset, and QEMU stops it.
     GuestReset,
+    /// The guest reset, and goes on.
+    GuestReboots,
     Other,
 }
 
@@ -73,6 +76,7 @@ fn understand(line: &[u8]) -> Option<QmpEvent> {
     let fallback = match name.as_str() {
         "GUEST_PANICKED" => QmpEvent::GuestPanicked,
         "SHUTDOWN" if value["data"]["guest"] == true => QmpEvent::GuestShutdown,
+        "RESET" if value["data"]["guest"] == true => QmpEvent::GuestReboots,
         _ => QmpEvent::Other,
     };
     match serde_json::from_value::<Event>(value) {
@@ -83,6 +87,7 @@ fn understand(line: &[u8]) -> Option<QmpEvent> {
             ShutdownCause::guest_panic => QmpEvent::GuestPanicked,
             _ => QmpEvent::Other,
         }),
+        Ok(Event::RESET { data, .. }) if data.guest => Some(QmpEvent::GuestReboots),
         Ok(_) => Some(QmpEvent::Other),
         Err(error) => {
             debug!(name, %error, "a QMP event that the schema does not know");
@@ -110,6 +115,11 @@ mod tests {
         assert_eq!(shutdown("host-signal"), Some(QmpEvent::Other));
         let panicked = understand(&line("GUEST_PANICKED", r#"{"action":"pause"}"#));
         assert_eq!(panicked, Some(QmpEvent::GuestPanicked));
+        let reset = |data: &str| understand(&line("RESET", data));
+        let by_guest = reset(r#"{"guest":true,"reason":"guest-reset"}"#);
+        assert_eq!(by_guest, Some(QmpEvent::GuestReboots));
+        let by_host = reset(r#"{"guest":false,"reason":"host-qmp-system-reset"}"#);
+        assert_eq!(by_host, Some(QmpEvent::Other));
     }
 
     #[test]

@@ -18,4 +18,21 @@ pub struct MachineSpec {
     pub cmdline: String,
     /// What runs the guest's code.
     pub accel: Accel,
+    /// A guest that resets boots again; else that is the machine's end.
+    pub reboots: bool,
+    /// More ports.
+    pub ports: Vec<ExtraPort>,
+    /// A network card whose SSH port (22) is forwarded from this port of the host's loopback, and nothing else.
+    pub ssh_port: Option<u16>,
+}
+
+/// A port beside those that every machine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExtraPort {
+    /// A virtio-serial port of this name.
+    Virtio(String),
+    /// The third serial line, ttyS2; there is one.
+    Serial,
+    /// A virtual console on the virtio-serial bus; the first is hvc0.
+    VirtConsole,
 }

@@ -16,14 +16,19 @@ use crate::capture::{Console, ConsoleLine};
 use crate::digest::Digest;
 use crate::guest::Guest;
 use crate::image::{Image, KernelError, inspect_kernel};
-use crate::link::{Link, LinkError, listen_to_reserve};
-use crate::machine::{Accel, CpuShare, Ending, Machine, MachineSpec, Qemu, StartError};
+use crate::link::{Lane, Link, LinkError, Transport, listen_to_reserve};
+use crate::machine::{Accel, CpuShare, Ending, ExtraPort, Machine, MachineSpec, Qemu, StartError};
+use crate::pulse::PulseWatch;
+use guestline_protocol::HelloResponse;
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// A machine, as wanted.
 #[derive(Debug, Clone)]
@@ -38,6 +43,35 @@ pub struct MachineRequest {
     pub cpus: u32,
     /// How long it may take until the agent answers.
     pub boot_timeout: Duration,
+    /// More ports; see [`Lease::ports`].
+    pub ports: Vec<ExtraPort>,
+    /// Over what the link goes.
+    pub link: LinkChoice,
+    /// See [`MachineSpec::ssh_port`].
+    pub ssh_port: Option<u16>,
+}
+
+/// Over what the link goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LinkChoice {
+    /// The virtio-serial ports, or the serial line where the guest has none.
+    #[default]
+    Auto,
+    /// The serial line, ttyS1, although there are ports.
+    Serial,
+    /// A virtual console, hvc0.
+    VirtConsole,
+}
+
+impl LinkChoice {
+    /// The kernel command line that has the agent take it.
+    fn cmdline(self, cmdline: &str) -> String {
+        match self {
+            Self::Auto => cmdline.to_owned(),
+            Self::Serial => format!("guestline.link=tty:/dev/ttyS1 {cmdline}"),
+            Self::VirtConsole => format!("guestline.link=tty:/dev/hvc0 {cmdline}"),
+        }
+    }
 }
 
 /// A machine could not be leased.
@@ -167,6 +201,7 @@ pub struct Provisioner {
     accel: Accel,
     memory: MemoryLedger,
     root: WorkRoot,
+    reboots: bool,
     /// Kernels that were asked for: checked, and copied into the run's folder once.
     kernels: Mutex<HashMap<Digest, PathBuf>>,
 }
@@ -180,6 +215,8 @@ pub struct Lease {
     pub machine: Machine,
     /// From the start of QEMU to the agent's answer.
     pub ready_in: Duration,
+    /// The host's ends of the ports that were asked for.
+    pub ports: Vec<UnixStream>,
     console: Console,
     folder: WorkFolder,
     _memory: memory::Share,
@@ -200,7 +237,12 @@ impl Provisioner {
     /// With this QEMU and accelerator, work folders below `root`.
     pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot) -> Self {
         let memory = MemoryLedger::of_this_host();
-        Self { qemu, accel, memory, root, kernels: Mutex::default() }
+        Self { qemu, accel, memory, root, reboots: false, kernels: Mutex::default() }
+    }
+
+    /// Its machines outlive a reboot of their guest.
+    pub fn with_reboots(self) -> Self {
+        Self { reboots: true, ..self }
     }
 
     /// Waits for memory, boots a machine and waits for its agent.
@@ -221,16 +263,23 @@ impl Provisioner {
             source,
         })?;
         let kernel = self.kernel(request).await?;
+        let mut ports = request.ports.clone();
+        if request.link == LinkChoice::VirtConsole {
+            ports.push(ExtraPort::VirtConsole);
+        }
         let spec = MachineSpec {
             memory_mib: request.memory_mib,
             cpus: request.cpus,
             kernel,
             initrd: request.image.initrd.clone(),
-            cmdline: request.image.manifest.cmdline.clone(),
+            cmdline: request.link.cmdline(&request.image.manifest.cmdline),
             accel: self.accel,
+            reboots: self.reboots,
+            ports,
+            ssh_port: request.ssh_port,
         };
         let started = Instant::now();
-        let (machine, channels) =
+        let (machine, mut channels) =
             Machine::start(&self.qemu, &spec, folder.path()).await.map_err(LeaseError::from)?;
         let console = folder.path().join("console.log");
         let mut console = match Console::capture(channels.console, &console, started) {
@@ -241,19 +290,27 @@ impl Provisioner {
                 return Err(LeaseError::Write { path, source }.into());
             }
         };
-        let trouble = listen_to_reserve(channels.reserve);
+        let pulse = machine.pulse();
+        let virt_console = match request.link {
+            LinkChoice::VirtConsole => channels.ports.pop(),
+            LinkChoice::Auto | LinkChoice::Serial => None,
+        };
+        let lines = Lines {
+            control: channels.control,
+            bulk: channels.bulk,
+            reserve: channels.reserve,
+            virt_console,
+        };
+        let opening = open_link(lines, request.link, pulse);
         let opened = tokio::select! {
             // An end is told before its consequence, the closed link.
             biased;
             ending = machine.ended() => Err(LeaseError::ended(ending)),
-            Ok(trouble) = trouble => {
-                Err(LeaseError::NoPort { kernel: trouble.kernel, lacks: trouble.lacks })
-            }
-            opened = Link::open(channels.control) => match opened {
+            opened = opening => match opened {
                 Ok(opened) => Ok(opened),
                 Err(error) => Err(match machine.ended_soon().await {
                     Some(ending) => LeaseError::ended(ending),
-                    None => LeaseError::Link(error),
+                    None => error,
                 }),
             },
             () = tokio::time::sleep(request.boot_timeout) => {
@@ -265,7 +322,8 @@ impl Provisioner {
         match opened {
             Ok((link, hello)) => {
                 let (guest, ready_in) = (Guest::new(link, hello), started.elapsed());
-                Ok(Lease { guest, machine, ready_in, console, folder, _memory: share })
+                let ports = channels.ports;
+                Ok(Lease { guest, machine, ready_in, ports, console, folder, _memory: share })
             }
             Err(error) => {
                 machine.kill().await;
@@ -306,7 +364,79 @@ impl Provisioner {
     }
 }
 
+/// All that a link may go over.
+struct Lines {
+    control: UnixStream,
+    bulk: UnixStream,
+    reserve: UnixStream,
+    virt_console: Option<UnixStream>,
+}
+
+/// Opens the link: over the line that was chosen; else over the ports, or over the reserve line when the agent says
+/// there that it has none.
+async fn open_link(
+    lines: Lines,
+    choice: LinkChoice,
+    pulse: PulseWatch,
+) -> Result<(Link, HelloResponse), LeaseError> {
+    let Lines { control, bulk, mut reserve, virt_console } = lines;
+    match (choice, virt_console) {
+        (LinkChoice::Auto, _) => {}
+        (LinkChoice::VirtConsole, Some(line)) => {
+            drain(reserve);
+            return open_tty(line, pulse).await;
+        }
+        (LinkChoice::Serial | LinkChoice::VirtConsole, _) => {
+            return open_tty(reserve, pulse).await;
+        }
+    }
+    let pulse = Arc::new(std::sync::Mutex::new(pulse));
+    let watch = |pulse: &Arc<std::sync::Mutex<PulseWatch>>| -> PulseWatch {
+        let pulse = pulse.clone();
+        Box::new(move || (pulse.lock().unwrap_or_else(PoisonError::into_inner))())
+    };
+    let over_ports = Link::open_watched(Transport::virtio_serial(control, bulk), watch(&pulse));
+    let trouble = tokio::select! {
+        biased;
+        opened = over_ports => {
+            drain(reserve);
+            return opened.map_err(LeaseError::Link);
+        }
+        trouble = listen_to_reserve(&mut reserve) => trouble,
+    };
+    let Some(trouble) = trouble else { return Err(LeaseError::Link(LinkError::Closed)) };
+    warn!(kernel = %trouble.kernel, lacks = ?trouble.lacks, "the link goes over the serial line");
+    match Link::open_watched(Transport::tty(Lane::socket(reserve)), watch(&pulse)).await {
+        Ok(opened) => Ok(opened),
+        Err(LinkError::Closed) => Err(LeaseError::Link(LinkError::Closed)),
+        Err(_) => Err(LeaseError::NoPort { kernel: trouble.kernel, lacks: trouble.lacks }),
+    }
+}
+
+async fn open_tty(
+    line: UnixStream,
+    pulse: PulseWatch,
+) -> Result<(Link, HelloResponse), LeaseError> {
+    let opened = Link::open_watched(Transport::tty(Lane::socket(line)), pulse).await;
+    opened.map_err(LeaseError::Link)
+}
+
+/// Keeps a line open that no link goes over, so that nothing of the guest blocks on it.
+fn drain(mut line: UnixStream) {
+    tokio::spawn(async move { while listen_to_reserve(&mut line).await.is_some() {} });
+}
+
 impl Lease {
+    /// The folder of the machine: its console and QEMU's command line.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The console's last lines so far.
+    pub fn console(&self) -> Vec<ConsoleLine> {
+        self.console.last_lines()
+    }
+
     /// Kills the machine and hands over what is left of it.
     pub async fn end(mut self) -> Remains {
         self.machine.kill().await;

@@ -13,7 +13,7 @@ use guestline::guest::{ExecEvent, ExecHandle};
 use guestline::image::{Agent, Image, Store};
 use guestline::machine::Ending;
 use guestline::provision::{Lease, LeaseError, MachineRequest, Provisioner};
-use guestline_protocol::{ExecExitedEvent, ExitStatus, Stream};
+use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus, Stream};
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -161,6 +161,9 @@ impl Executor {
                 (self.kernels.get(digest).cloned().unwrap_or_default(), digest.clone())
             }),
             boot_timeout: job.limits.boot(),
+            ports: Vec::new(),
+            link: guestline::provision::LinkChoice::Auto,
+            ssh_port: None,
             image,
         };
         attempt.record_facts(&self.facts, &request);
@@ -292,7 +295,7 @@ async fn converse(
     let began = tokio::time::Instant::now();
     let mut deadline = began + limit;
     let last_deadline = began + limit * (1 + MAX_CREDIT);
-    let starting = lease.guest.exec(job.command.to_command());
+    let starting = lease.guest.exec(ExecRequest::new(job.command.to_command()));
     let mut process: ExecHandle = match timeout_at(deadline, starting).await {
         Ok(Ok(process)) => process,
         Ok(Err(error)) => return Finding::LinkLost(error),

@@ -182,7 +182,14 @@ mod tests {
     use super::*;
 
     fn exited(status: ExitStatus) -> Finding {
-        Finding::Exited(ExecExitedEvent { status, output_held: false, elapsed_us: 0 })
+        Finding::Exited(ExecExitedEvent {
+            status,
+            output_held: false,
+            cancelled: false,
+            elapsed_us: 0,
+            usage: Default::default(),
+            total: 0,
+        })
     }
 
     fn died() -> Ending {

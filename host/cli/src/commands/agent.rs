@@ -1,0 +1,140 @@
+//! `guestline agent`: the guest agent that this program carries, for images that others build.
+
+use crate::args::{AgentArgs, AgentCommand, GlobalArgs, InitArg};
+use crate::context::agent;
+use crate::error::CommandError;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The agent must be there as early as it can, whatever else fails, and may not be killed for memory that others use.
+const SYSTEMD: &str = "\
+[Unit]
+Description=Guestline agent
+DefaultDependencies=no
+After=systemd-udevd.service
+Before=sysinit.target
+Conflicts=shutdown.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=@PATH@
+Restart=always
+RestartSec=1
+OOMScoreAdjust=-1000
+Delegate=yes
+KillMode=process
+TasksMax=infinity
+LimitNOFILE=65536
+Nice=-5
+
+[Install]
+WantedBy=sysinit.target
+";
+
+const OPENRC: &str = "\
+#!/sbin/openrc-run
+
+description=\"Guestline agent\"
+supervisor=supervise-daemon
+command=\"@PATH@\"
+respawn_delay=1
+respawn_max=0
+oom_score_adj=-1000
+
+depend() {
+    need dev
+    after modules
+    keyword -shutdown
+}
+";
+
+const PLAIN: &str = "\
+# A line for /etc/inittab, where init is sysvinit (busybox wants `::respawn:@PATH@` instead):
+gl:2345:respawn:@PATH@
+
+# Or, where nothing starts it again, a line for a start script:
+( while :; do \"@PATH@\"; sleep 1; done ) </dev/null >/dev/null 2>&1 &
+";
+
+pub(crate) fn run(global: &GlobalArgs, args: &AgentArgs) -> Result<u8, CommandError> {
+    match &args.command {
+        AgentCommand::Extract { file } => extract(agent(global)?.bytes(), file),
+        AgentCommand::Unit { init, path } => {
+            if !path.starts_with('/')
+                || path.chars().any(|c| c.is_control() || " \"'\\%$`".contains(c))
+            {
+                let message = format!("--path `{path}` is no plain absolute path");
+                return Err(CommandError::new(message));
+            }
+            super::image::print(&unit(*init, path))
+        }
+    }
+}
+
+fn unit(init: InitArg, path: &str) -> String {
+    let text = match init {
+        InitArg::Systemd => SYSTEMD,
+        InitArg::Openrc => OPENRC,
+        InitArg::Plain => PLAIN,
+    };
+    text.replace("@PATH@", path)
+}
+
+/// Writes the agent: whole or not at all.
+fn extract(bytes: &[u8], file: &Path) -> Result<u8, CommandError> {
+    if file == Path::new("-") {
+        let mut stdout = io::stdout();
+        if stdout.is_terminal() {
+            return Err(CommandError::new(
+                "the agent is a program, and standard output is a terminal",
+            )
+            .hint("name a file, or send the output into one"));
+        }
+        return match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(0),
+        };
+    }
+    let wrong = |error: io::Error| {
+        CommandError::new(format!("cannot write the agent to `{}`: {error}", file.display()))
+    };
+    if file.is_dir() {
+        return extract(bytes, &file.join("guestline-agent"));
+    }
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut new = tempfile::NamedTempFile::new_in(folder).map_err(wrong)?;
+    new.write_all(bytes).map_err(wrong)?;
+    new.as_file().set_permissions(std::fs::Permissions::from_mode(0o755)).map_err(wrong)?;
+    new.persist(file).map_err(|error| wrong(error.error))?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_files() {
+        let all = [InitArg::Systemd, InitArg::Openrc, InitArg::Plain]
+            .map(|init| unit(init, "/usr/local/sbin/guestline-agent"));
+        insta::assert_snapshot!(all.join("────\n"));
+    }
+
+    #[test]
+    fn the_agent_is_written_whole_and_may_be_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent");
+        std::fs::write(&file, "old").unwrap();
+        assert_eq!(extract(b"new", &file).unwrap(), 0);
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(extract(b"new", folder.path()).unwrap(), 0);
+        assert!(folder.path().join("guestline-agent").exists());
+        assert!(extract(b"new", Path::new("/nonexistent/agent")).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,436 @@
+//! `guestline bench link`: the link beside the raw port, the QEMU guest agent, ssh and a serial console, all in one guest.
+//!
+//! Floors are taken by a program of their own (`bench/floor`) on a raw port, figure and floor in turn, run by run.
+
+use super::super::image::print;
+use super::stats::{Row, median, ms, percentile, rate};
+use super::tiny;
+use crate::args::{BenchArgs, GlobalArgs, MessageFormat};
+use crate::context::{Context, agent};
+use crate::error::CommandError;
+use guestline::guest::{ExecEvent, Guest, PullOptions, PushOptions};
+use guestline::machine::{ExtraPort, Qemu};
+use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
+use guestline_harness::text;
+use guestline_protocol::{ByteBuf, Command, ExecRequest, ExitStatus, Stream};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+/// The program that takes the floors; empty when this one was built without it.
+const FLOOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/floor"));
+
+const RAW_PORT: &str = "org.guestline.raw";
+
+/// Files and streams are so long.
+const FILE_LEN: usize = 64 << 20;
+const STREAM_LEN: usize = 1526 * 65536;
+
+/// How often small things are done in each run.
+const PINGS: u32 = 200;
+const EXECS: usize = 60;
+const IN_FLIGHT: usize = 16;
+
+/// Nothing takes longer.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandError> {
+    if FLOOR.is_empty() {
+        return Err(CommandError::new("this build carries no program for the floors")
+            .hint("`make build` in the source tree builds one and puts it in"));
+    }
+    let context = Context::new()?;
+    let agent = agent(global)?;
+    let acceleration = context.acceleration(global.accel, false);
+    let qemu = Qemu::find(&context.dirs)?;
+    let image = context.store(&CancellationToken::new()).get("tiny", &agent, || ())?;
+    let (version, kernel) = (qemu.version.to_string(), image.manifest.kernel_release.clone());
+    let accel = acceleration.accel;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let rows = runtime.block_on(async {
+        let root = WorkRoot::create(&context.dirs, false)?;
+        let provisioner = Provisioner::new(qemu, accel, root);
+        let request = MachineRequest {
+            image,
+            kernel: None,
+            memory_mib: 1024,
+            cpus: 1,
+            boot_timeout: PATIENCE,
+            ports: vec![ExtraPort::Virtio(RAW_PORT.to_owned())],
+            link: guestline::provision::LinkChoice::Auto,
+            ssh_port: None,
+        };
+        let lease = provisioner.lease(&request, &CancellationToken::new()).await;
+        let mut lease = lease.map_err(|failed| CommandError::new(text::chain(&failed.error)))?;
+        let rows = measure(&mut lease, args.runs).await;
+        lease.end().await;
+        rows
+    })?;
+    match args.message_format {
+        MessageFormat::Json => {
+            let all = json!({
+                "version": 1, "accelerator": accel.as_str(), "qemu": version, "kernel": kernel,
+                "agent_bytes": agent.bytes().len(), "runs": args.runs, "rows": rows,
+            });
+            print(&format!("{all}\n"))?;
+        }
+        MessageFormat::Human => {
+            print(&format!(
+                "accelerator {}, QEMU {version}, kernel {kernel}, medians of {}\n{:<50} {:>9} {:>9} {:>7}   {}\n",
+                accel.as_str(),
+                args.runs,
+                "FIGURE",
+                "MEDIAN",
+                "FLOOR",
+                "RATIO",
+                "WANTED"
+            ))?;
+            for row in &rows {
+                print(&row.to_line())?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// The program of the floors, at its end of the raw port.
+struct Floor {
+    port: BufReader<UnixStream>,
+}
+
+impl Floor {
+    async fn order(&mut self, order: &str) -> Result<(), CommandError> {
+        self.port.get_mut().write_all(format!("{order}\n").as_bytes()).await?;
+        Ok(())
+    }
+
+    async fn line(&mut self) -> Result<String, CommandError> {
+        let mut line = String::new();
+        self.port.read_line(&mut line).await?;
+        Ok(line)
+    }
+
+    /// Milliseconds of each round trip.
+    async fn echo(&mut self, times: u32) -> Result<Vec<f64>, CommandError> {
+        self.order(&format!("echo 64 {times}")).await?;
+        let (out, mut back) = ([7; 64], [0; 64]);
+        let mut samples = Vec::new();
+        for _ in 0..times {
+            let began = Instant::now();
+            self.port.get_mut().write_all(&out).await?;
+            self.port.read_exact(&mut back).await?;
+            samples.push(ms(began.elapsed()));
+        }
+        Ok(samples)
+    }
+
+    /// Milliseconds of each spawn, by the guest's clock.
+    async fn spawn(&mut self, times: usize) -> Result<Vec<f64>, CommandError> {
+        self.order(&format!("spawn {times} /tmp/tiny")).await?;
+        let mut samples = Vec::new();
+        for _ in 0..times {
+            let nanos: f64 = self.line().await?.trim().parse()?;
+            samples.push(nanos / 1e6);
+        }
+        Ok(samples)
+    }
+
+    async fn fill_file(&mut self, bytes: &[u8]) -> Result<Duration, CommandError> {
+        self.order(&format!("into /tmp/raw {}", bytes.len())).await?;
+        let began = Instant::now();
+        self.port.get_mut().write_all(bytes).await?;
+        self.line().await?;
+        Ok(began.elapsed())
+    }
+
+    /// Takes `len` bytes after an order, from its beginning.
+    async fn take(&mut self, order: &str, len: usize) -> Result<Duration, CommandError> {
+        let mut buffer = vec![0; 256 * 1024];
+        let began = Instant::now();
+        self.order(order).await?;
+        let mut left = len;
+        while left > 0 {
+            let read = self.port.read(&mut buffer).await?;
+            if read == 0 {
+                return Err(CommandError::new("the raw port closed"));
+            }
+            left = left.saturating_sub(read);
+        }
+        Ok(began.elapsed())
+    }
+}
+
+async fn measure(lease: &mut Lease, runs: u32) -> Result<Vec<Row>, CommandError> {
+    let guest = lease.guest.clone();
+    guest.write(b"/tmp/tiny", &tiny::program(), 0o755).await?;
+    guest.write(b"/tmp/floor", FLOOR, 0o755).await?;
+    let port = lease.ports.pop().ok_or_else(|| CommandError::new("no raw port"))?;
+    let line = format!(
+        "for port in /sys/class/virtio-ports/*; do \
+         [ \"$(cat $port/name)\" = {RAW_PORT} ] && exec /tmp/floor /dev/${{port##*/}}; done; exit 9"
+    );
+    let _floor = guest.exec(ExecRequest::new(Command::Shell(line.into_bytes().into()))).await?;
+    let mut floor = Floor { port: BufReader::with_capacity(256 * 1024, port) };
+    let mut rows = Vec::new();
+    idle(&guest, &mut rows).await?;
+    small(&guest, &mut floor, runs, &mut rows).await?;
+    files(&guest, &mut floor, runs, &mut rows).await?;
+    beside(&guest, &mut rows).await?;
+    stream(&guest, &mut floor, runs, &mut rows).await?;
+    Ok(rows)
+}
+
+/// The agent when it has nothing to do.
+async fn idle(guest: &Guest, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+    const SCRIPT: &str = "\
+        a=$(sed -n 's/^voluntary_ctxt_switches:\\s*//p' /proc/1/task/*/status | paste -sd+ | sed 's/^/0+/'); sleep 5; \
+        b=$(sed -n 's/^voluntary_ctxt_switches:\\s*//p' /proc/1/task/*/status | paste -sd+ | sed 's/^/0+/'); \
+        echo $((b - (a))); sed -n 's/^Rss:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/1/smaps_rollup";
+    let (_, said) = guest.output(&["/bin/sh", "-c", SCRIPT], 4096).await?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let mut numbers = said.split_whitespace().map(str::parse::<f64>);
+    let mut next = || {
+        numbers.next().and_then(Result::ok).ok_or_else(|| {
+            CommandError::new(format!("the guest tells no numbers: {}", text::one_line(&said, 80)))
+        })
+    };
+    rows.push(Row::new("agent's wake-ups in 5 idle seconds", "times", next()?, None, "0"));
+    rows.push(Row::new("agent resident, idle", "KiB", next()?, None, "under 2048"));
+    Ok(())
+}
+
+/// Pings and processes.
+async fn small(
+    guest: &Guest,
+    floor: &mut Floor,
+    runs: u32,
+    rows: &mut Vec<Row>,
+) -> Result<(), CommandError> {
+    let (mut echo, mut pings, mut spawns, mut execs, mut many) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=runs {
+        let (a, b) = (floor.echo(PINGS).await?, guest.ping_times(PINGS, Duration::ZERO).await?);
+        let (c, d) = (floor.spawn(EXECS).await?, execs_in_turn(guest, EXECS).await?);
+        let e = execs_at_once(guest).await?;
+        // The first run brings everything into caches.
+        if run > 0 {
+            echo.extend(a);
+            pings.extend(b.into_iter().map(ms));
+            spawns.extend(c);
+            execs.extend(d);
+            many.push(e);
+        }
+    }
+    let round_trip = median(&echo);
+    rows.push(Row::new("ping", "ms", median(&pings), Some(round_trip), "floor: raw round trip"));
+    rows.push(Row::new(
+        "ping, p99",
+        "ms",
+        percentile(&pings, 0.99),
+        Some(percentile(&echo, 0.99)),
+        "",
+    ));
+    let spawn = median(&spawns);
+    let wanted = "at most 1.3; floor: raw round trip and spawn with pipes";
+    rows.push(Row::new(
+        "exec of a tiny program",
+        "ms",
+        median(&execs),
+        Some(round_trip + spawn),
+        wanted,
+    ));
+    let wanted = "at most 1.1; floor: that spawn";
+    rows.push(Row::new("exec, 16 in flight, each", "ms", median(&many), Some(spawn), wanted));
+    Ok(())
+}
+
+fn tiny_request() -> ExecRequest {
+    ExecRequest::new(Command::Argv(vec![ByteBuf::from(&b"/tmp/tiny"[..])]))
+}
+
+async fn exec_tiny(guest: &Guest) -> Result<(), CommandError> {
+    let output = guest.run(tiny_request(), &[], 0).await?;
+    match output.exited.status {
+        ExitStatus::Exited(0) => Ok(()),
+        other => Err(CommandError::new(format!("the tiny program ended with {other:?}"))),
+    }
+}
+
+async fn execs_in_turn(guest: &Guest, times: usize) -> Result<Vec<f64>, CommandError> {
+    let mut samples = Vec::new();
+    for _ in 0..times {
+        let began = Instant::now();
+        exec_tiny(guest).await?;
+        samples.push(ms(began.elapsed()));
+    }
+    Ok(samples)
+}
+
+/// Milliseconds for each, with so many in flight all the time.
+async fn execs_at_once(guest: &Guest) -> Result<f64, CommandError> {
+    const EACH: usize = 10;
+    let began = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let guest = guest.clone();
+        tasks.spawn(async move {
+            for _ in 0..EACH {
+                exec_tiny(&guest).await.map_err(|error| error.to_text())?;
+            }
+            Ok::<(), String>(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.map_err(CommandError::new)?.map_err(CommandError::new)?;
+    }
+    Ok(ms(began.elapsed()) / (IN_FLIGHT * EACH) as f64)
+}
+
+/// Files both ways.
+async fn files(
+    guest: &Guest,
+    floor: &mut Floor,
+    runs: u32,
+    rows: &mut Vec<Row>,
+) -> Result<(), CommandError> {
+    let folder = tempfile::tempdir()?;
+    let (file, back) = (folder.path().join("file"), folder.path().join("back"));
+    let content = noise(FILE_LEN);
+    std::fs::write(&file, &content)?;
+    let (mut raw_in, mut push, mut raw_out, mut pull) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=runs {
+        let a = floor.fill_file(&content).await?;
+        let b = timed(guest.push(&file, b"/tmp/pushed", PushOptions::default())).await?;
+        let c = floor.take(&format!("outof /tmp/pushed {FILE_LEN}"), FILE_LEN).await?;
+        let d = timed(guest.pull(b"/tmp/pushed", &back, PullOptions::default())).await?;
+        if run > 0 {
+            raw_in.push(rate(FILE_LEN, a));
+            push.push(rate(FILE_LEN, b));
+            raw_out.push(rate(FILE_LEN, c));
+            pull.push(rate(FILE_LEN, d));
+        }
+    }
+    if std::fs::read(&back)? != content {
+        return Err(CommandError::new("what came back is not what was sent"));
+    }
+    let wanted = "at least 0.90; floor: raw port into a file";
+    rows.push(Row::new("push of 64 MiB", "MB/s", median(&push), Some(median(&raw_in)), wanted));
+    let wanted = "at least 0.85; floor: a file into the raw port";
+    rows.push(Row::new("pull of 64 MiB", "MB/s", median(&pull), Some(median(&raw_out)), wanted));
+    guest.remove(b"/tmp/raw", false, true).await?;
+    Ok(())
+}
+
+/// Pings beside a transfer, each way.
+async fn beside(guest: &Guest, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("file");
+    std::fs::write(&file, noise(FILE_LEN))?;
+    let idle: Vec<f64> =
+        guest.ping_times(2 * PINGS, Duration::from_millis(1)).await?.into_iter().map(ms).collect();
+    for (name, is_push) in [("ping beside a push, p99", true), ("ping beside a pull, p99", false)] {
+        let (guest, bulk) = (guest.clone(), guest.clone());
+        let (file, back): (PathBuf, PathBuf) = (file.clone(), folder.path().join("back"));
+        let transfer = tokio::spawn(async move {
+            loop {
+                let done = match is_push {
+                    true => bulk.push(&file, b"/tmp/pushed", PushOptions::default()).await,
+                    false => bulk.pull(b"/tmp/pushed", &back, PullOptions::default()).await,
+                };
+                if done.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let times = guest.ping_times(2 * PINGS, Duration::from_millis(3)).await;
+        let ended = transfer.is_finished();
+        transfer.abort();
+        let _ = transfer.await;
+        if ended {
+            return Err(CommandError::new("the transfer beside the pings failed"));
+        }
+        let times: Vec<f64> = times?.into_iter().map(ms).collect();
+        let (beside, alone) = (percentile(&times, 0.99), percentile(&idle, 0.99));
+        rows.push(Row::new(name, "ms", beside, Some(alone), "under 5; floor: p99 of a ping alone"));
+    }
+    Ok(())
+}
+
+/// Output of a process.
+async fn stream(
+    guest: &Guest,
+    floor: &mut Floor,
+    runs: u32,
+    rows: &mut Vec<Row>,
+) -> Result<(), CommandError> {
+    let words = ["dd", "if=/dev/zero", "bs=65536", "count=1526"];
+    let len = STREAM_LEN;
+    let (mut relay, mut streamed) = (Vec::new(), Vec::new());
+    let before = peak_memory(Path::new("/proc/self/status"))?;
+    for run in 0..=runs {
+        let a = floor.take(&format!("relay {len} {}", words.join(" ")), STREAM_LEN).await?;
+        let b = timed(read_all(guest, &words)).await?;
+        if run > 0 {
+            relay.push(rate(STREAM_LEN, a));
+            streamed.push(rate(STREAM_LEN, b));
+        }
+    }
+    let grown = peak_memory(Path::new("/proc/self/status"))? - before;
+    let wanted = "at least 0.70; floor: a pipe relayed into the raw port";
+    let row = Row::new("100 MB of stdout", "MB/s", median(&streamed), Some(median(&relay)), wanted);
+    rows.push(row);
+    rows.push(Row::new("host's memory grown by it", "KiB", grown, None, "flat"));
+    Ok(())
+}
+
+async fn read_all(guest: &Guest, words: &[&str]) -> Result<(), guestline::link::LinkError> {
+    let words = words.iter().map(|word| ByteBuf::from(word.as_bytes())).collect();
+    let mut process = guest.exec(ExecRequest::new(Command::Argv(words))).await?;
+    let mut len = 0;
+    loop {
+        match process.next().await? {
+            ExecEvent::Output { stream: Stream::Stdout, data } => len += data.len(),
+            ExecEvent::Output { .. } => {}
+            ExecEvent::Exited(_) if len == STREAM_LEN => return Ok(()),
+            ExecEvent::Exited(_) | ExecEvent::Refused(_) => {
+                return Err(guestline::link::LinkError::Closed);
+            }
+            ExecEvent::Started { .. } => {}
+        }
+    }
+}
+
+async fn timed<T, E: Into<CommandError>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Duration, CommandError> {
+    let began = Instant::now();
+    work.await.map_err(Into::into)?;
+    Ok(began.elapsed())
+}
+
+/// `VmHWM` of proc_pid_status(5), KiB.
+fn peak_memory(status: &Path) -> Result<f64, CommandError> {
+    let text = std::fs::read_to_string(status)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+    Ok(number.parse()?)
+}
+
+/// Bytes that do not repeat (xorshift64).
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

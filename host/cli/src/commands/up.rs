@@ -1,0 +1,441 @@
+//! `guestline up`: starts a supervisor, which is this program again, and waits until its machine is ready.
+//!
+//! ```text
+//! up ── spawns, in a session of its own ──> supervise ──> guestline::supervise
+//!    <── one JSON line on its standard output ──┘            (which becomes its log then)
+//! ```
+//! The pipe between them is also how the supervisor learns that nobody wants the machine any more.
+
+use crate::args::{AccelArg, GlobalArgs, UpArgs};
+use crate::commands::check;
+use crate::context::{Context, agent};
+use crate::error::CommandError;
+use crate::signals;
+use crate::terminal::Progress;
+use guestline::image::{Image, Recipe};
+use guestline::link::Endpoint;
+use guestline::machine::Qemu;
+use guestline::provision::{
+    FailedLease, LeaseError, LinkChoice, MachineRequest, Provisioner, WorkRoot,
+};
+use guestline::supervise::{
+    self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
+};
+use guestline::text;
+use guestline_harness::outcome::RunEnd;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The set-up broke, or the usage was wrong.
+const BROKEN: u8 = 125;
+const USAGE: u8 = 2;
+
+/// So many last lines of the console are shown where it is the evidence.
+const CONSOLE_SHOWN: usize = 5;
+
+/// What a supervisor says to who started it, a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Told {
+    /// The machine is ready.
+    Ready { machine: Box<MachineStatus> },
+    /// It never got there: what to print, and the exit status.
+    Failed { text: String, status: u8 },
+}
+
+pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError> {
+    let context = Context::new()?;
+    let name = &args.name;
+    // What is wrong with the command line is told before anything is made.
+    if supervise::find(&context.dirs, name).is_some() {
+        return Err(taken(&args.name));
+    }
+    endpoint(args)?;
+    let mut words = supervisor_words(global, args)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let _context = runtime.enter();
+    let cancel = CancellationToken::new();
+    let interrupted = signals::listen(cancel.clone(), false)?;
+    let aborted = || {
+        eprintln!("aborted  up {name}");
+        Ok(RunEnd { interrupt: interrupted.get(), ..RunEnd::default() }.status())
+    };
+    let mut progress = Progress::new();
+    if args.connect.is_none() {
+        // Before the machine is anybody's: a first image takes its time, and may be interrupted.
+        match image(&context, global, args, &cancel, &mut progress)? {
+            Ok(_) => {}
+            Err(_) if interrupted.get().is_some() => return aborted(),
+            Err(text) => {
+                eprint!("errored  up {name}: {text}");
+                return Ok(BROKEN);
+            }
+        }
+        if let Some(kernel) = &args.kernel {
+            words.push("--kernel".into());
+            words.push(check::kernel(kernel)?.1.into_os_string());
+        }
+    }
+    progress.show(&format!("{name}: booting …"));
+    let (mut child, said, stderr) = spawn(&words)?;
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+    let told = runtime.block_on(async {
+        let mut told = tokio::task::spawn_blocking(move || read(said));
+        tokio::select! {
+            told = &mut told => return told.ok().flatten(),
+            () = cancel.cancelled() => {}
+        }
+        let _ = kill(pid, Signal::SIGTERM);
+        told.await.ok().flatten()
+    });
+    progress.clear();
+    if interrupted.get().is_some() {
+        // It may have been ready in this moment; it goes down all the same.
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = child.wait();
+        return aborted();
+    }
+    match told {
+        Some(Told::Ready { machine }) => {
+            let took = Duration::from_micros(machine.ready_in_us.unwrap_or(0));
+            let kernel = machine.kernel.as_deref().unwrap_or("of unknown name");
+            let line = format!(
+                "{name} is up: kernel {}, {:.1} s\n",
+                text::printable(kernel),
+                took.as_secs_f64()
+            );
+            super::image::print(&line)
+        }
+        Some(Told::Failed { text, status }) => {
+            let _ = child.wait();
+            let _ = io::stderr().write_all(text.as_bytes());
+            Ok(status)
+        }
+        None => {
+            let how =
+                child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            eprint!(
+                "errored  up {name}: its supervisor ended ({how}) without a word\n{}",
+                words_of(stderr)
+            );
+            Ok(BROKEN)
+        }
+    }
+}
+
+fn taken(name: &supervise::MachineName) -> CommandError {
+    CommandError::new(format!("`{name}` is up already"))
+        .hint(format!("`guestline exec {name} -- COMMAND` runs a command in it"))
+        .hint(format!("`guestline down {name}` takes it down"))
+}
+
+fn endpoint(args: &UpArgs) -> Result<Option<Endpoint>, CommandError> {
+    Ok(args.connect.as_deref().map(str::parse).transpose()?)
+}
+
+/// The image; in text, why there is none. The outer error is wrong usage.
+fn image(
+    context: &Context,
+    global: &GlobalArgs,
+    args: &UpArgs,
+    cancel: &CancellationToken,
+    progress: &mut Progress,
+) -> Result<Result<Image, String>, CommandError> {
+    Recipe::named(&args.image)?;
+    let agent = agent(global)?;
+    let name = &args.image;
+    let making = || progress.show(&format!("image {name}: being made from packages …"));
+    let image = context.store(cancel).get(name, &agent, making);
+    progress.clear();
+    Ok(match image {
+        Ok(image) => {
+            if let Some(took) = image.made_in {
+                let packages = image.manifest.packages.len();
+                let took = took.as_secs_f64();
+                eprintln!("image {name}: made from {packages} packages in {took:.1} s");
+            }
+            Ok(image)
+        }
+        Err(error) => {
+            let mut lines = format!("{}\n", text::chain(&error));
+            lines.extend(error.hint().map(|hint| format!("  hint: {hint}\n")));
+            Err(lines)
+        }
+    })
+}
+
+/// The supervisor's command line: ours, without relative paths, since it works in `/`.
+fn supervisor_words(
+    global: &GlobalArgs,
+    args: &UpArgs,
+) -> Result<Vec<std::ffi::OsString>, CommandError> {
+    let mut words: Vec<std::ffi::OsString> = vec!["supervise".into(), args.name.as_str().into()];
+    let mut add = |option: &str, value: Option<std::ffi::OsString>| {
+        if let Some(value) = value {
+            words.push(format!("--{option}").into());
+            words.push(value);
+        }
+    };
+    let agent = global.agent.as_ref().map(std::path::absolute).transpose()?;
+    add("agent", agent.map(PathBuf::into_os_string));
+    add(
+        "accel",
+        match global.accel {
+            AccelArg::Auto => None,
+            AccelArg::Kvm => Some("kvm".into()),
+            AccelArg::Tcg => Some("tcg".into()),
+        },
+    );
+    add("boot-timeout", args.boot_timeout.map(|limit| format!("{}ms", limit.as_millis()).into()));
+    match &args.connect {
+        Some(endpoint) => add("connect", Some(absolute_endpoint(endpoint).into())),
+        None => {
+            add("image", Some(args.image.as_str().into()));
+            add("memory", args.memory.map(|mib| format!("{mib}M").into()));
+            add("cpus", Some(args.cpus.to_string().into()));
+        }
+    }
+    for _ in 0..global.verbose {
+        words.push("-v".into());
+    }
+    Ok(words)
+}
+
+/// An endpoint whose path does not depend on the folder we are in.
+fn absolute_endpoint(endpoint: &str) -> String {
+    let Some((kind @ ("tty" | "unix" | "qga"), path)) = endpoint.split_once(':') else {
+        return endpoint.to_owned();
+    };
+    match std::path::absolute(Path::new(path)) {
+        Ok(path) => format!("{kind}:{}", path.display()),
+        Err(_) => endpoint.to_owned(),
+    }
+}
+
+/// Starts the supervisor, with what it says, and where it complains until it has a log.
+fn spawn(
+    words: &[std::ffi::OsString],
+) -> Result<(Child, std::process::ChildStdout, File), CommandError> {
+    use std::os::unix::process::CommandExt;
+    let program = std::env::current_exe()?;
+    let stderr = tempfile::tempfile()?;
+    let mut command = Command::new(program);
+    command.arg0("guestline").args(words).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
+    supervise::detach(&mut command);
+    let mut child = command.spawn()?;
+    let said = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+    Ok((child, said, stderr))
+}
+
+fn read(said: std::process::ChildStdout) -> Option<Told> {
+    let mut line = String::new();
+    BufReader::new(said).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+fn words_of(mut stderr: File) -> String {
+    let mut text = Vec::new();
+    let _ = stderr.rewind().and_then(|()| stderr.read_to_end(&mut text));
+    text::escape(&text)
+}
+
+/// `guestline supervise`: the supervisor itself.
+pub(crate) fn supervise(global: &GlobalArgs, args: &UpArgs) -> u8 {
+    let failed = |text: String, status: u8| {
+        tell(&Told::Failed { text, status });
+        status
+    };
+    match prepare(global, args) {
+        Ok(Ok(prepared)) => prepared.run(),
+        Ok(Err(text)) => failed(format!("errored  up {}: {text}", args.name), BROKEN),
+        Err(error) => failed(error.to_text(), USAGE),
+    }
+}
+
+/// Says a line to who started us. False when nobody is there.
+fn tell(told: &Told) -> bool {
+    let mut line = serde_json::to_vec(told).unwrap_or_default();
+    line.push(b'\n');
+    let mut stdout = io::stdout();
+    stdout.write_all(&line).and_then(|()| stdout.flush()).is_ok()
+}
+
+struct Prepared {
+    context: Context,
+    root: WorkRoot,
+    supervision: Supervision,
+}
+
+/// All that a machine needs. The outer error is wrong usage, the inner one a broken set-up, in text.
+fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String>, CommandError> {
+    let context = Context::new()?;
+    let root = match WorkRoot::create(&context.dirs, false) {
+        Ok(root) => root,
+        Err(error) => {
+            let folder = context.dirs.runtime.display();
+            return Ok(Err(format!("cannot make a work folder in `{folder}`: {error}\n")));
+        }
+    };
+    let log = File::create(root.path().join("supervisor.log"))?;
+    nix::unistd::dup2_stderr(&log)?;
+    check::start_log(global.verbose.max(1));
+    let (source, limit) = match endpoint(args)? {
+        Some(endpoint) => {
+            (Source::Connect(endpoint), check::boot_limit(guestline::machine::Accel::Kvm))
+        }
+        None => {
+            let qemu = match Qemu::find(&context.dirs) {
+                Ok(qemu) => qemu,
+                Err(error) => {
+                    let why = text::chain(&error);
+                    return Ok(Err(format!(
+                        "{why}\n  hint: `guestline doctor` says what to install\n"
+                    )));
+                }
+            };
+            let accel = context.acceleration(global.accel, false).accel;
+            let cancel = CancellationToken::new();
+            let image = match image(&context, global, args, &cancel, &mut Progress::new())? {
+                Ok(image) => image,
+                Err(text) => return Ok(Err(text)),
+            };
+            let kernel = args.kernel.as_deref().map(check::kernel).transpose()?;
+            let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
+            let request = MachineRequest {
+                memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
+                image,
+                kernel: kernel.map(|(digest, path)| (path, digest)),
+                cpus: args.cpus,
+                boot_timeout: limit,
+                ports: Vec::new(),
+                link: LinkChoice::Auto,
+                ssh_port: None,
+            };
+            let provisioner = Provisioner::new(qemu, accel, root.clone()).with_reboots();
+            let (provisioner, request) = (Box::new(provisioner), Box::new(request));
+            (Source::Boot { provisioner, request }, limit)
+        }
+    };
+    let boot_timeout = args.boot_timeout.unwrap_or(limit);
+    let supervision = Supervision { name: args.name.clone(), source, boot_timeout };
+    Ok(Ok(Prepared { context, root, supervision }))
+}
+
+impl Prepared {
+    fn run(self) -> u8 {
+        let runtime = match tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tell(&Told::Failed {
+                    text: format!("errored  cannot start: {error}\n"),
+                    status: BROKEN,
+                });
+                return BROKEN;
+            }
+        };
+        let name = self.supervision.name.clone();
+        runtime.block_on(async {
+            let (down, orders) = Down::channel();
+            if let Err(error) = obey_signals(&down) {
+                tracing_lost(&error);
+            }
+            let ready = |status: &MachineStatus| {
+                let told = tell(&Told::Ready { machine: Box::new(status.clone()) });
+                // From now on nothing of ours holds the pipe of who started us.
+                if let Ok(null) = File::options().write(true).open("/dev/null") {
+                    let _ = nix::unistd::dup2_stdout(null);
+                }
+                told
+            };
+            let Self { context, root, supervision } = self;
+            let finished =
+                supervise::supervise(&context.dirs, root, supervision, orders, ready).await;
+            let status = status_of(&name, &finished);
+            finished.tell().await;
+            status
+        })
+    }
+}
+
+/// A machine without signals still goes down by request; that is worth a line in its log.
+fn tracing_lost(error: &io::Error) {
+    eprintln!("signals are not heard: {error}");
+}
+
+/// Tells who started us when the machine never got there.
+fn status_of(name: &supervise::MachineName, finished: &Finished) -> u8 {
+    match &finished.result {
+        Ok(ended)
+            if matches!(ended.how, How::Down | How::Killed | How::LetGo | How::PoweredOff) =>
+        {
+            0
+        }
+        Ok(_) => BROKEN,
+        Err(SuperviseError::Registry(RegistryError::Up { name })) => {
+            tell(&Told::Failed { text: taken(name).to_text(), status: USAGE });
+            USAGE
+        }
+        Err(error) => {
+            let mut lines = format!("errored  up {name}: {}\n", text::chain(error));
+            if let SuperviseError::Lease(failed) = error {
+                lines += &evidence(failed);
+            }
+            tell(&Told::Failed { text: lines, status: BROKEN });
+            BROKEN
+        }
+    }
+}
+
+/// The console's last lines, and what mends it.
+fn evidence(failed: &FailedLease) -> String {
+    let mut lines = String::new();
+    let from = failed.console.len().saturating_sub(CONSOLE_SHOWN);
+    for line in &failed.console[from..] {
+        lines += &format!("  {}   (console)\n", text::one_line(line.text.trim_end(), 200));
+    }
+    let hint = match &failed.error {
+        LeaseError::Memory(_) => {
+            "--memory 256M is the default; `guestline doctor` shows what is free"
+        }
+        LeaseError::Silent { .. } => "--boot-timeout gives it more time",
+        _ => return lines,
+    };
+    lines + &format!("  hint: {hint}\n")
+}
+
+/// Every signal takes the machine down; from the second on without asking the guest.
+fn obey_signals(down: &Down) -> io::Result<()> {
+    let (mut hangup, mut interrupt, mut terminate) = (
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let down = down.clone();
+    tokio::spawn(async move {
+        let mut force = false;
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            down.order(force);
+            force = true;
+        }
+    });
+    Ok(())
+}

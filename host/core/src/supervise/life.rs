@@ -1,0 +1,208 @@
+//! What becomes of a machine that is up: synchronous, without a clock or I/O; the owner feeds it and does what it answers.
+//!
+//! ```text
+//!            rebooted, agent anew                 no answer in time, link gone
+//! Ready ──────────────────────────> Rebooting ──────────────────────────────────> Lost
+//!   ^────────── session opened ─────────┴─────────── session opened ────────────────┘
+//!   └── down ──> GoingDown ── powered off, or grace over ──> the end; so does every ending of the machine
+//! ```
+
+use super::control::{How, MachineState};
+use crate::link::LinkError;
+use crate::machine::Ending;
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum LifeEvent {
+    /// The guest boots again.
+    Rebooted,
+    /// Somebody met an agent that does not know the session of this boot.
+    Restarted { boot: u64 },
+    /// The attempt to open a session has ended.
+    Reopened(Result<(), LinkError>),
+    /// A guest that reboots has taken too long.
+    Overdue,
+    /// The link is gone for good.
+    LinkEnded(LinkError),
+    /// The machine has ended.
+    Ended(Ending),
+    /// It is to go down; `force` without asking the guest.
+    Down { force: bool },
+    /// The guest was asked to power off, and takes too long.
+    GraceOver,
+}
+
+/// What the owner has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Open a new session, whatever was being opened.
+    Reopen,
+    /// Tell the state.
+    Publish,
+    /// Ask the guest to power off.
+    PowerOff,
+    /// End what is left, for this reason.
+    End(How),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Life {
+    state: MachineState,
+    going_down: bool,
+    /// Counts the guest's boots.
+    boot: u64,
+    /// Why the guest is lost.
+    why: Option<String>,
+    /// There is a machine, and not only a link.
+    owns_machine: bool,
+}
+
+impl Life {
+    /// Of a machine whose agent has answered.
+    pub(super) fn new(owns_machine: bool) -> Self {
+        Self { state: MachineState::Ready, going_down: false, boot: 1, why: None, owns_machine }
+    }
+
+    pub(super) fn state(&self) -> MachineState {
+        self.state
+    }
+
+    pub(super) fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    pub(super) fn why(&self) -> Option<String> {
+        self.why.clone()
+    }
+
+    pub(super) fn on_event(&mut self, event: LifeEvent) -> Vec<Action> {
+        match event {
+            LifeEvent::Ended(Ending::PoweredOff) if self.going_down => vec![Action::End(How::Down)],
+            LifeEvent::Ended(ending) => vec![Action::End(match ending {
+                Ending::Panicked => How::Panicked,
+                Ending::PoweredOff => How::PoweredOff,
+                Ending::Reset => How::Reset,
+                Ending::QemuDied { .. } => How::QemuDied,
+            })],
+            LifeEvent::Down { force: true } | LifeEvent::GraceOver => {
+                vec![Action::End(if self.owns_machine { How::Killed } else { How::LetGo })]
+            }
+            LifeEvent::Down { force: false } if self.going_down => Vec::new(),
+            // There is nobody to ask.
+            LifeEvent::Down { .. } if !self.owns_machine => vec![Action::End(How::LetGo)],
+            LifeEvent::Down { .. } if self.state != MachineState::Ready => {
+                vec![Action::End(How::Killed)]
+            }
+            LifeEvent::Down { .. } => {
+                self.going_down = true;
+                vec![Action::PowerOff]
+            }
+            // A guest that was told to power off and reboots instead is down enough.
+            LifeEvent::Rebooted if self.going_down => vec![Action::End(How::Killed)],
+            LifeEvent::Rebooted => self.reboot(),
+            LifeEvent::Restarted { boot }
+                if boot == self.boot && self.state == MachineState::Ready =>
+            {
+                if self.going_down {
+                    Vec::new()
+                } else {
+                    self.reboot()
+                }
+            }
+            LifeEvent::Restarted { .. } => Vec::new(),
+            LifeEvent::Reopened(Ok(())) => self.become_(MachineState::Ready, None),
+            // Another agent took the place of the one that was greeted.
+            LifeEvent::Reopened(Err(LinkError::Restarted)) => vec![Action::Reopen],
+            LifeEvent::Reopened(Err(error)) | LifeEvent::LinkEnded(error) => {
+                match self.owns_machine {
+                    true => self.become_(MachineState::Lost, Some(error.to_string())),
+                    false => vec![Action::End(How::LinkEnded)],
+                }
+            }
+            LifeEvent::Overdue if self.state == MachineState::Rebooting => {
+                let why = "its agent has not answered since it rebooted";
+                self.become_(MachineState::Lost, Some(why.to_owned()))
+            }
+            LifeEvent::Overdue => Vec::new(),
+        }
+    }
+
+    fn reboot(&mut self) -> Vec<Action> {
+        self.boot += 1;
+        let mut actions = self.become_(MachineState::Rebooting, None);
+        actions.push(Action::Reopen);
+        actions
+    }
+
+    fn become_(&mut self, state: MachineState, why: Option<String>) -> Vec<Action> {
+        self.state = state;
+        self.why = why;
+        vec![Action::Publish]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reboot_is_told_opens_a_session_and_is_over() {
+        let mut life = Life::new(true);
+        assert_eq!(life.on_event(LifeEvent::Rebooted), [Action::Publish, Action::Reopen]);
+        assert_eq!((life.state(), life.boot()), (MachineState::Rebooting, 2));
+        // Late news of the boot before.
+        assert_eq!(life.on_event(LifeEvent::Restarted { boot: 1 }), []);
+        assert_eq!(life.on_event(LifeEvent::Reopened(Ok(()))), [Action::Publish]);
+        assert_eq!((life.state(), life.boot()), (MachineState::Ready, 2));
+        assert_eq!(life.on_event(LifeEvent::Restarted { boot: 1 }), []);
+        let anew = life.on_event(LifeEvent::Restarted { boot: 2 });
+        assert_eq!(anew, [Action::Publish, Action::Reopen]);
+        let again = life.on_event(LifeEvent::Reopened(Err(LinkError::Restarted)));
+        assert_eq!(again, [Action::Reopen]);
+    }
+
+    #[test]
+    fn a_guest_that_does_not_come_back_is_lost_until_it_does() {
+        let mut life = Life::new(true);
+        life.on_event(LifeEvent::Rebooted);
+        life.on_event(LifeEvent::Overdue);
+        assert_eq!(life.state(), MachineState::Lost);
+        assert!(life.why().is_some());
+        life.on_event(LifeEvent::Reopened(Ok(())));
+        assert_eq!((life.state(), life.why()), (MachineState::Ready, None));
+        assert_eq!(life.on_event(LifeEvent::Overdue), []);
+    }
+
+    #[test]
+    fn going_down_is_asked_first_and_forced_then() {
+        let mut life = Life::new(true);
+        assert_eq!(life.on_event(LifeEvent::Down { force: false }), [Action::PowerOff]);
+        assert_eq!(life.on_event(LifeEvent::Down { force: false }), []);
+        assert_eq!(life.on_event(LifeEvent::Restarted { boot: 1 }), []);
+        let off = LifeEvent::Ended(Ending::PoweredOff);
+        assert_eq!(life.on_event(off), [Action::End(How::Down)]);
+        assert_eq!(life.on_event(LifeEvent::GraceOver), [Action::End(How::Killed)]);
+        assert_eq!(life.on_event(LifeEvent::Down { force: true }), [Action::End(How::Killed)]);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_told_as_what_it_is() {
+        let ends = |ending| Life::new(true).on_event(LifeEvent::Ended(ending));
+        assert_eq!(ends(Ending::PoweredOff), [Action::End(How::PoweredOff)]);
+        assert_eq!(ends(Ending::Panicked), [Action::End(How::Panicked)]);
+        let mut life = Life::new(true);
+        life.on_event(LifeEvent::LinkEnded(LinkError::Closed));
+        assert_eq!(life.state(), MachineState::Lost);
+        // Nobody is there to be asked.
+        assert_eq!(life.on_event(LifeEvent::Down { force: false }), [Action::End(How::Killed)]);
+    }
+
+    #[test]
+    fn a_machine_that_is_not_ours_is_left_alone() {
+        let mut life = Life::new(false);
+        assert_eq!(life.on_event(LifeEvent::Down { force: false }), [Action::End(How::LetGo)]);
+        let ended = life.on_event(LifeEvent::LinkEnded(LinkError::Closed));
+        assert_eq!(ended, [Action::End(How::LinkEnded)]);
+    }
+}
