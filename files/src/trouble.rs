@@ -43,13 +43,18 @@ pub(crate) struct Tally {
     /// The path that was asked for, to name things.
     root: Vec<u8>,
     pub(crate) counts: TreeCounts,
-    /// At most [`MAX_TROUBLES`].
+    /// At most [`MAX_TROUBLES`], and at most [`MAX_TOLD`] bytes of them.
     pub(crate) troubles: Vec<ItemTrouble>,
+    told: usize,
 }
+
+/// Troubles are told in one message, which has an end.
+const MAX_TOLD: usize = 64 * 1024;
 
 impl Tally {
     pub(crate) fn new(root: &[u8]) -> Self {
-        Self { root: root.to_vec(), counts: TreeCounts::default(), troubles: Vec::new() }
+        let (counts, troubles) = (TreeCounts::default(), Vec::new());
+        Self { root: root.to_vec(), counts, troubles, told: 0 }
     }
 
     /// One more item went well.
@@ -65,7 +70,10 @@ impl Tally {
     /// Something went wrong with the item at this path in the tree.
     pub(crate) fn trouble(&mut self, path: &[u8], error: RemoteError) {
         self.counts.troubles = self.counts.troubles.saturating_add(1);
-        if self.troubles.len() < MAX_TROUBLES {
+        let len = path.len().saturating_add(error.message.len());
+        let told = self.told.saturating_add(len);
+        if self.troubles.len() < MAX_TROUBLES && told <= MAX_TOLD {
+            self.told = told;
             self.troubles.push(ItemTrouble { path: ByteBuf::from(path.to_vec()), error });
         }
     }

@@ -1,6 +1,8 @@
 //! The agent's end of the link: one or two files, what arrives on them and what waits to be written.
 
-use guestline_protocol::{FrameHead, Framing, PortFraming, Reply, Session, Stream, encode};
+use guestline_protocol::{
+    ErrorKind, FrameHead, Framing, PortFraming, RemoteError, Reply, Session, Stream, encode,
+};
 use nix::poll::PollFlags;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -142,6 +144,7 @@ impl Lane {
     /// The other end is gone: half a frame is of no use to the next.
     fn reset(&mut self) {
         self.forget();
+        self.framing.restart();
         self.current = None;
     }
 }
@@ -181,7 +184,13 @@ impl Link {
     pub(crate) fn message(&mut self, session: Session, channel: u32, reply: &Reply) {
         let now = self.now_ms();
         let head = FrameHead::message(session, channel);
-        if let Ok(frame) = self.control.framing.seal(head, encode(reply), now)
+        let frame = self.control.framing.seal(head, encode(reply), now).or_else(|too_long| {
+            // Said all the same that there is an answer: nobody is to wait for it.
+            let (kind, message) = (ErrorKind::System, too_long.to_string());
+            let error = Reply::Error(RemoteError { kind, errno: None, message });
+            self.control.framing.seal(head, encode(&error), now)
+        });
+        if let Ok(frame) = frame
             && !frame.is_empty()
         {
             self.control.messages.push_back(frame);

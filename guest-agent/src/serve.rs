@@ -64,6 +64,7 @@ pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
         jobs: Jobs::new()?,
         sockets: Sockets::default(),
         frozen: Vec::new(),
+        pieces_left: false,
         leaving: None,
         look_again: None,
         pause: FIRST_LOOK,
@@ -105,6 +106,8 @@ struct Server {
     sockets: Sockets,
     /// Where the file systems are that this session froze.
     frozen: Vec<Vec<u8>>,
+    /// Jobs may have data that the link had no room for: their wake-up has been taken.
+    pieces_left: bool,
     /// The guest is to end when everything is said.
     leaving: Option<Leave>,
     /// The host side is closed: look at it again then.
@@ -190,6 +193,7 @@ impl Server {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let may_send = !link.is_full(self.session.current());
+        let timeout = if self.pieces_left && may_send { PollTimeout::ZERO } else { timeout };
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.jobs.wake_fd(), PollFlags::POLLIN),
@@ -266,8 +270,8 @@ impl Server {
                     is_drained = len < PORT_READ;
                 }
                 Ok(None) => return Ok(true),
-                Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => return Ok(false),
-                Err(error) => return Err(error),
+                // Whatever it is, this host is gone.
+                Err(_) => return Ok(false),
             }
             let mut any = false;
             while let Some(lane) = self.lane(bulk)
@@ -545,13 +549,17 @@ impl Server {
                         self.opened.link.message(current, said.channel, &credit);
                     }
                 }
-                Word::Leave(leave) => self.leaving = Some(leave),
+                Word::Leave(leave) if ours => self.leaving = Some(leave),
+                Word::Leave(_) => {}
                 Word::Reply(_) => {}
             }
         }
-        while !self.opened.link.is_full(current)
-            && let Some(piece) = self.jobs.piece()
-        {
+        self.pieces_left = true;
+        while !self.opened.link.is_full(current) {
+            let Some(piece) = self.jobs.piece() else {
+                self.pieces_left = false;
+                break;
+            };
             if piece.session == current {
                 self.opened.link.data(current, piece.channel, Stream::Stdout, piece.buffer);
             }

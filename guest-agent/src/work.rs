@@ -7,14 +7,18 @@ use guestline_files::{Target, TreeReader, TreeWriter, WriteOptions, ops};
 use guestline_protocol::file::MAX_ENTRIES;
 use guestline_protocol::log::{LOG_HEAD_LEN, MAX_LOG_TEXT};
 use guestline_protocol::{
-    DoneResponse, ErrorKind, FollowRequest, HEADROOM, LeavingResponse, ListRequest, ListResponse,
-    MAX_DATA_LEN, PowerRequest, PullDoneResponse, PullRequest, PushDoneResponse, PushRequest,
-    RemoteError, Reply, SampleRequest,
+    DoneResponse, ErrorKind, FolderEntry, FollowRequest, HEADROOM, LeavingResponse, ListRequest,
+    ListResponse, MAX_DATA_LEN, PowerRequest, PullDoneResponse, PullRequest, PushDoneResponse,
+    PushRequest, RemoteError, Reply, SampleRequest,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// What an entry of a folder takes beside its names at most, and so much of them goes into one reply, bytes.
+const ENTRY_LEN: usize = 96;
+const PIECE_LEN: usize = 64 * 1024;
 
 /// Samples come no closer than this.
 const MIN_INTERVAL_MS: u32 = 10;
@@ -104,8 +108,12 @@ pub(crate) fn list(desk: &Desk, request: &ListRequest) -> Reply {
         Ok(entries) => entries,
         Err(error) => return Reply::Error(error),
     };
-    while entries.len() > MAX_ENTRIES {
-        let rest = entries.split_off(MAX_ENTRIES);
+    loop {
+        let count = first_piece(&entries);
+        if count == entries.len() {
+            break;
+        }
+        let rest = entries.split_off(count);
         desk.say(Word::Reply(Reply::List(ListResponse { entries, more: true })));
         entries = rest;
         if desk.is_stopped() {
@@ -113,6 +121,18 @@ pub(crate) fn list(desk: &Desk, request: &ListRequest) -> Reply {
         }
     }
     Reply::List(ListResponse { entries, more: false })
+}
+
+/// How many entries go into one reply: few enough, and not too long together.
+fn first_piece(entries: &[FolderEntry]) -> usize {
+    let mut len = 0_usize;
+    let fits = |entry: &&FolderEntry| {
+        let target = entry.info.as_ref().and_then(|info| info.target.as_ref());
+        let names = entry.name.len().saturating_add(target.map_or(0, |target| target.len()));
+        len = len.saturating_add(names).saturating_add(ENTRY_LEN);
+        len <= PIECE_LEN
+    };
+    entries.iter().take(MAX_ENTRIES).take_while(fits).count().max(1).min(entries.len())
 }
 
 pub(crate) fn follow(desk: &Desk, request: &FollowRequest) -> Reply {

@@ -92,6 +92,11 @@ impl ReceiveCredit {
         self.received
     }
 
+    /// All that was granted.
+    pub fn granted(&self) -> u64 {
+        self.granted
+    }
+
     /// What came and was not used yet.
     pub fn held(&self) -> u64 {
         self.received.saturating_sub(self.used)

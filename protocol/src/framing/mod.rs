@@ -169,6 +169,9 @@ pub trait Framing: Send {
         crate::MAX_DATA_LEN
     }
 
+    /// The other end began anew: what arrived of it is of no use.
+    fn restart(&mut self);
+
     /// Nothing is expected for a while: gives memory back.
     fn shrink(&mut self) {}
 

@@ -38,6 +38,8 @@ pub struct PortFraming {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The head at `start`, once it was found to be one, and the length of its body: a body comes in many pieces.
+    head: Option<(FrameHead, usize)>,
     accepted: Option<Session>,
     dropped: u64,
 }
@@ -148,6 +150,16 @@ impl Framing for PortFraming {
 
     fn next_span(&mut self) -> Option<(FrameHead, Range<usize>)> {
         loop {
+            if let Some((head, len)) = self.head {
+                let from = self.start.saturating_add(HEADER_LEN);
+                let to = from.saturating_add(len);
+                if to > self.end {
+                    return None;
+                }
+                self.start = to;
+                self.head = None;
+                return Some((head, from..to));
+            }
             if self.start == self.end {
                 return None;
             }
@@ -157,15 +169,7 @@ impl Framing for PortFraming {
                     self.dropped = self.dropped.saturating_add(len as u64);
                     self.consume(len);
                 }
-                Front::Header { head, len } => {
-                    let from = self.start.saturating_add(HEADER_LEN);
-                    let to = from.saturating_add(len);
-                    if to > self.end {
-                        return None;
-                    }
-                    self.start = to;
-                    return Some((head, from..to));
-                }
+                Front::Header { head, len } => self.head = Some((head, len)),
             }
         }
     }
@@ -189,10 +193,16 @@ impl Framing for PortFraming {
 
     fn accept_only(&mut self, session: Session) {
         self.accepted = Some(session);
+        // Its head is looked at again, with other eyes.
+        self.head = None;
     }
 
     fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    fn restart(&mut self) {
+        *self = Self { dropped: self.dropped, ..Self::default() };
     }
 
     fn shrink(&mut self) {

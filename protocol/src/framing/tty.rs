@@ -369,6 +369,12 @@ impl Framing for TtyFraming {
         DATA_LEN
     }
 
+    fn restart(&mut self) {
+        let dropped = self.input.dropped;
+        *self = Self::new(self.end);
+        self.input.dropped = dropped;
+    }
+
     fn shrink(&mut self) {
         if self.input.len == 0 {
             self.input.buffer = Vec::new();

@@ -266,7 +266,15 @@ impl Guest {
                 }
             }
         };
-        let (exited, ()) = tokio::join!(listen, feed);
+        let exited = {
+            let mut listen = std::pin::pin!(listen);
+            // The process's word ends it, also when it reads no more.
+            tokio::select! {
+                biased;
+                exited = &mut listen => exited,
+                () = feed => listen.await,
+            }
+        };
         Ok(ExecOutput { exited: exited?, stdout, stderr })
     }
 

@@ -10,17 +10,18 @@ use super::{Guest, Way};
 use crate::link::qga::{QgaPull, QgaPush, unsupported};
 use crate::link::{Arrival, BULK_WINDOW, Channel, LinkError, clean, data_buffer, unexpected};
 use crate::text::escape;
-use guestline_files::{Target, TreeReader, TreeWriter, WriteOptions};
+use guestline_files::{Checksum, Target, TreeReader, TreeWriter, WriteOptions};
 use guestline_protocol::tree::{
     Record, RecordTag, TreeContentEnd, TreeItem, TreeKind, TreeParser, record, record_head,
 };
 use guestline_protocol::{
     ByteBuf, ErrorKind, FileInfo, FileTime, FolderEntry, HEADROOM, ItemTrouble, ListRequest,
-    MAX_DATA_LEN, MakeFolderRequest, PullRequest, PushRequest, RemoteError, RemoveRequest, Reply,
-    Request, StatRequest, TreeCounts,
+    MAX_DATA_LEN, MakeFolderRequest, PullDoneResponse, PullRequest, PushRequest, RemoteError,
+    RemoveRequest, Reply, Request, StatRequest, TreeCounts,
 };
 use std::path::Path;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// So many buffers may wait between a thread and the link.
 const QUEUE: usize = 3;
@@ -28,6 +29,9 @@ const QUEUE: usize = 3;
 /// What is asked of a transport here.
 const TREES: &str = "move anything but a single file";
 const OWNERS: &str = "keep owners of files";
+
+/// A folder whose names and link targets take more bytes together is not listed.
+const MAX_LISTED_LEN: usize = 16 * 1024 * 1024;
 
 /// A folder with more entries is not listed.
 const MAX_LISTED: usize = 200_000;
@@ -228,34 +232,15 @@ impl Guest {
         if options.owners && matches!(self.way, Way::Qga(_)) {
             return Err(unsupported(OWNERS).into());
         }
-        let mut channel = self.start_pull(from, options.follow).await?;
-        let (buffers, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
+        let channel = self.start_pull(from, options.follow).await?;
+        // The thread takes from the channel itself: each change of hands costs a wake-up. It ends with this future.
+        let cancel = CancellationToken::new();
+        let _guard = cancel.clone().drop_guard();
+        let runtime = tokio::runtime::Handle::current();
         let writing = tokio::task::spawn_blocking(move || {
-            let mut writer = TreeWriter::new(target, write)?;
-            while let Some(bytes) = queue.blocking_recv() {
-                writer.take(&bytes)?;
-            }
-            let counts = writer.finish()?;
-            Ok((counts, writer.troubles().to_vec()))
+            write_all(&runtime, channel, TreeWriter::new(target, write), &cancel)
         });
-        let mut refused = None;
-        let mut sent = None;
-        while sent.is_none() && refused.is_none() {
-            match channel.next().await? {
-                Arrival::Data { bytes, .. } => {
-                    // A writer that has failed says why when it is waited for.
-                    if buffers.send(bytes).await.is_err() {
-                        break;
-                    }
-                }
-                Arrival::Reply(Reply::PullDone(done)) => sent = Some(done),
-                Arrival::Reply(Reply::Error(error)) => refused = Some(clean(error)),
-                Arrival::Reply(other) => return Err(unexpected(&other).into()),
-            }
-        }
-        drop(buffers);
-        let written: Result<(TreeCounts, Vec<ItemTrouble>), RemoteError> =
-            writing.await.unwrap_or_else(|_| Err(died()));
+        let (written, sent, refused) = writing.await.map_err(|_| FilesError::Host(died()))??;
         if let Some(error) = refused {
             return Err(LinkError::Refused(error).into());
         }
@@ -277,6 +262,7 @@ impl Guest {
         let mut channel = self.start_pull(from, true).await?;
         let mut parser = TreeParser::default();
         let (mut content, mut is_file) = (Vec::new(), false);
+        let (mut checksum, mut is_whole) = (Checksum::default(), false);
         loop {
             match channel.next().await? {
                 Arrival::Data { bytes, .. } => {
@@ -287,8 +273,12 @@ impl Guest {
                                 TreeKind::File { .. } if !is_file => is_file = true,
                                 _ => return Err(FilesError::NoFile { path: path() }),
                             },
-                            Record::Content(bytes) => content.extend_from_slice(bytes),
+                            Record::Content(bytes) => {
+                                checksum.write(bytes);
+                                content.extend_from_slice(bytes);
+                            }
                             Record::Hole(len) => {
+                                checksum.write(&len.to_le_bytes());
                                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                                 let whole = content.len().saturating_add(len);
                                 content.resize(whole.min(limit.saturating_add(1)), 0);
@@ -297,8 +287,10 @@ impl Guest {
                                 return Err(LinkError::Refused(clean(error)).into());
                             }
                             Record::ContentEnd(end) => {
-                                if end.len != content.len() as u64 && content.len() <= limit {
-                                    return Err(broken("a file of another length").into());
+                                is_whole = end.hash == checksum.finish()
+                                    && end.len == content.len() as u64;
+                                if !is_whole && content.len() <= limit {
+                                    return Err(broken("a file that is not what was sent").into());
                                 }
                             }
                             Record::End(_) => {}
@@ -308,7 +300,10 @@ impl Guest {
                         }
                     }
                 }
-                Arrival::Reply(Reply::PullDone(_)) if is_file => return Ok(content),
+                Arrival::Reply(Reply::PullDone(_)) if is_whole => return Ok(content),
+                Arrival::Reply(Reply::PullDone(_)) if is_file => {
+                    return Err(broken("a file that is not whole").into());
+                }
                 Arrival::Reply(Reply::PullDone(_)) => {
                     return Err(FilesError::NoFile { path: path() });
                 }
@@ -349,12 +344,22 @@ impl Guest {
     pub async fn list(&self, path: &[u8]) -> Result<Vec<FolderEntry>, LinkError> {
         let request = Request::List(ListRequest { path: ByteBuf::from(path) });
         let mut channel = self.link_to("list folders")?.channel(&request, 0).await?;
-        let mut entries = Vec::new();
+        let (mut entries, mut len) = (Vec::new(), 0);
         loop {
             match channel.reply().await? {
                 Reply::List(list) => {
+                    if list.more && list.entries.is_empty() {
+                        return Err(broken("a piece of a folder with nothing in it"));
+                    }
+                    for entry in &list.entries {
+                        if !is_name(&entry.name) {
+                            return Err(broken("an entry of a folder whose name is none"));
+                        }
+                        let target = entry.info.as_ref().and_then(|info| info.target.as_ref());
+                        len += entry.name.len() + target.map_or(0, |target| target.len());
+                    }
                     entries.extend(list.entries);
-                    if entries.len() > MAX_LISTED {
+                    if entries.len() > MAX_LISTED || len > MAX_LISTED_LEN {
                         return Err(broken("a folder without end"));
                     }
                     if !list.more {
@@ -413,6 +418,55 @@ impl PullSource {
     }
 }
 
+/// What a pull came to: what was written, the guest's last word, or its refusal.
+type Written = (
+    Result<(TreeCounts, Vec<ItemTrouble>), RemoteError>,
+    Option<PullDoneResponse>,
+    Option<RemoteError>,
+);
+
+/// Writes what comes on a channel, up to its last reply. Blocks; for a thread of its own.
+fn write_all(
+    runtime: &tokio::runtime::Handle,
+    mut channel: PullSource,
+    writer: Result<TreeWriter, RemoteError>,
+    cancel: &CancellationToken,
+) -> Result<Written, LinkError> {
+    let mut writer = match writer {
+        Ok(writer) => writer,
+        Err(error) => return Ok((Err(error), None, None)),
+    };
+    let (mut sent, mut refused) = (None, None);
+    while sent.is_none() && refused.is_none() {
+        let next = async {
+            tokio::select! {
+                biased;
+                arrival = channel.next() => arrival,
+                () = cancel.cancelled() => Err(LinkError::Closed),
+            }
+        };
+        match runtime.block_on(next)? {
+            Arrival::Data { bytes, .. } => {
+                if let Err(error) = writer.take(&bytes) {
+                    return Ok((Err(error), None, None));
+                }
+            }
+            Arrival::Reply(Reply::PullDone(done)) => sent = Some(done),
+            Arrival::Reply(Reply::Error(error)) => refused = Some(clean(error)),
+            Arrival::Reply(other) => return Err(unexpected(&other)),
+        }
+    }
+    let counts = writer.finish().map(|counts| (counts, writer.troubles().to_vec()));
+    Ok((counts, sent, refused))
+}
+
+/// Can a folder have an entry of this name?
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..")
+        && name.len() <= 255
+        && !name.iter().any(|&byte| byte == 0 || byte == b'/')
+}
+
 /// The tree stream of one file.
 fn stream_of(content: &[u8], mode: u32) -> Vec<u8> {
     let len = content.len() as u64;
@@ -427,7 +481,7 @@ fn stream_of(content: &[u8], mode: u32) -> Vec<u8> {
         bytes.extend(record_head(RecordTag::Content, piece.len() as u32));
         bytes.extend_from_slice(piece);
     }
-    let hash = guestline_files::Checksum::of(content);
+    let hash = Checksum::of(content);
     bytes.extend(record(RecordTag::ContentEnd, &TreeContentEnd { len, hash, error: None }));
     bytes.extend(record(RecordTag::End, &TreeCounts { items: 1, troubles: 0, bytes: len }));
     bytes

@@ -235,6 +235,9 @@ async fn serve(mut channel: Channel, link: Link, to: HostTarget) -> LinkError {
             Err(error) => return error,
         };
         while connections.try_join_next().is_some() {}
+        while connections.len() >= MAX_CONNECTIONS {
+            connections.join_next().await;
+        }
         let (link, to) = (link.clone(), to.clone());
         connections.spawn(async move {
             let credit = link.window(WINDOW);

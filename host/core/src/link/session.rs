@@ -461,11 +461,18 @@ impl Task {
                 self.on_opening(reply);
                 continue;
             }
+            if frame.head.channel & OWN != 0 && !self.state.is_open(frame.head.channel) {
+                // Another answer to a hello that was said again, or to a ping of the session before.
+                continue;
+            }
             for effect in self.state.on_frame(&frame)? {
                 match effect {
                     Effect::Reply { channel, reply, len, last } => {
-                        if let Some(inbox) = self.inboxes.get(&channel) {
-                            let _ = inbox.items.send(Item::Reply { reply, len });
+                        let inbox = self.inboxes.get(&channel);
+                        let taken = inbox.map(|inbox| inbox.items.send(Item::Reply { reply, len }));
+                        if !matches!(taken, Some(Ok(()))) {
+                            // A ping of our own, or a caller that went away: nobody will say that it is used.
+                            self.state.use_reply(channel, len);
                         }
                         if last {
                             self.inboxes.remove(&channel);

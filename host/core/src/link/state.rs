@@ -203,6 +203,9 @@ impl SessionState {
         if reply.total().is_some_and(|total| total < open.receive.received()) {
             return Err(LinkError::broken("an end before the data that was sent".to_owned()));
         }
+        if reply.total().is_some_and(|total| total > open.receive.granted()) {
+            return Err(LinkError::broken("an end after more data than was granted".to_owned()));
+        }
         open.held.push_back((reply, len));
         let mut effects = self.release(channel);
         if bytes > 0 {
@@ -213,6 +216,10 @@ impl SessionState {
 
     fn on_data(&mut self, frame: &Frame<'_>, stream: Stream) -> Result<Vec<Effect>, LinkError> {
         let channel = frame.head.channel;
+        // Empty data says nothing and costs no credit.
+        if frame.body.is_empty() {
+            return self.stray();
+        }
         let Some(open) = self.channels.get_mut(&channel) else {
             return self.stray();
         };
