@@ -5,8 +5,8 @@
 //! Listening ── somebody comes ──> waiting for the host to accept ──> Open
 //! ```
 
-use crate::jobs::system;
 use crate::link::is_transient;
+use crate::refusal::system;
 use guestline_protocol::{
     AcceptRequest, AcceptedEvent, ConnectRequest, ConnectedEvent, DoneResponse, EndEvent,
     ErrorKind, HEADROOM, ListenRequest, ListeningEvent, ReceiveCredit, RemoteError, Reply,

@@ -8,8 +8,8 @@
 //! Data waits in a short queue until the link has room, replies in another, so that none waits behind data of a
 //! transfer. A job that was cancelled stops at its next look.
 
+use crate::refusal::system;
 use crate::thread;
-use guestline_files::describe;
 use guestline_protocol::{
     ErrorKind, HEADROOM, ReceiveCredit, RemoteError, Reply, SendCredit, Session,
 };
@@ -362,14 +362,5 @@ impl Job {
         state.stopped = true;
         self.account.changed.notify_all();
         let _ = self.account.stop.write(1);
-    }
-}
-
-/// A refusal of the kernel.
-pub(crate) fn system(errno: nix::errno::Errno, what: &str) -> RemoteError {
-    RemoteError {
-        kind: ErrorKind::System,
-        errno: Some(errno as i32),
-        message: format!("{what}: {}", describe(errno)),
     }
 }

@@ -34,6 +34,7 @@ mod link;
 mod linux;
 mod modules;
 mod port;
+mod refusal;
 mod reserve;
 mod serve;
 pub mod session;

@@ -18,6 +18,7 @@ mod net;
 pub(crate) mod power;
 pub(crate) mod usage;
 
+pub(crate) use crate::refusal::{errno, invalid};
 use guestline_files::describe;
 use guestline_protocol::{ErrorKind, RemoteError};
 use nix::errno::Errno;
@@ -27,11 +28,6 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-/// The request makes no sense.
-pub(crate) fn invalid(message: String) -> RemoteError {
-    RemoteError { kind: ErrorKind::Invalid, errno: None, message }
-}
 
 /// This guest cannot do that.
 pub(crate) fn unsupported(message: String, errno: Errno) -> RemoteError {
@@ -46,11 +42,6 @@ pub(crate) fn refused(object: &str, errno: Errno) -> RemoteError {
         errno: Some(errno as i32),
         message: format!("{object}: {}", describe(errno)),
     }
-}
-
-/// The error number behind an error of std; `EIO` where there is none.
-pub(crate) fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// How messages show a path.

@@ -28,9 +28,9 @@ mod tree;
 pub(crate) use account::AccountFiles;
 pub(crate) use cgroup::cgroup_parent;
 
+use crate::refusal::{errno, invalid, system};
 use crate::sys::spawn::{Plan, SpawnFailure, Spawner, Step, close_on_exec, wait_any};
 use cgroup::{Cgroups, Leaf};
-use guestline_files::describe;
 use guestline_protocol::{
     CreditEvent, ErrorKind, ExecExitedEvent, ExecRequest, ExecStartedEvent, RemoteError,
     SignalEvent, Stream, TerminalSize,
@@ -437,22 +437,9 @@ fn ignored_signals() -> u64 {
     line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn invalid(message: String) -> RemoteError {
-    RemoteError { kind: ErrorKind::Invalid, errno: None, message }
-}
-
 fn not_found(what: &str, name: &str, file: &Path) -> RemoteError {
     let message = format!("no {what} `{}` in {}", shown(name.as_bytes()), file.display());
     RemoteError { kind: ErrorKind::NotFound, errno: None, message }
-}
-
-fn system(errno: Errno, what: &str) -> RemoteError {
-    let message = format!("{what}: {}", describe(errno));
-    RemoteError { kind: ErrorKind::System, errno: Some(errno as i32), message }
-}
-
-fn errno(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// For people, and not longer than they read.

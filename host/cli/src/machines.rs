@@ -1,6 +1,7 @@
 //! What the commands on named machines share: finding one, attaching to it, and saying why that failed.
 
 use crate::error::CommandError;
+pub(crate) use guestline::clock::now_us;
 use guestline::dirs::Dirs;
 use guestline::guest::Guest;
 use guestline::link::LinkError;
@@ -11,7 +12,7 @@ use guestline::text;
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// The status when Guestline itself failed.
 pub(crate) const FAILED: u8 = 255;
@@ -174,11 +175,6 @@ pub(crate) fn span(time: Duration) -> String {
         seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
         seconds => format!("{} days", seconds / 86_400),
     }
-}
-
-pub(crate) fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Up {

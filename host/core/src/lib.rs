@@ -11,6 +11,7 @@
 //! and checked before it is parsed.
 
 pub mod capture;
+pub mod clock;
 pub mod digest;
 pub mod dirs;
 pub mod guest;

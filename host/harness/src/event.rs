@@ -6,10 +6,10 @@
 use crate::job::Job;
 use crate::outcome::{Outcome, Tally};
 use base64::Engine as _;
+pub use guestline::clock::now_us;
 use guestline::digest::Digest;
 use guestline_protocol::Stream;
 use serde::Serialize;
-use std::time::{SystemTime, UNIX_EPOCH};
 use ulid::Ulid;
 
 /// The version of the schema; a field or an event that is added does not change it.
@@ -175,10 +175,4 @@ impl Serialize for OutputData {
         }
         map.end()
     }
-}
-
-/// The host's clock, microseconds since 1970.
-pub fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -172,9 +172,6 @@ pub trait Framing: Send {
     /// The other end began anew: what arrived of it is of no use.
     fn restart(&mut self);
 
-    /// Nothing is expected for a while: gives memory back.
-    fn shrink(&mut self) {}
-
     /// Takes bytes as they arrive, split anywhere; as [`Framing::space`] and [`Framing::filled`].
     fn push(&mut self, bytes: &[u8]) {
         if let Some(room) = self.space(bytes.len()).get_mut(..bytes.len()) {

@@ -28,9 +28,6 @@ const CHECKED_LEN: usize = 20;
 /// Length of a frame's header, in bytes.
 pub const HEADER_LEN: usize = 24;
 
-/// Room that an idle decoder keeps.
-const IDLE_LEN: usize = 8 * 1024;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct PortFraming {
@@ -203,12 +200,5 @@ impl Framing for PortFraming {
 
     fn restart(&mut self) {
         *self = Self { dropped: self.dropped, ..Self::default() };
-    }
-
-    fn shrink(&mut self) {
-        if self.start == self.end && self.buffer.len() > IDLE_LEN {
-            self.buffer = Vec::new();
-            (self.start, self.end) = (0, 0);
-        }
     }
 }

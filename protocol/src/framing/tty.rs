@@ -374,11 +374,4 @@ impl Framing for TtyFraming {
         *self = Self::new(self.end);
         self.input.dropped = dropped;
     }
-
-    fn shrink(&mut self) {
-        if self.input.len == 0 {
-            self.input.buffer = Vec::new();
-            self.input.frame = Vec::new();
-        }
-    }
 }

@@ -1,13 +1,14 @@
 //! The guest's clock, randomness, identity, power and file systems.
 
 use super::{Guest, Way};
+use crate::clock::now_us;
 use crate::link::{LinkError, clean, unexpected};
 use guestline_protocol::{
     AddEntropyRequest, ByteBuf, FreezeRequest, IdentityRequest, PowerAction, PowerRequest, Reply,
     Request, SetClockRequest, ThawRequest,
 };
 use std::io::Read;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// So many random bytes are given at a time.
 const SEED_LEN: usize = 64;
@@ -29,11 +30,6 @@ impl Skew {
         let micros = i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX });
         Self { micros, error: took / 2 }
     }
-}
-
-fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Guest {

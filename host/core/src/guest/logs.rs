@@ -1,6 +1,7 @@
 //! Logs of the guest as they grow, each line with both clocks.
 
 use super::{ExecEvent, ExecHandle, Guest};
+use crate::clock::now_us;
 use crate::link::{Arrival, Channel, LinkError, WINDOW, clean, unexpected};
 use crate::text::escape;
 use guestline_protocol::log::LogParser;
@@ -8,7 +9,6 @@ use guestline_protocol::{
     ByteBuf, Command, ExecRequest, ExitStatus, FollowRequest, LogSource, Reply, Request, Stream,
 };
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A line is cut after so many bytes.
 const MAX_LINE_LEN: usize = 64 * 1024;
@@ -115,11 +115,6 @@ impl Guest {
         let channel = link.channel(&request, credit).await?;
         Ok(Source::Agent { channel, parser: LogParser::default(), kernel })
     }
-}
-
-fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl LogStream {
