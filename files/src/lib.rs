@@ -33,4 +33,4 @@ mod writer;
 pub use guestline_checksum::Checksum;
 pub use reader::TreeReader;
 pub use trouble::describe;
-pub use writer::{Target, TreeWriter, WriteOptions};
+pub use writer::{Limit, Target, TreeWriter, WriteOptions};

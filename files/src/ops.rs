@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A folder with more entries is not listed.
-pub const MAX_ENTRIES: usize = 100_000;
+pub const MAX_LISTED: usize = 100_000;
 
 /// What is at a path; with `follow`, what a symbolic link there points to.
 ///
@@ -32,13 +32,13 @@ pub fn stat(path: &Path, follow: bool) -> Result<FileInfo, RemoteError> {
 /// What is in a folder, in no order; of a symbolic link, the link itself.
 ///
 /// # Errors
-/// It is no folder that can be read, or it has more than [`MAX_ENTRIES`] ([`ErrorKind::Busy`]).
+/// It is no folder that can be read, or it has more than [`MAX_LISTED`] ([`ErrorKind::Busy`]).
 pub fn list(path: &Path) -> Result<Vec<FolderEntry>, RemoteError> {
     let folder = open(path, FOLDER.difference(OFlag::O_NOFOLLOW), Mode::empty())
         .map_err(|errno| named(path, errno))?;
     let names =
-        names(folder.as_fd(), MAX_ENTRIES.saturating_add(1)).map_err(|errno| named(path, errno))?;
-    if names.len() > MAX_ENTRIES {
+        names(folder.as_fd(), MAX_LISTED.saturating_add(1)).map_err(|errno| named(path, errno))?;
+    if names.len() > MAX_LISTED {
         return Err(error(ErrorKind::Busy, bytes(path), "more than 100000 entries"));
     }
     let entry = |name: CString| {

@@ -10,7 +10,7 @@ libfuzzer_sys::fuzz_target!(|pieces: Vec<Vec<u8>>| {
         pushed += piece.len() as u64;
         framing.push(piece);
         while framing.next_frame().is_some() {}
-        framing.due(now * 100);
+        framing.due(now * 100, now % 3 != 0);
     }
     assert!(framing.dropped() <= pushed);
 });

@@ -91,7 +91,7 @@ impl Lane {
 
     /// Writes as much as is taken; `done` gets each buffer that is.
     pub(crate) fn write(&mut self, now_ms: u64, done: &mut dyn FnMut(Vec<u8>)) -> io::Result<()> {
-        let due = self.framing.due(now_ms);
+        let due = self.framing.due(now_ms, !self.has_output());
         if !due.is_empty() {
             self.messages.push_back(due);
         }

@@ -4,7 +4,7 @@ use crate::control;
 use crate::follow::{Follower, Next};
 use crate::jobs::{Desk, Word};
 use guestline_files::{Target, TreeReader, TreeWriter, WriteOptions, ops};
-use guestline_protocol::file::MAX_ENTRIES;
+use guestline_protocol::file::MAX_PIECE_ENTRIES;
 use guestline_protocol::log::{LOG_HEAD_LEN, MAX_LOG_TEXT};
 use guestline_protocol::{
     DoneResponse, ErrorKind, FolderEntry, FollowRequest, HEADROOM, LeavingResponse, ListRequest,
@@ -79,8 +79,7 @@ pub(crate) fn push(desk: &Desk, request: &PushRequest) -> Reply {
         owners: request.owners,
         nodes: true,
         special_bits: true,
-        max_bytes: None,
-        max_items: None,
+        ..WriteOptions::default()
     };
     let mut writer = match TreeWriter::new(target, options) {
         Ok(writer) => writer,
@@ -132,7 +131,7 @@ fn first_piece(entries: &[FolderEntry]) -> usize {
         len = len.saturating_add(names).saturating_add(ENTRY_LEN);
         len <= PIECE_LEN
     };
-    entries.iter().take(MAX_ENTRIES).take_while(fits).count().max(1).min(entries.len())
+    entries.iter().take(MAX_PIECE_ENTRIES).take_while(fits).count().max(1).min(entries.len())
 }
 
 pub(crate) fn follow(desk: &Desk, request: &FollowRequest) -> Reply {

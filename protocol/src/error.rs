@@ -40,6 +40,13 @@ pub enum ErrorKind {
     Integrity,
 }
 
+impl RemoteError {
+    /// Without an error number behind it.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, errno: None, message: message.into() }
+    }
+}
+
 impl core::fmt::Display for RemoteError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(&self.message)

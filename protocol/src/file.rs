@@ -18,7 +18,7 @@ use serde_bytes::ByteBuf;
 pub const MAX_TROUBLES: usize = 64;
 
 /// At most so many entries of a folder are in one piece.
-pub const MAX_ENTRIES: usize = 256;
+pub const MAX_PIECE_ENTRIES: usize = 256;
 
 /// Receives files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,8 +173,8 @@ pub struct ListRequest {
 /// Some entries of a folder, in no order; the last piece has `more` unset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListResponse {
-    /// Entries, without `.` and `..`; at most [`MAX_ENTRIES`].
-    #[serde(deserialize_with = "at_most::<MAX_ENTRIES, _, _>")]
+    /// Entries, without `.` and `..`; at most [`MAX_PIECE_ENTRIES`].
+    #[serde(deserialize_with = "at_most::<MAX_PIECE_ENTRIES, _, _>")]
     pub entries: Vec<FolderEntry>,
     /// More of them come.
     pub more: bool,

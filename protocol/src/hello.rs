@@ -3,6 +3,7 @@
 //! The session's nonce is the one on the hello's frame. These messages never change their bytes.
 
 use crate::limits::at_most;
+use crate::{ErrorKind, OLDEST_VERSION, RemoteError, Session, VERSION};
 use serde::{Deserialize, Serialize};
 
 /// The host's opening. May be sent again in the same session until it is answered.
@@ -20,6 +21,20 @@ pub struct HelloRequest {
     pub bulk: bool,
 }
 
+impl HelloRequest {
+    /// Whether whoever answers as the guest may open this session: the version that both speak.
+    ///
+    /// # Errors
+    /// What its sender is to be told.
+    pub fn judge(&self, session: Session) -> Result<u16, RemoteError> {
+        if session == Session::NONE {
+            return Err(RemoteError::new(ErrorKind::Invalid, "a hello needs a session"));
+        }
+        common_version((OLDEST_VERSION, VERSION), (self.min, self.max))
+            .map_err(|error| RemoteError::new(ErrorKind::Version, error.to_string()))
+    }
+}
+
 /// The agent's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloResponse {
@@ -35,7 +50,8 @@ pub struct HelloResponse {
     pub init: bool,
     /// The agent has the bulk port open, and waits there for [`AttachRequest`].
     pub bulk: bool,
-    /// Drawn by the agent when it started: another one means another agent, or another boot.
+    /// Drawn by the agent when it started: another one means another agent, or another boot. A guest that is restored
+    /// from a saved state has the one that was saved.
     pub incarnation: u64,
     /// The guest's wall clock (`CLOCK_REALTIME`), microseconds since 1970; as the guest says.
     pub clock_us: u64,
@@ -117,5 +133,18 @@ mod tests {
             "no common protocol version: this side speaks 1 to 2, the other 3 to 4"
         );
         assert!(common_version((1, 9), (5, 4)).is_err());
+    }
+
+    #[test]
+    fn a_hello_is_judged_by_its_session_and_its_versions() {
+        let hello = |min, max| {
+            let build = String::new();
+            HelloRequest { min, max, build, features: 0, bulk: false }
+        };
+        assert_eq!(hello(1, 9).judge(Session(7)), Ok(VERSION));
+        let none = hello(1, 1).judge(Session::NONE).unwrap_err();
+        assert_eq!(none.kind, ErrorKind::Invalid);
+        let apart = hello(VERSION + 1, VERSION + 2).judge(Session(7)).unwrap_err();
+        assert_eq!(apart.kind, ErrorKind::Version);
     }
 }

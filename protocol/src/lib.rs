@@ -43,8 +43,8 @@
 //! A message is postcard 1.x: integers as varints, strings and byte strings length-prefixed, enum
 //! variants by position. Variants and fields are therefore append-only, and a commit that changes
 //! bytes raises [`VERSION`]. Every message has its golden bytes under `released/`. A message travels as the body of
-//! one frame; [`framing`] has the layouts, [`tree`] and [`log`] what is in data frames. The hello messages never change:
-//! they must be readable by any other version.
+//! one frame; [`framing`] has the layouts, [`tree`] and [`log`] what is in data frames. The hello messages never
+//! change: they must be readable by any other version.
 //!
 //! # Session
 //! The controller draws a non-zero [`Session`] nonce for each connection and stamps it on every
@@ -124,7 +124,7 @@ pub const MAX_DATA_LEN: usize = MAX_FRAME_LEN - HEADROOM;
 /// A sender has at most so many bytes of data written or queued ahead of a message.
 pub const MAX_QUEUED: usize = 512 * 1024;
 
-/// At most so many channels are open at once; one more is refused as [`ErrorKind::Busy`].
+/// At most so many channels are open at once; one more is refused as [`ErrorKind::Busy`], by the host's link itself.
 pub const MAX_CHANNELS: usize = 256;
 
 /// Name of the virtio-serial port that carries the link.

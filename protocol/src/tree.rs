@@ -14,10 +14,10 @@
 //!   4  end of its content: a postcard TreeContentEnd MAX_ITEM_LEN
 //!   5  end of the stream: a postcard TreeCounts      MAX_ITEM_LEN
 //! ```
-//! Content, holes and an end follow an item of kind [`TreeKind::File`] only, and always. A folder comes before what is in
-//! it, a file before the hard links to it. Paths are relative, with `/` between their parts, no empty part, no `.` and no
-//! `..`; the empty path is the one thing that was asked for itself. A receiver refuses any other, whatever it is asked to
-//! trust.
+//! Content, holes and an end follow an item of kind [`TreeKind::File`] only, and always. A folder comes before what is
+//! in it, a file before the hard links to it. Paths are relative, with `/` between their parts, no empty part, no `.`
+//! and no `..`; the empty path is the one thing that was asked for itself. A receiver refuses any other, whatever it is
+//! asked to trust.
 
 use crate::{DeviceNumber, FileKind, FileTime, RemoteError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -30,7 +30,7 @@ fn from_package(package: &str, find: &str) -> PathBuf {
     names.pop().unwrap()
 }
 
-fn cloud_kernel() -> PathBuf {
+pub(crate) fn cloud_kernel() -> PathBuf {
     from_package("linux-image-cloud-amd64", "vmlinuz-")
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod checks;
+mod clients;
 mod evidence;
 mod faults;
 mod guests;
@@ -10,6 +11,8 @@ mod interrupts;
 mod kernels;
 mod named;
 mod output;
+mod transfers;
+mod web;
 
 /// No file of this folder is forgotten above.
 #[test]

@@ -1,6 +1,7 @@
 //! Machines that stay up under a name: `up`, `exec`, `push`, `pull`, `logs`, `forward`, `ps`, `down`.
 
-use guestline_tests::{Guestline, Ran, wait_for};
+use crate::web::Web;
+use guestline_tests::{Guestline, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{Read, Write};
@@ -10,53 +11,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-/// A machine `web` that is up; taken down when dropped.
-struct Web(Guestline);
-
-impl Web {
-    fn up() -> Self {
-        let web = Self(Guestline::new());
-        let ran = web.0.run(&["up", "web"]);
-        assert_eq!(ran.status, 0, "{}", ran.stderr);
-        assert!(ran.stdout().starts_with("web is up: kernel "), "{}", ran.stdout());
-        web
-    }
-
-    fn exec(&self, args: &[&str]) -> Ran {
-        self.0.run(&[&["exec", "web"], args].concat())
-    }
-
-    /// What a shell in the machine prints.
-    fn line(&self, line: &str) -> String {
-        let ran = self.exec(&["--shell", "--", line]);
-        assert_eq!(ran.status, 0, "{}", ran.stderr);
-        ran.stdout().trim().to_owned()
-    }
-
-    /// How many processes of the machine have this in their command lines.
-    fn count(&self, words: &str) -> usize {
-        let (first, rest) = words.split_at(1);
-        self.line(&format!("ps | grep -c '[{first}]{rest}' || true")).parse().unwrap()
-    }
-
-    fn status(&self) -> serde_json::Value {
-        let ran = self.0.run(&["ps", "--json"]);
-        serde_json::from_str(ran.stdout().trim()).unwrap_or_default()
-    }
-
-    fn down(self) {
-        let ran = self.0.run(&["down", "web"]);
-        assert_eq!(ran.status, 0, "{}", ran.stderr);
-        self.0.assert_nothing_left();
-    }
-}
-
-impl Drop for Web {
-    fn drop(&mut self) {
-        let _ = self.0.run(&["down", "--force", "--all"]);
-    }
-}
 
 #[test]
 fn a_machine_is_up_until_it_is_taken_down() {

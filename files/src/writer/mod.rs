@@ -13,8 +13,11 @@
 //! when the stream has left it. When the stream breaks, what is whole stays, and the file in the making goes.
 
 mod content;
+mod limits;
 mod making;
 mod place;
+
+pub use limits::Limit;
 
 use crate::trouble::{Tally, error, refused};
 use content::Incoming;
@@ -22,6 +25,7 @@ use guestline_protocol::tree::{
     NotATree, Record, TreeContentEnd, TreeItem, TreeKind, TreeParser, parts,
 };
 use guestline_protocol::{ErrorKind, FileKind, ItemTrouble, RemoteError, TreeCounts};
+use limits::Ledger;
 use making::{Meta, make_hard_link, make_node, make_symlink};
 use nix::errno::Errno;
 use place::Place;
@@ -35,7 +39,8 @@ const MAX_FAILED: usize = 4096;
 /// Where a tree stream's items go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Into this folder, which is made when it is not there; the folder above it must be.
+    /// Into this folder, which is made when it is not there; the folder above it must be. One that is there keeps its
+    /// mode and owner, whatever the stream says of its root.
     Into(PathBuf),
     /// The stream's root item becomes what is at this path, and the others come below it. A folder that is there
     /// stays and gets more; anything else is replaced, but a folder not by a file nor a file by a folder.
@@ -47,14 +52,17 @@ pub enum Target {
 pub struct WriteOptions {
     /// Give items the owners that the stream names; else they belong to this process's user.
     pub owners: bool,
-    /// Make device nodes; else they are troubles. Pipes and sockets are made anyway, having no powers of their own.
+    /// Make device nodes, pipes and sockets; else they are troubles: a device has powers, and whoever reads a folder
+    /// may wait for ever at a pipe.
     pub nodes: bool,
     /// Keep set-user-ID and set-group-ID; else these bits are dropped.
     pub special_bits: bool,
-    /// A stream with more bytes of content, holes included, is an error.
+    /// A stream with more bytes of content is an error; holes take no room, and do not count.
     pub max_bytes: Option<u64>,
     /// A stream with more items is an error.
     pub max_items: Option<u64>,
+    /// So many bytes stay free on the file system, or a twentieth of a small one: a stream that wants them is an error.
+    pub keep_free: Option<u64>,
 }
 
 /// A tree stream that becomes a file or a tree, from [`crate::TreeReader`] or any other.
@@ -67,10 +75,7 @@ pub struct TreeWriter {
     tally: Tally,
     /// Files that were not made: what else has their names is not to be linked to.
     failed: BTreeSet<Vec<u8>>,
-    /// Items that came.
-    items: u64,
-    /// Bytes of content that came, holes included.
-    bytes: u64,
+    ledger: Ledger,
 }
 
 #[derive(Debug)]
@@ -98,8 +103,7 @@ impl TreeWriter {
             place,
             tally: Tally::new(path),
             failed: BTreeSet::new(),
-            items: 0,
-            bytes: 0,
+            ledger: Ledger::default(),
         })
     }
 
@@ -135,6 +139,11 @@ impl TreeWriter {
         }
     }
 
+    /// The limit that the stream went over, if that is why it broke.
+    pub fn exceeded(&self) -> Option<Limit> {
+        self.ledger.exceeded()
+    }
+
     /// What was made so far, and how many items had troubles.
     pub fn counts(&self) -> TreeCounts {
         self.tally.counts
@@ -160,10 +169,10 @@ impl TreeWriter {
     }
 
     fn take_record(&mut self, record: Record<'_>) -> Result<(), RemoteError> {
-        match record {
-            Record::Content(bytes) => self.grow(bytes.len() as u64)?,
-            Record::Hole(len) => self.grow(len)?,
-            _ => {}
+        if let Record::Content(bytes) = &record {
+            let len = bytes.len() as u64;
+            let within = self.ledger.content(len, &self.options, &self.place);
+            within.map_err(|limit| self.over(&limit))?;
         }
         match (&mut self.phase, record) {
             (Phase::Between, Record::Item(item)) => self.take_item(item),
@@ -189,17 +198,20 @@ impl TreeWriter {
     }
 
     fn take_item(&mut self, item: TreeItem) -> Result<(), RemoteError> {
-        self.items = self.items.saturating_add(1);
-        if self.options.max_items.is_some_and(|most| self.items > most) {
-            return Err(self.wrong(ErrorKind::Busy, "a tree stream of too many items"));
-        }
+        let within = self.ledger.item(&self.options, &self.place);
+        within.map_err(|limit| self.over(&limit))?;
         let (parts, to) = checked(&item).map_err(|not_a_tree| self.no_tree(&not_a_tree))?;
         if parts.is_empty() && item.kind != TreeKind::Folder && !self.place.takes_any_root() {
             return Err(self.wrong(ErrorKind::Invalid, "a file where a folder is wanted"));
         }
         self.place.leave_for(&parts, &mut self.tally);
-        if is_device(&item.kind) && !self.options.nodes {
-            self.tally.wrong(&item.path, ErrorKind::Unsupported, "no device nodes are made here");
+        if let (TreeKind::Node { kind, .. }, false) = (&item.kind, self.options.nodes) {
+            let what = match kind {
+                FileKind::Pipe => "no pipes are made here",
+                FileKind::Socket => "no sockets are made here",
+                _ => "no device nodes are made here",
+            };
+            self.tally.wrong(&item.path, ErrorKind::Unsupported, what);
             return Ok(());
         }
         let meta = Meta::new(&item, &self.options);
@@ -252,13 +264,8 @@ impl TreeWriter {
         }
     }
 
-    /// So much content more is to come, or has.
-    fn grow(&mut self, len: u64) -> Result<(), RemoteError> {
-        self.bytes = self.bytes.saturating_add(len);
-        match self.options.max_bytes.is_some_and(|most| self.bytes > most) {
-            true => Err(self.wrong(ErrorKind::Busy, "a tree stream of too many bytes")),
-            false => Ok(()),
-        }
+    fn over(&self, limit: &Limit) -> RemoteError {
+        self.wrong(ErrorKind::Busy, &limit.to_string())
     }
 
     fn out_of_turn(&self) -> RemoteError {
@@ -291,8 +298,4 @@ fn checked(item: &TreeItem) -> Result<(Parts<'_>, Parts<'_>), NotATree> {
         _ => b"",
     };
     Ok((parts(&item.path)?, parts(to)?))
-}
-
-fn is_device(kind: &TreeKind) -> bool {
-    matches!(kind, TreeKind::Node { kind: FileKind::CharDevice | FileKind::BlockDevice, .. })
 }

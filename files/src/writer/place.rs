@@ -22,6 +22,8 @@ pub(super) type Named = (Arc<OwnedFd>, CString);
 pub(super) struct Place {
     /// Where the root item goes; none if it can but be the folder that the levels begin with.
     root: Option<Named>,
+    /// That folder was there before, for others too: it stays as it is.
+    keeps_root: bool,
     /// None before there is a root folder.
     levels: Levels,
     /// One for each of the levels.
@@ -38,11 +40,13 @@ struct Entered {
 
 impl Place {
     pub(super) fn open(target: &Target) -> Result<Self, Errno> {
-        let mut place = Self { root: None, levels: Levels::default(), entered: Vec::new() };
+        let (levels, entered) = (Levels::default(), Vec::new());
+        let mut place = Self { root: None, keeps_root: false, levels, entered };
         match target {
             Target::Into(path) => {
                 match mkdir(path.as_path(), Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Ok(()) => {}
+                    Err(Errno::EEXIST) => place.keeps_root = true,
                     Err(errno) => return Err(errno),
                 }
                 place.enter(open_start(path)?, b"", None);
@@ -65,6 +69,11 @@ impl Place {
     /// May the root item be anything but a folder?
     pub(super) fn takes_any_root(&self) -> bool {
         self.root.is_some()
+    }
+
+    /// A folder on the file system that is written to.
+    pub(super) fn disk(&self) -> Option<Arc<OwnedFd>> {
+        self.levels.lowest().ok().or_else(|| self.root.as_ref().map(|(above, _)| above.clone()))
     }
 
     /// Leaves the folders that are not on the way to this item.
@@ -120,7 +129,7 @@ impl Place {
     /// It cannot be made, or something else has its name.
     pub(super) fn make_folder(&mut self, parts: &[&[u8]], meta: Meta) -> Result<(), Errno> {
         if let ([], Some(root)) = (parts, self.entered.first_mut()) {
-            root.meta = Some(meta);
+            root.meta = (!self.keeps_root).then_some(meta);
             return Ok(());
         }
         let (above, name) = self.of(parts)?;

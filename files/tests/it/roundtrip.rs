@@ -73,8 +73,12 @@ fn a_rich_tree() {
     let mut reader = TreeReader::open(&from, false).unwrap();
     drain(&mut reader, 1 << 20);
     assert_eq!(reader.counts(), writer.counts());
-    // Once more over it, and into it.
-    for target in [Target::At(to.clone()), Target::Into(to.clone())] {
+    // Once more over it, and into a folder that is made for it.
+    for to in [to, folder.path().join("made")] {
+        let target = match to.exists() {
+            true => Target::At(to.clone()),
+            false => Target::Into(to.clone()),
+        };
         assert_eq!(write(target, all(), &stream).unwrap().troubles(), []);
         assert_eq!(snapshot(&from), snapshot(&to));
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// What a test of the writer allows by default: all.
 pub(crate) fn all() -> WriteOptions {
-    WriteOptions { owners: true, nodes: true, special_bits: true, max_bytes: None, max_items: None }
+    WriteOptions { owners: true, nodes: true, special_bits: true, ..WriteOptions::default() }
 }
 
 /// The whole stream of a reader, by buffers of at most `limit` bytes.

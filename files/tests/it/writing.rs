@@ -1,12 +1,13 @@
 //! What the writer makes of honest streams, and of what is in the way.
 
 use crate::support::{Stream, all, hash, names, write};
-use guestline_files::{Target, TreeReader, TreeWriter, WriteOptions};
+use guestline_files::{Limit, Target, TreeReader, TreeWriter, WriteOptions};
 use guestline_protocol::tree::TreeKind;
 use guestline_protocol::{DeviceNumber, ErrorKind, FileKind, RemoteError};
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 #[test]
 fn both_may_change_threads() {
@@ -34,12 +35,26 @@ fn into_makes_the_folder_and_needs_the_one_above() {
 }
 
 #[test]
-fn a_root_folder_gives_its_mode_to_the_target() {
+fn a_root_folder_gives_its_mode_to_a_folder_that_is_made_for_it_and_to_no_other() {
     let folder = tempfile::tempdir().unwrap();
-    let stream = Stream::default().folder("").file("a", b"1").end();
-    write(Target::Into(folder.path().to_owned()), all(), &stream).unwrap();
-    let meta = fs::metadata(folder.path()).unwrap();
-    assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o644, 1_000_000_000));
+    let stream = Stream::default().folder("").folder("sub").file("sub/a", b"1").end();
+    let look = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mode() & 0o7777, meta.mtime())
+    };
+    let made = folder.path().join("made");
+    write(Target::Into(made.clone()), all(), &stream).unwrap();
+    assert_eq!(look(&made), (0o644, 1_000_000_000));
+
+    let there = folder.path().join("there");
+    fs::create_dir(&there).unwrap();
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o751)).unwrap();
+    write(Target::Into(there.clone()), all(), &stream).unwrap();
+    let (mode, modified) = look(&there);
+    assert_eq!(mode, 0o751);
+    assert!(modified > 1_000_000_000);
+    // What is in it is the stream's.
+    assert_eq!(look(&there.join("sub")), (0o644, 1_000_000_000));
 }
 
 #[test]
@@ -210,12 +225,20 @@ fn options_hold_back_what_has_powers() {
     write(Target::At(to.clone()), WriteOptions::default(), &stream).unwrap();
     assert_eq!(fs::metadata(&to).unwrap().mode() & 0o7777, 0o1755);
     let device = DeviceNumber { major: 1, minor: 3 };
-    let stream =
-        Stream::default().item(b"", TreeKind::Node { kind: FileKind::CharDevice, device }).end();
-    let to = folder.path().join("null");
-    let writer = write(Target::At(to.clone()), WriteOptions::default(), &stream).unwrap();
-    assert_eq!(writer.troubles()[0].error.kind, ErrorKind::Unsupported);
-    assert!(!to.exists());
+    let to = folder.path().join("node");
+    for (kind, what) in [
+        (FileKind::CharDevice, "device nodes"),
+        (FileKind::BlockDevice, "device nodes"),
+        (FileKind::Pipe, "pipes"),
+        (FileKind::Socket, "sockets"),
+    ] {
+        let stream = Stream::default().item(b"", TreeKind::Node { kind, device }).end();
+        let writer = write(Target::At(to.clone()), WriteOptions::default(), &stream).unwrap();
+        let error = &writer.troubles()[0].error;
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert_eq!(error.message, format!("`{}`: no {what} are made here", to.display()));
+        assert!(!to.exists());
+    }
 }
 
 #[test]
@@ -224,11 +247,46 @@ fn limits_end_the_stream() {
     let few = WriteOptions { max_items: Some(2), max_bytes: Some(1000), ..all() };
     let three = Stream::default().file("a", b"1").file("b", b"1").file("c", b"1").end();
     let bytes = Stream::default().file("d", &[0; 1001]).end();
-    let hole = Stream::default().begin("e").hole(1 << 60);
-    for stream in [three, bytes, hole.0] {
+    for (stream, limit) in [(three, Limit::Items(2)), (bytes, Limit::Bytes(1000))] {
         let into = Target::Into(folder.path().to_owned());
-        let error = write(into, few.clone(), &stream).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+        let mut writer = TreeWriter::new(into, few.clone()).unwrap();
+        let error = writer.take(&stream).unwrap_err();
+        assert_eq!((error.kind, writer.exceeded()), (ErrorKind::Busy, Some(limit)), "{error}");
     }
     assert_eq!(names(folder.path()), ["a", "b"]);
+    // A hole takes no room.
+    let mut hasher = guestline_files::Checksum::default();
+    hasher.write(&(1_u64 << 40).to_le_bytes());
+    let sparse = Stream::default().begin("e").hole(1 << 40);
+    let sparse = sparse.content_end(1 << 40, hasher.finish(), None).end();
+    let writer = write(Target::Into(folder.path().to_owned()), few, &sparse).unwrap();
+    assert_eq!(writer.troubles(), []);
+    assert_eq!(fs::metadata(folder.path().join("e")).unwrap().len(), 1 << 40);
+}
+
+#[test]
+fn some_of_the_disk_stays_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = nix::mount::mount(
+        Some("none"),
+        folder.path(),
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=1m"),
+    );
+    if small.is_err() {
+        return;
+    }
+    let options = |keep| WriteOptions { keep_free: Some(keep), ..all() };
+    let written = |keep, len: usize| {
+        let stream = Stream::default().file("a", &vec![1; len]).end();
+        let into = Target::Into(folder.path().to_owned());
+        let mut writer = TreeWriter::new(into, options(keep)).unwrap();
+        let _ = writer.take(&stream);
+        writer.exceeded()
+    };
+    // Of a small file system a twentieth.
+    let results = [written(1 << 30, 900_000), written(1 << 30, 1_020_000), written(0, 1_020_000)];
+    nix::mount::umount(folder.path()).unwrap();
+    assert_eq!(results, [None, Some(Limit::Free(52_428)), None]);
 }

@@ -20,6 +20,7 @@ pub mod link;
 pub mod machine;
 pub mod provision;
 pub mod pulse;
+mod refusals;
 pub mod supervise;
 mod sys;
 pub mod text;

@@ -150,7 +150,8 @@ pub trait Framing: Send {
     fn dropped(&self) -> u64;
 
     /// What the framing itself has to write now: acknowledgements, and frames again. Empty on a lossless transport.
-    fn due(&mut self, _now_ms: u64) -> Vec<u8> {
+    /// Nothing is sent again before all that was given to be written is (`is_drained`).
+    fn due(&mut self, _now_ms: u64, _is_drained: bool) -> Vec<u8> {
         Vec::new()
     }
 
@@ -163,6 +164,20 @@ pub trait Framing: Send {
     fn is_congested(&self) -> bool {
         false
     }
+
+    /// Bytes of bodies that it keeps until they are acknowledged.
+    fn kept(&self) -> usize {
+        0
+    }
+
+    /// Frames of the other end that checked so far, those too that are not handed out: acknowledgements, and what came
+    /// again. 0 where there are none.
+    fn heard(&self) -> u64 {
+        0
+    }
+
+    /// What it keeps is of no use any more: the session is over.
+    fn forget(&mut self) {}
 
     /// The most bytes of a stream that one frame should carry.
     fn data_len(&self) -> usize {

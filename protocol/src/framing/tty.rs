@@ -15,13 +15,18 @@
 //! COBS (Cheshire and Baker, 1999) leaves no zero byte inside, so a zero always is a boundary. The
 //! zero in front closes whatever noise came before. What stands between two zeros and does not
 //! check is dropped whole, and comes again: frames are kept until they are acknowledged, and all
-//! of them are sent again when that takes too long (go-back-N, at most 8 under way). A
-//! session begins with sequence number 0 in both directions; that is its hello.
+//! of them are sent again when that takes too long (go-back-N, at most 8 under way; after a second
+//! repetition in vain only the first, for as long as it takes). A session begins with sequence
+//! number 0 in both directions; that is its hello.
+
+mod input;
+mod output;
 
 use super::{CRC, FrameHead, FrameKind, FrameTooLong, Framing, HEADROOM, Session, u32_at, u64_at};
 use crate::MAX_FRAME_LEN;
 use core::ops::Range;
-use std::collections::VecDeque;
+use input::Input;
+use output::Output;
 
 const HEAD_LEN: usize = 22;
 const CRC_LEN: usize = 4;
@@ -29,21 +34,8 @@ const CRC_LEN: usize = 4;
 /// The longest run without a zero that can still be a frame.
 const MAX_ENCODED_LEN: usize = cobs::max_encoding_length(HEAD_LEN + MAX_FRAME_LEN + CRC_LEN);
 
-/// So many frames may be under way without an acknowledgement.
-const WINDOW: usize = 8;
-
-/// So many frames may wait for their turn before a sender of bulk is told to wait.
-const QUEUE: usize = 4;
-
 /// A frame carries so much of a stream: noise costs that much again.
 const DATA_LEN: usize = 1024;
-
-/// Frames are sent again after so long without progress, in milliseconds, doubled each time.
-const FIRST_RETRY_MS: u64 = 400;
-const LAST_RETRY_MS: u64 = 5_000;
-
-/// After so many times without an answer nothing is sent until the other side is heard.
-const MAX_RETRIES: u32 = 40;
 
 /// The sequence number of a frame that is in no sequence.
 const UNSEQUENCED: u32 = u32::MAX;
@@ -76,42 +68,14 @@ pub struct TtyFraming {
     /// The session that the sequence numbers belong to.
     session: Session,
     input: Input,
+    /// The frame that was handed out last.
+    frame: Vec<u8>,
     output: Output,
+    /// Frames of the other end that checked.
+    heard: u64,
     /// The next sequence number to arrive.
     expected: u32,
     ack_due: bool,
-}
-
-/// Bytes that arrive, cut at zeros.
-#[derive(Debug, Default)]
-struct Input {
-    buffer: Vec<u8>,
-    len: usize,
-    /// Bytes of `buffer` already searched for a zero.
-    searched: usize,
-    /// A run over [`MAX_ENCODED_LEN`] is under way: drop up to the next zero.
-    overlong: bool,
-    /// The frame that was handed out last.
-    frame: Vec<u8>,
-    dropped: u64,
-}
-
-/// Frames that are not acknowledged.
-#[derive(Debug, Default)]
-struct Output {
-    next: u32,
-    /// The first [`WINDOW`] at most have been sent; the others wait.
-    frames: VecDeque<Kept>,
-    sent: usize,
-    retries: u32,
-    retry_at_ms: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    sequence: u32,
-    head: FrameHead,
-    body: Vec<u8>,
 }
 
 /// A run that checks.
@@ -131,7 +95,9 @@ impl TtyFraming {
             accepted: None,
             session: Session::NONE,
             input: Input::default(),
+            frame: Vec::new(),
             output: Output::default(),
+            heard: 0,
             expected: 0,
             ack_due: false,
         }
@@ -163,36 +129,15 @@ impl TtyFraming {
 
     /// Sends what the window has room for.
     fn send_waiting(&mut self, now_ms: u64, out: &mut Vec<u8>) {
-        while self.output.sent < WINDOW
-            && let Some(kept) = self.output.frames.get(self.output.sent)
-        {
+        while let Some(kept) = self.output.turn() {
             self.write(kept.head.kind.to_byte(), kept.head, kept.sequence, &kept.body, out);
-            self.output.sent = self.output.sent.saturating_add(1);
+            self.output.sent(now_ms);
             self.ack_due = false;
-            if self.output.retry_at_ms.is_none() {
-                self.output.retry_at_ms = Some(now_ms.saturating_add(FIRST_RETRY_MS));
-            }
         }
     }
 
-    /// Everything before `ack` has arrived.
-    fn acknowledged(&mut self, ack: u32) {
-        let output = &mut self.output;
-        let first = output.frames.front().map_or(output.next, |kept| kept.sequence);
-        let count = ack.wrapping_sub(first) as usize;
-        if count == 0 || count > output.sent {
-            return;
-        }
-        output.frames.drain(..count);
-        output.sent = output.sent.saturating_sub(count);
-        output.retries = 0;
-        // The next look finds out when.
-        output.retry_at_ms = (output.sent > 0).then_some(0);
-    }
-
-    /// What a run between two zeros is, and whether it is to be handed out.
-    fn take(&mut self, run: &[u8]) -> Option<FrameHead> {
-        let mut data = cobs::decode_vec(run).ok()?;
+    /// What a run between two zeros was before COBS, and whether it is to be handed out.
+    fn take(&mut self, mut data: Vec<u8>) -> Option<FrameHead> {
         let body_end = data.len().checked_sub(CRC_LEN)?;
         let crc = u32_at(&data, body_end)?;
         data.truncate(body_end);
@@ -213,7 +158,7 @@ impl TtyFraming {
             return None;
         }
         let head = self.sequence(&checked)?;
-        self.input.frame = data;
+        self.frame = data;
         Some(head)
     }
 
@@ -222,7 +167,8 @@ impl TtyFraming {
         let head =
             FrameKind::from_byte(frame.kind).map(|kind| FrameHead { session, channel, kind });
         if session == self.session {
-            self.acknowledged(frame.ack);
+            self.heard = self.heard.saturating_add(1);
+            self.output.acknowledged(frame.ack);
         }
         if frame.kind == KIND_ACK {
             return None;
@@ -266,65 +212,36 @@ impl Framing for TtyFraming {
             self.write(head.kind.to_byte(), head, UNSEQUENCED, body, &mut out);
             return Ok(out);
         }
-        let sequence = self.output.next;
-        self.output.next = sequence.wrapping_add(1);
-        self.output.frames.push_back(Kept { sequence, head, body: body.to_vec() });
+        self.output.keep(head, body.to_vec());
         self.send_waiting(now_ms, &mut out);
         Ok(out)
     }
 
     fn space(&mut self, len: usize) -> &mut [u8] {
-        let wanted = self.input.len.saturating_add(len);
-        if wanted > self.input.buffer.len() {
-            self.input.buffer.resize(wanted, 0);
-        }
-        self.input.buffer.get_mut(self.input.len..).unwrap_or_default()
+        self.input.space(len)
     }
 
     fn filled(&mut self, len: usize) {
-        self.input.len = self.input.len.saturating_add(len).min(self.input.buffer.len());
+        self.input.filled(len);
     }
 
     fn next_span(&mut self) -> Option<(FrameHead, Range<usize>)> {
-        loop {
-            let input = &mut self.input;
-            let arrived = input.buffer.get(..input.len).unwrap_or_default();
-            let unsearched = arrived.get(input.searched..).unwrap_or_default();
-            let Some(zero) = unsearched.iter().position(|&byte| byte == 0) else {
-                input.searched = input.len;
-                if input.overlong || input.len > MAX_ENCODED_LEN {
-                    input.overlong = true;
-                    input.dropped = input.dropped.saturating_add(input.len as u64);
-                    (input.len, input.searched) = (0, 0);
-                    input.buffer = Vec::new();
-                }
-                return None;
-            };
-            let end = input.searched.saturating_add(zero);
-            let run = arrived.get(..end).unwrap_or_default().to_vec();
-            let next = end.saturating_add(1);
-            input.buffer.copy_within(next..input.len, 0);
-            input.len = input.len.saturating_sub(next);
-            input.searched = 0;
-            let overlong = core::mem::take(&mut input.overlong) || run.len() > MAX_ENCODED_LEN;
-            if run.is_empty() {
-                continue;
-            }
-            match self.take(&run) {
-                Some(head) if !overlong => {
-                    return Some((head, HEAD_LEN..self.input.frame.len()));
-                }
-                _ => self.input.dropped = self.input.dropped.saturating_add(run.len() as u64),
+        while let Some(run) = self.input.next_run() {
+            let (len, data) = (run.len(), cobs::decode_vec(run));
+            match data.ok().and_then(|data| self.take(data)) {
+                Some(head) => return Some((head, HEAD_LEN..self.frame.len())),
+                None => self.input.count_dropped(len),
             }
         }
+        None
     }
 
     fn body(&self, span: &Range<usize>) -> &[u8] {
-        self.input.frame.get(span.clone()).unwrap_or_default()
+        self.frame.get(span.clone()).unwrap_or_default()
     }
 
     fn detach(&mut self, spare: Vec<u8>) -> Vec<u8> {
-        core::mem::replace(&mut self.input.frame, spare)
+        core::mem::replace(&mut self.frame, spare)
     }
 
     fn accept_only(&mut self, session: Session) {
@@ -332,23 +249,12 @@ impl Framing for TtyFraming {
     }
 
     fn dropped(&self) -> u64 {
-        self.input.dropped
+        self.input.dropped()
     }
 
-    fn due(&mut self, now_ms: u64) -> Vec<u8> {
+    fn due(&mut self, now_ms: u64, is_drained: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        if self.output.retry_at_ms == Some(0) {
-            self.output.retry_at_ms = Some(now_ms.saturating_add(FIRST_RETRY_MS));
-        }
-        if self.output.retry_at_ms.is_some_and(|at| at <= now_ms) {
-            self.output.retries = self.output.retries.saturating_add(1);
-            self.output.retry_at_ms = None;
-            if self.output.retries <= MAX_RETRIES {
-                let wait = FIRST_RETRY_MS << self.output.retries.min(8);
-                self.output.sent = 0;
-                self.output.retry_at_ms = Some(now_ms.saturating_add(wait.min(LAST_RETRY_MS)));
-            }
-        }
+        self.output.look(now_ms, is_drained);
         self.send_waiting(now_ms, &mut out);
         if core::mem::take(&mut self.ack_due) {
             let head = FrameHead::message(self.session, 0);
@@ -358,11 +264,23 @@ impl Framing for TtyFraming {
     }
 
     fn deadline_ms(&self) -> Option<u64> {
-        if self.ack_due { Some(0) } else { self.output.retry_at_ms }
+        if self.ack_due { Some(0) } else { self.output.deadline_ms() }
     }
 
     fn is_congested(&self) -> bool {
-        self.output.frames.len() >= WINDOW.saturating_add(QUEUE)
+        self.output.is_congested()
+    }
+
+    fn kept(&self) -> usize {
+        self.output.len()
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    fn forget(&mut self) {
+        self.output.forget();
     }
 
     fn data_len(&self) -> usize {
@@ -370,8 +288,11 @@ impl Framing for TtyFraming {
     }
 
     fn restart(&mut self) {
-        let dropped = self.input.dropped;
-        *self = Self::new(self.end);
-        self.input.dropped = dropped;
+        self.input.restart();
+        let input = core::mem::take(&mut self.input);
+        *self = Self { input, ..Self::new(self.end) };
     }
 }
+
+#[cfg(test)]
+mod tests;

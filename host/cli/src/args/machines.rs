@@ -2,6 +2,7 @@
 
 use super::{parse_memory, parse_time};
 use clap::{Args, Subcommand, ValueEnum};
+use guestline::guest::PullOptions;
 use guestline::supervise::MachineName;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -132,9 +133,18 @@ pub(crate) struct PullArgs {
     /// Files and folders of the machine, then where to put them on this host
     #[arg(value_names = ["FROM", "TO"], num_args = 2.., required = true)]
     pub(crate) paths: Vec<OsString>,
-    /// Keep owners, by number, and make device nodes; wants root
+    /// Keep owners, by number, and make device nodes, pipes and sockets; wants root
     #[arg(short = 'p', long)]
     pub(crate) owners: bool,
+    /// At most so much of each FROM, as 500M, 2G; holes do not count
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = parse_size)]
+    pub(crate) max_bytes: u64,
+    /// At most so many files, folders and whatever else of each FROM
+    #[arg(long, value_name = "N", default_value_t = PullOptions::MAX_ENTRIES)]
+    pub(crate) max_entries: u64,
+    /// Leave so much of this host's file system free, or a twentieth of a small one
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub(crate) keep_free: u64,
 }
 
 #[derive(Debug, Args)]
@@ -286,4 +296,36 @@ pub(crate) enum InitArg {
     Openrc,
     /// A line for /etc/inittab, and a shell loop for anything else
     Plain,
+}
+
+/// A number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[number.len()..] {
+        "" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        "T" | "TiB" => 1 << 40,
+        _ => return Err("want a number of bytes, perhaps with K, M, G or T".to_owned()),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| "want a number of bytes, perhaps with K, M, G or T")?;
+    number.checked_mul(unit).ok_or_else(|| "that is more than there can be".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes() {
+        assert_eq!(parse_size("64G"), Ok(PullOptions::MAX_BYTES));
+        assert_eq!(parse_size("1GiB"), Ok(PullOptions::KEEP_FREE));
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("1500"), Ok(1500));
+        for wrong in ["", "G", "-1", "1.5G", "5X", "1 G", "18446744073709551615K"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -79,7 +79,9 @@ pub(crate) fn pull(args: &PullArgs) -> Result<u8, CommandError> {
             owners: args.owners,
             nodes: args.owners,
             special_bits: args.owners,
-            max_bytes: None,
+            max_bytes: Some(args.max_bytes),
+            max_entries: Some(args.max_entries),
+            keep_free: Some(args.keep_free),
         };
         let mut all = Transferred::default();
         for from in from {
@@ -187,7 +189,19 @@ async fn watched(
     match done {
         Ok(done) => Ok(done),
         Err(FilesError::Link(error)) => Err(attached.up.explain(error).await),
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            let hint = match &error {
+                FilesError::TooLong { .. } => Some("--max-bytes SIZE allows more"),
+                FilesError::TooMany { .. } => Some("--max-entries N allows more"),
+                FilesError::NoRoom { .. } => Some("--keep-free SIZE leaves less free"),
+                _ => None,
+            };
+            let failure = Failure::from(error);
+            Err(match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            })
+        }
     }
 }
 

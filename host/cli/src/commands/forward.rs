@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ForwardArgs) -> Result<u8, CommandError> {
 
 async fn to_guest(attached: &Attached, here: &HostTarget, there: SocketAddress) -> Failure {
     let name = &attached.up.name;
-    let forwarding = match attached.guest.forward(here, there.clone()).await {
+    let mut forwarding = match attached.guest.forward(here, there.clone()).await {
         Ok(forwarding) => forwarding,
         Err(ForwardError::Link(error)) => return attached.up.explain(error).await,
         Err(error @ ForwardError::Listen { .. }) => {
@@ -60,7 +60,14 @@ async fn to_guest(attached: &Attached, here: &HostTarget, there: SocketAddress) 
     };
     say(&format!("{} is {} in {name}", forwarding.address(), in_words(&there)));
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            error = forwarding.trouble() => {
+                let error = guestline::text::chain(&error);
+                eprintln!("guestline: no connection can be accepted for now: {error}");
+                continue;
+            }
+        }
         match attached.guest.ping().await {
             Ok(_) | Err(LinkError::NoAnswer { .. }) => {}
             Err(LinkError::Restarted) => {

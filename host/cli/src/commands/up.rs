@@ -353,7 +353,9 @@ impl Prepared {
             if let Err(error) = obey_signals(&down) {
                 tracing_lost(&error);
             }
+            let mut was_ready = false;
             let ready = |status: &MachineStatus| {
+                was_ready = true;
                 let told = tell(&Told::Ready { machine: Box::new(status.clone()) });
                 // From now on nothing of ours holds the pipe of who started us.
                 if let Ok(null) = File::options().write(true).open("/dev/null") {
@@ -364,7 +366,7 @@ impl Prepared {
             let Self { context, root, supervision } = self;
             let finished =
                 supervise::supervise(&context.dirs, root, supervision, orders, ready).await;
-            let status = status_of(&name, &finished);
+            let status = status_of(&name, &finished, was_ready);
             finished.tell().await;
             status
         })
@@ -377,8 +379,13 @@ fn tracing_lost(error: &io::Error) {
 }
 
 /// Tells who started us when the machine never got there.
-fn status_of(name: &supervise::MachineName, finished: &Finished) -> u8 {
+fn status_of(name: &supervise::MachineName, finished: &Finished, was_ready: bool) -> u8 {
     match &finished.result {
+        Ok(ended) if !was_ready => {
+            let why = text::printable(&ended.why);
+            tell(&Told::Failed { text: format!("errored  up {name}: {why}\n"), status: BROKEN });
+            BROKEN
+        }
         Ok(ended)
             if matches!(ended.how, How::Down | How::Killed | How::LetGo | How::PoweredOff) =>
         {

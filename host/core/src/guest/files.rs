@@ -6,19 +6,23 @@
 //! ```
 //! What the guest sends is hostile until the writer has checked it: it makes nothing outside the target.
 
+mod options;
+
+pub use options::{FilesError, PullOptions, PushOptions, Transferred};
+
 use super::{Guest, Way};
 use crate::link::qga::{QgaPull, QgaPush, unsupported};
 use crate::link::{Arrival, BULK_WINDOW, Channel, LinkError, clean, data_buffer, unexpected};
 use crate::text::escape;
-use guestline_files::{Checksum, Target, TreeReader, TreeWriter, WriteOptions};
+use guestline_files::{Checksum, Limit, Target, TreeReader, TreeWriter, WriteOptions};
 use guestline_protocol::tree::{
     Record, RecordTag, TreeContentEnd, TreeItem, TreeKind, TreeParser, record, record_head,
 };
 use guestline_protocol::{
-    ByteBuf, ErrorKind, FileInfo, FileTime, FolderEntry, HEADROOM, ItemTrouble, ListRequest,
-    MAX_DATA_LEN, MakeFolderRequest, PullDoneResponse, PullRequest, PushRequest, RemoteError,
-    RemoveRequest, Reply, Request, StatRequest, TreeCounts,
+    ByteBuf, ErrorKind, FileTime, HEADROOM, ItemTrouble, MAX_DATA_LEN, PullDoneResponse,
+    PullRequest, PushRequest, RemoteError, Reply, Request, TreeCounts,
 };
+use options::over;
 use std::path::Path;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,72 +33,6 @@ const QUEUE: usize = 3;
 /// What is asked of a transport here.
 const TREES: &str = "move anything but a single file";
 const OWNERS: &str = "keep owners of files";
-
-/// A folder whose names and link targets take more bytes together is not listed.
-const MAX_LISTED_LEN: usize = 16 * 1024 * 1024;
-
-/// A folder with more entries is not listed.
-const MAX_LISTED: usize = 200_000;
-
-/// How files come into the guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PushOptions {
-    /// The target is a folder to put things into, made when it is not there; else it is the thing's own place.
-    pub into: bool,
-    /// Keep owners, by number; else files belong to the agent's user.
-    pub owners: bool,
-}
-
-/// How files come out of the guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PullOptions {
-    /// The target is a folder to put things into; else it is the thing's own place.
-    pub into: bool,
-    /// What a symbolic link that is asked for points to is meant.
-    pub follow: bool,
-    /// Keep owners, by number; wants root.
-    pub owners: bool,
-    /// Make device nodes; wants root.
-    pub nodes: bool,
-    /// Keep set-user-ID and set-group-ID bits, although the guest chose the content.
-    pub special_bits: bool,
-    /// At most so many bytes.
-    pub max_bytes: Option<u64>,
-}
-
-/// What was moved.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Transferred {
-    /// Items and bytes, as the receiver counts.
-    pub counts: TreeCounts,
-    /// What went wrong with single items, on either side; the others are in their places.
-    pub troubles: Vec<ItemTrouble>,
-}
-
-/// Files could not be moved.
-#[derive(Debug, thiserror::Error)]
-pub enum FilesError {
-    /// The link, or the guest refused.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// This host.
-    #[error("on this host: {0}")]
-    Host(RemoteError),
-    /// More than was allowed.
-    #[error("`{path}` in the guest has more than {limit} bytes")]
-    TooLong {
-        /// What was pulled.
-        path: String,
-        /// What was allowed.
-        limit: usize,
-    },
-    /// What is there is of another kind.
-    #[error("`{path}` in the guest is no file")]
-    NoFile {
-        /// What was pulled.
-        path: String,
-    },
-}
 
 impl Guest {
     /// Copies a file or a tree of this host into the guest.
@@ -227,7 +165,8 @@ impl Guest {
             nodes: options.nodes,
             special_bits: options.special_bits,
             max_bytes: options.max_bytes,
-            max_items: None,
+            max_items: options.max_entries,
+            keep_free: options.keep_free,
         };
         if options.owners && matches!(self.way, Way::Qga(_)) {
             return Err(unsupported(OWNERS).into());
@@ -244,7 +183,10 @@ impl Guest {
         if let Some(error) = refused {
             return Err(LinkError::Refused(error).into());
         }
-        let (mut counts, troubles) = written.map_err(FilesError::Host)?;
+        let (mut counts, troubles) = written.map_err(|(error, limit)| match limit {
+            Some(limit) => over(from, to, limit),
+            None => FilesError::Host(error),
+        })?;
         let mut all: Vec<ItemTrouble> = troubles.into_iter().map(clean_trouble).collect();
         if let Some(done) = sent {
             counts.troubles = counts.troubles.max(done.counts.troubles);
@@ -296,6 +238,7 @@ impl Guest {
                             Record::End(_) => {}
                         }
                         if content.len() > limit {
+                            let limit = limit as u64;
                             return Err(FilesError::TooLong { path: path(), limit });
                         }
                     }
@@ -324,82 +267,6 @@ impl Guest {
         let request = PullRequest { path: ByteBuf::from(from), follow, credit };
         Ok(PullSource::Agent(link.channel(&Request::Pull(request), credit).await?))
     }
-
-    /// What is at a path in the guest.
-    ///
-    /// # Errors
-    /// [`LinkError`]; [`LinkError::Refused`] with [`ErrorKind::NotFound`] when nothing is.
-    pub async fn stat(&self, path: &[u8], follow: bool) -> Result<FileInfo, LinkError> {
-        let request = StatRequest { path: ByteBuf::from(path), follow };
-        match self.link_to("look at files in place")?.ask(&Request::Stat(request)).await? {
-            Reply::Stat(info) => Ok(info),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// The entries of a folder in the guest, by name.
-    ///
-    /// # Errors
-    /// [`LinkError`].
-    pub async fn list(&self, path: &[u8]) -> Result<Vec<FolderEntry>, LinkError> {
-        let request = Request::List(ListRequest { path: ByteBuf::from(path) });
-        let mut channel = self.link_to("list folders")?.channel(&request, 0).await?;
-        let (mut entries, mut len) = (Vec::new(), 0);
-        loop {
-            match channel.reply().await? {
-                Reply::List(list) => {
-                    if list.more && list.entries.is_empty() {
-                        return Err(broken("a piece of a folder with nothing in it"));
-                    }
-                    for entry in &list.entries {
-                        if !is_name(&entry.name) {
-                            return Err(broken("an entry of a folder whose name is none"));
-                        }
-                        let target = entry.info.as_ref().and_then(|info| info.target.as_ref());
-                        len += entry.name.len() + target.map_or(0, |target| target.len());
-                    }
-                    entries.extend(list.entries);
-                    if entries.len() > MAX_LISTED || len > MAX_LISTED_LEN {
-                        return Err(broken("a folder without end"));
-                    }
-                    if !list.more {
-                        entries.sort_by(|a, b| a.name.cmp(&b.name));
-                        return Ok(entries);
-                    }
-                }
-                Reply::Error(error) => return Err(LinkError::Refused(clean(error))),
-                other => return Err(unexpected(&other)),
-            }
-        }
-    }
-
-    /// Makes a folder in the guest; with `parents` those above it too, and it may be there already.
-    ///
-    /// # Errors
-    /// [`LinkError`].
-    pub async fn make_folder(
-        &self,
-        path: &[u8],
-        mode: u32,
-        parents: bool,
-    ) -> Result<(), LinkError> {
-        let request = MakeFolderRequest { path: ByteBuf::from(path), mode, parents };
-        self.done(&Request::MakeFolder(request), "make folders").await
-    }
-
-    /// Removes a file of the guest, or with `recursive` a folder with all that is in it.
-    ///
-    /// # Errors
-    /// [`LinkError`].
-    pub async fn remove(
-        &self,
-        path: &[u8],
-        recursive: bool,
-        missing_ok: bool,
-    ) -> Result<(), LinkError> {
-        let request = RemoveRequest { path: ByteBuf::from(path), recursive, missing_ok };
-        self.done(&Request::Remove(request), "remove files").await
-    }
 }
 
 /// What files come from.
@@ -418,9 +285,9 @@ impl PullSource {
     }
 }
 
-/// What a pull came to: what was written, the guest's last word, or its refusal.
+/// What a pull came to: what was written or what it went over, the guest's last word, or its refusal.
 type Written = (
-    Result<(TreeCounts, Vec<ItemTrouble>), RemoteError>,
+    Result<(TreeCounts, Vec<ItemTrouble>), (RemoteError, Option<Limit>)>,
     Option<PullDoneResponse>,
     Option<RemoteError>,
 );
@@ -434,7 +301,7 @@ fn write_all(
 ) -> Result<Written, LinkError> {
     let mut writer = match writer {
         Ok(writer) => writer,
-        Err(error) => return Ok((Err(error), None, None)),
+        Err(error) => return Ok((Err((error, None)), None, None)),
     };
     let (mut sent, mut refused) = (None, None);
     while sent.is_none() && refused.is_none() {
@@ -448,7 +315,7 @@ fn write_all(
         match runtime.block_on(next)? {
             Arrival::Data { bytes, .. } => {
                 if let Err(error) = writer.take(&bytes) {
-                    return Ok((Err(error), None, None));
+                    return Ok((Err((error, writer.exceeded())), None, None));
                 }
             }
             Arrival::Reply(Reply::PullDone(done)) => sent = Some(done),
@@ -457,14 +324,7 @@ fn write_all(
         }
     }
     let counts = writer.finish().map(|counts| (counts, writer.troubles().to_vec()));
-    Ok((counts, sent, refused))
-}
-
-/// Can a folder have an entry of this name?
-fn is_name(name: &[u8]) -> bool {
-    !matches!(name, b"" | b"." | b"..")
-        && name.len() <= 255
-        && !name.iter().any(|&byte| byte == 0 || byte == b'/')
+    Ok((counts.map_err(|error| (error, None)), sent, refused))
 }
 
 /// The tree stream of one file.

@@ -10,14 +10,19 @@ use crate::link::{
     Arrival, Channel, ChannelReader, ChannelWriter, Link, LinkError, WINDOW, clean, data_buffer,
     unexpected,
 };
+use crate::refusals::Refusals;
 use guestline_protocol::{
     AcceptRequest, ConnectRequest, ListenRequest, Reply, Request, SocketAddress,
 };
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 /// One read of a socket.
@@ -25,6 +30,9 @@ const PIECE: usize = 64 * 1024;
 
 /// At most so many connections at once in one forwarding; more wait.
 const MAX_CONNECTIONS: usize = 64;
+
+/// When this host's end of a connection is broken, what it had sent may take so long to get through.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What is asked of a transport here.
 const FORWARD: &str = "forward sockets";
@@ -69,6 +77,7 @@ impl std::fmt::Display for HostTarget {
 pub struct Forwarding {
     address: HostTarget,
     task: JoinHandle<()>,
+    troubles: mpsc::UnboundedReceiver<io::Error>,
     /// Removed at the end.
     socket: Option<PathBuf>,
 }
@@ -77,6 +86,14 @@ impl Forwarding {
     /// Where it listens on this host.
     pub fn address(&self) -> &HostTarget {
         &self.address
+    }
+
+    /// Waits until connections cannot be accepted any more, for now, and tells why; the same trouble once. Cancel safe.
+    pub async fn trouble(&mut self) -> io::Error {
+        match self.troubles.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -113,6 +130,19 @@ impl Drop for Listening {
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// A connection on this host.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Socket>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
 }
 
 impl Guest {
@@ -152,8 +182,9 @@ impl Guest {
                 (Listener::Unix(listener), listen.clone(), Some(path.clone()))
             }
         };
-        let task = tokio::spawn(accept(listener, self.clone(), to));
-        Ok(Forwarding { address, task, socket })
+        let (trouble, troubles) = mpsc::unbounded_channel();
+        let task = tokio::spawn(accept(listener, self.clone(), to, trouble));
+        Ok(Forwarding { address, task, troubles, socket })
     }
 
     /// Listens in the guest, and connects whoever comes with a socket of this host.
@@ -187,35 +218,34 @@ async fn connected(mut channel: Channel) -> Result<(ChannelReader, ChannelWriter
     }
 }
 
-async fn accept(listener: Listener, guest: Guest, to: SocketAddress) {
+async fn accept(
+    listener: Listener,
+    guest: Guest,
+    to: SocketAddress,
+    trouble: mpsc::UnboundedSender<io::Error>,
+) {
     let mut connections = JoinSet::new();
+    let mut refusals = Refusals::default();
     loop {
-        while connections.len() >= MAX_CONNECTIONS || connections.try_join_next().is_some() {
-            if connections.len() >= MAX_CONNECTIONS {
-                connections.join_next().await;
-            }
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            connections.join_next().await;
         }
-        let (guest, to) = (guest.clone(), to.clone());
-        match &listener {
-            Listener::Tcp(listener) => {
-                if let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(to_guest(guest, to, stream));
-                }
+        match listener.accept().await {
+            Ok(stream) => {
+                connections.spawn(to_guest(guest.clone(), to.clone(), stream));
             }
-            Listener::Unix(listener) => {
-                if let Ok((stream, _)) = listener.accept().await {
-                    connections.spawn(to_guest(guest, to, stream));
+            Err(error) => {
+                if refusals.is_news() {
+                    let _ = trouble.send(error);
                 }
+                refusals.pause().await;
             }
         }
     }
 }
 
-async fn to_guest(
-    guest: Guest,
-    to: SocketAddress,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) {
+async fn to_guest(guest: Guest, to: SocketAddress, stream: Box<dyn Socket>) {
     match guest.connect(to).await {
         Ok((reader, writer)) => pump(reader, writer, stream).await,
         // Whoever connected here sees his connection end, as with a proxy.
@@ -262,13 +292,11 @@ async fn serve(mut channel: Channel, link: Link, to: HostTarget) -> LinkError {
     }
 }
 
-/// Moves bytes both ways until both ends have ended, or one is broken.
-async fn pump(
-    mut reader: ChannelReader,
-    mut writer: ChannelWriter,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) {
+/// Moves bytes both ways until both ends have ended, or one is broken. What was sent before an end is broken still gets
+/// through: only then is the channel dropped, since its cancelling would overtake the data.
+async fn pump(mut reader: ChannelReader, mut writer: ChannelWriter, stream: impl Socket) {
     let (mut from, mut to) = tokio::io::split(stream);
+    let broken = CancellationToken::new();
     let upward = async {
         let mut piece = vec![0; PIECE];
         loop {
@@ -281,7 +309,10 @@ async fn pump(
                         return;
                     }
                 }
-                Err(_) => break,
+                Err(_) => {
+                    broken.cancel();
+                    break;
+                }
             }
         }
         writer.end();
@@ -289,9 +320,11 @@ async fn pump(
     let downward = async {
         loop {
             match reader.next().await {
+                // A guest that waits to be read takes nothing itself: it is read on, for nobody.
+                Ok(Arrival::Data { .. }) if broken.is_cancelled() => {}
                 Ok(Arrival::Data { bytes, .. }) => {
                     if to.write_all(&bytes).await.is_err() {
-                        return;
+                        broken.cancel();
                     }
                 }
                 Ok(Arrival::Reply(Reply::End(_))) => {
@@ -303,10 +336,23 @@ async fn pump(
             }
         }
     };
-    let mut downward = std::pin::pin!(downward);
+    let both = async {
+        let mut downward = std::pin::pin!(downward);
+        tokio::select! {
+            () = &mut downward => {}
+            // The last word is the guest's.
+            () = upward => downward.await,
+        }
+    };
+    let given_up = async {
+        broken.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
     tokio::select! {
-        () = &mut downward => {}
-        // The last word is the guest's.
-        () = upward => downward.await,
+        () = both => {}
+        () = given_up => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

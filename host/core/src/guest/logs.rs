@@ -6,12 +6,16 @@ use crate::link::{Arrival, Channel, LinkError, WINDOW, clean, unexpected};
 use crate::text::escape;
 use guestline_protocol::log::LogParser;
 use guestline_protocol::{
-    ByteBuf, Command, ExecRequest, ExitStatus, FollowRequest, LogSource, Reply, Request, Stream,
+    ByteBuf, Command, ErrorKind, ExecRequest, ExitStatus, FollowRequest, LogSource, RemoteError,
+    Reply, Request, Stream,
 };
 use std::collections::VecDeque;
 
 /// A line is cut after so many bytes.
 const MAX_LINE_LEN: usize = 64 * 1024;
+
+/// Where syslog writes: on Debian, and elsewhere.
+const SYSLOGS: [&str; 2] = ["/var/log/syslog", "/var/log/messages"];
 
 /// What is asked of a transport here.
 const READ_LOGS: &str = "read logs as they grow";
@@ -91,15 +95,26 @@ impl Guest {
                     .await?
             }
             Log::Syslog => {
-                let syslog = self.stat(b"/var/log/syslog", true).await;
-                let path: &[u8] =
-                    if syslog.is_ok() { b"/var/log/syslog" } else { b"/var/log/messages" };
-                let source = LogSource::File(ByteBuf::from(path));
+                let source = LogSource::File(ByteBuf::from(self.syslog().await?));
                 self.follow(source, from_start, follow).await?
             }
         };
         let (lines, partial) = (VecDeque::new(), Vec::new());
         Ok(LogStream { source, lines, partial, partial_us: 0, ended: false })
+    }
+
+    async fn syslog(&self) -> Result<&'static [u8], LinkError> {
+        for path in SYSLOGS {
+            match self.stat(path.as_bytes(), true).await {
+                Ok(_) => return Ok(path.as_bytes()),
+                Err(LinkError::Refused(error)) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let [first, second] = SYSLOGS;
+        let message =
+            format!("this guest has no syslog: neither `{first}` nor `{second}` is there");
+        Err(refused(ErrorKind::NotFound, message))
     }
 
     async fn follow(
@@ -169,7 +184,11 @@ impl LogStream {
                 ExecEvent::Exited(exited) if exited.status == ExitStatus::Exited(0) => self.end(),
                 ExecEvent::Exited(_) => {
                     let message = format!("journalctl: {}", escape(stderr).trim());
-                    return Err(refused(guestline_protocol::ErrorKind::System, message));
+                    return Err(refused(ErrorKind::System, message));
+                }
+                ExecEvent::Refused(error) if error.kind == ErrorKind::NotFound => {
+                    let message = format!("this guest has no journal of systemd: {error}");
+                    return Err(refused(ErrorKind::NotFound, message));
                 }
                 ExecEvent::Refused(error) => return Err(LinkError::Refused(error)),
                 ExecEvent::Started { .. } => {}
@@ -213,8 +232,8 @@ impl LogStream {
     }
 }
 
-fn refused(kind: guestline_protocol::ErrorKind, message: String) -> LinkError {
-    LinkError::Refused(guestline_protocol::RemoteError { kind, errno: None, message })
+fn refused(kind: ErrorKind, message: String) -> LinkError {
+    LinkError::Refused(RemoteError::new(kind, message))
 }
 
 /// An entry of the journal in its JSON form (systemd.journal-fields(7)) as "name\[pid]: message".

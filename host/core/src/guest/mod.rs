@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! exec      processes, with their input, output, terminal and signals
-//! files     push, pull, stat, list, make and remove
+//! files     push, pull
+//! folders   stat, list, make and remove
 //! logs      the kernel's log, the journal, files, as they grow
 //! facts     what the guest is, and what it is busy with
 //! control   clock, randomness, identity, power, freezing
@@ -15,6 +16,7 @@ mod control;
 mod exec;
 mod facts;
 mod files;
+mod folders;
 mod forward;
 mod logs;
 mod ping;
@@ -109,7 +111,7 @@ impl Guest {
     /// [`LinkError`].
     pub async fn reconnect(&self) -> Result<(), LinkError> {
         let hello = match &self.way {
-            Way::Agent(link) => link.reopen().await?,
+            Way::Agent(link) => link.reopen().await?.hello,
             Way::Qga(qga) => {
                 qga.reopen().await?;
                 hello_of(qga)

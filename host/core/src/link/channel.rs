@@ -1,10 +1,13 @@
 //! One request on the link: its replies, and data both ways.
 
+use super::ids::ChannelId;
+use super::inbox::{Inbox, Item};
 use super::session::{DataOrder, Order};
 use super::{Link, LinkError};
 use guestline_protocol::{CancelEvent, EndEvent, HEADROOM, Reply, Request, Stream, encode};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// What comes on a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +23,6 @@ pub enum Arrival {
     },
 }
 
-/// In a channel's inbox: what came, with what it takes of the budget, or why nothing comes any more.
-#[derive(Debug)]
-pub(super) enum Item {
-    Reply { reply: Reply, len: usize },
-    Data { stream: Stream, bytes: Vec<u8> },
-    Lost(LinkError),
-}
-
 /// One request. Dropping it before its last reply cancels it in the guest.
 #[derive(Debug)]
 pub struct Channel {
@@ -38,9 +33,9 @@ pub struct Channel {
 /// What comes on a channel. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct ChannelReader {
-    id: u32,
+    id: Arc<ChannelId>,
     link: Link,
-    inbox: mpsc::UnboundedReceiver<Item>,
+    inbox: Inbox,
     ended: bool,
     window: u32,
     relayed: bool,
@@ -49,7 +44,7 @@ pub struct ChannelReader {
 /// What goes out on a channel.
 #[derive(Debug)]
 pub struct ChannelWriter {
-    id: u32,
+    id: Arc<ChannelId>,
     link: Link,
     /// All that the guest has granted so far.
     granted: watch::Receiver<u64>,
@@ -59,7 +54,7 @@ pub struct ChannelWriter {
 /// Sends requests on a channel, beside whoever sends its data. Does not keep it open. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ChannelTeller {
-    id: u32,
+    id: Arc<ChannelId>,
     link: Link,
 }
 
@@ -72,15 +67,15 @@ pub fn data_buffer(len: usize) -> Vec<u8> {
 
 impl Channel {
     pub(super) fn new(
-        id: u32,
+        id: Arc<ChannelId>,
         link: Link,
-        inbox: mpsc::UnboundedReceiver<Item>,
+        inbox: Inbox,
         granted: watch::Receiver<u64>,
         window: u32,
         relayed: bool,
     ) -> Self {
         link.windows.fetch_add(window as usize, Ordering::Relaxed);
-        let writer = ChannelWriter { id, link: link.clone(), granted, sent: 0 };
+        let writer = ChannelWriter { id: id.clone(), link: link.clone(), granted, sent: 0 };
         Self { reader: ChannelReader { id, link, inbox, ended: false, window, relayed }, writer }
     }
 
@@ -109,6 +104,12 @@ impl Channel {
         }
     }
 
+    /// Pieces that wait to be taken.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> usize {
+        self.reader.inbox.pieces()
+    }
+
     /// Sends; see [`ChannelWriter::send`].
     ///
     /// # Errors
@@ -124,7 +125,7 @@ impl ChannelReader {
     /// # Errors
     /// Why the link ended.
     pub async fn next(&mut self) -> Result<Arrival, LinkError> {
-        let channel = self.id;
+        let channel = self.id.number();
         match self.inbox.recv().await {
             Some(Item::Reply { reply, len }) => {
                 self.ended = reply.is_final();
@@ -150,20 +151,20 @@ impl ChannelReader {
 
     /// Asks the guest to end what the channel does; its last reply still comes.
     pub fn cancel(&self) {
-        self.link.tell(self.id, &Request::Cancel(CancelEvent {}));
+        self.link.tell(self.id.number(), &Request::Cancel(CancelEvent {}));
     }
 }
 
 impl Drop for ChannelReader {
     fn drop(&mut self) {
         self.link.windows.fetch_sub(self.window as usize, Ordering::Relaxed);
-        let _ = self.link.orders.send(Order::Drop { channel: self.id, ended: self.ended });
+        let _ = self.link.orders.send(Order::Drop { channel: self.id.number(), ended: self.ended });
     }
 }
 
 impl ChannelWriter {
-    /// Sends data, made with [`data_buffer`], as the guest grants credit for it. What the guest does not want any more, since the
-    /// channel has ended, is dropped.
+    /// Sends data, made with [`data_buffer`], as the guest grants credit for it. What the guest does not want any more,
+    /// since the channel has ended, is dropped.
     ///
     /// # Errors
     /// Why the link ended.
@@ -189,7 +190,7 @@ impl ChannelWriter {
                 false => Vec::new(),
             };
             self.sent += len as u64;
-            let order = DataOrder { channel: self.id, stream: Stream::Stdout, buffer };
+            let order = DataOrder { channel: self.id.number(), stream: Stream::Stdout, buffer };
             if self.link.data.send(order).await.is_err() {
                 return Err(self.link.end().await);
             }
@@ -200,29 +201,29 @@ impl ChannelWriter {
 
     /// Says that no more data comes.
     pub fn end(&self) {
-        self.link.tell(self.id, &Request::End(EndEvent { total: self.sent }));
+        self.link.tell(self.id.number(), &Request::End(EndEvent { total: self.sent }));
     }
 
     /// Grants the guest more data, on a channel of [`Link::relay`].
     pub fn grant(&self, bytes: u32) {
-        let _ = self.link.orders.send(Order::Grant { channel: self.id, bytes });
+        let _ = self.link.orders.send(Order::Grant { channel: self.id.number(), bytes });
     }
 
     /// For requests on this channel from another task.
     pub fn teller(&self) -> ChannelTeller {
-        ChannelTeller { id: self.id, link: self.link.clone() }
+        ChannelTeller { id: self.id.clone(), link: self.link.clone() }
     }
 
     /// A request on this channel, such as a signal.
     pub fn tell(&self, request: &Request) {
-        self.link.tell(self.id, request);
+        self.link.tell(self.id.number(), request);
     }
 }
 
 impl ChannelTeller {
     /// A request on this channel, such as a signal.
     pub fn tell(&self, request: &Request) {
-        self.link.tell(self.id, request);
+        self.link.tell(self.id.number(), request);
     }
 }
 

@@ -10,6 +10,9 @@
 mod channel;
 mod endpoint;
 mod fd;
+mod ids;
+mod inbox;
+mod names;
 mod program;
 pub(crate) mod qga;
 mod reserve;
@@ -21,17 +24,21 @@ pub use channel::{Arrival, Channel, ChannelReader, ChannelTeller, ChannelWriter,
 pub use endpoint::{Endpoint, EndpointError, NotAnEndpoint};
 pub use qga::QgaHandle;
 pub use reserve::{ReserveTrouble, listen as listen_to_reserve};
+pub use session::Reopened;
 pub use transport::{Lane, Transport, TransportKind};
 
+pub(crate) use names::{clean, unexpected};
+
 use crate::pulse::{Pulse, PulseWatch};
-use crate::text::printable;
 use guestline_protocol::{
     FrameTooLong, HelloResponse, MAX_FRAME_LEN, NoCommonVersion, RemoteError, Reply, Request,
     Session, encode,
 };
-use session::{DataOrder, Order};
+use ids::ChannelIds;
+use names::name_of_request;
+use session::{DataOrder, OpenOrder, Order};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -90,8 +97,9 @@ pub enum LinkError {
     /// The agent refused.
     #[error("{0}")]
     Refused(RemoteError),
-    /// The agent began anew: the guest rebooted, or the agent did.
-    #[error("the agent was started anew, and what it was doing is lost")]
+    /// The agent knows nothing of the session: the guest rebooted, the agent was started anew, or another host had it
+    /// meanwhile. [`Link::reopen`] tells which agent is there.
+    #[error("the agent knows nothing of the session any more: what ran in it is lost")]
     Restarted,
     /// The agent gives no sign of life, and nothing says that its guest is just busy.
     #[error("the agent gave no sign of life for {waited:.0?}: {guest}")]
@@ -100,6 +108,12 @@ pub enum LinkError {
         waited: Duration,
         /// What the guest does meanwhile.
         guest: Pulse,
+    },
+    /// The guest takes nothing of what it is sent.
+    #[error("the guest reads nothing: {bytes} bytes wait for it")]
+    Unread {
+        /// So many bytes of memory.
+        bytes: usize,
     },
     /// A small request was not answered, though the agent lives.
     #[error("the agent did not answer a {what} request within {waited:.0?}")]
@@ -132,6 +146,11 @@ impl LinkError {
         matches!(self, Self::Closed | Self::ProgramEnded { .. })
     }
 
+    /// Is only the session over, and whoever is at the other end of the link may be greeted anew ([`Link::reopen`])?
+    pub fn is_session_lost(&self) -> bool {
+        matches!(self, Self::Restarted | Self::Silent { .. } | Self::Unread { .. })
+    }
+
     fn broken(what: String) -> Self {
         Self::Broken { what }
     }
@@ -142,7 +161,7 @@ impl LinkError {
 pub struct Link {
     orders: mpsc::UnboundedSender<Order>,
     data: mpsc::Sender<DataOrder>,
-    next_id: Arc<AtomicU32>,
+    ids: Arc<ChannelIds>,
     /// Windows of the channels that are open, bytes.
     windows: Arc<AtomicUsize>,
     end: watch::Receiver<Option<LinkError>>,
@@ -173,22 +192,23 @@ impl Link {
         let link = Self {
             orders: started.orders,
             data: started.data,
-            next_id: Arc::new(AtomicU32::new(1)),
+            ids: Arc::default(),
             windows: Arc::default(),
             end: started.end,
             silent_since: started.silent_since,
             kind,
         };
-        let hello = opened.await.unwrap_or(Err(LinkError::Closed))?;
-        Ok((link, hello))
+        let opened = opened.await.unwrap_or(Err(LinkError::Closed))?;
+        Ok((link, opened.hello))
     }
 
-    /// Opens a new session over the same transport: after a reboot of the guest or another start of its agent. What
-    /// is open ends with [`LinkError::Restarted`]. Waits as [`Link::open`] does.
+    /// Opens a new session over the same transport: after a reboot of the guest, another start of its agent, or a
+    /// silence. What is open ends with [`LinkError::Restarted`]. Waits as [`Link::open`] does, and says hello for as
+    /// long.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn reopen(&self) -> Result<HelloResponse, LinkError> {
+    pub async fn reopen(&self) -> Result<Reopened, LinkError> {
         let (done, opened) = oneshot::channel();
         if self.orders.send(Order::Reopen { done }).is_err() {
             return Err(self.end().await);
@@ -212,7 +232,8 @@ impl Link {
     }
 
     /// Opens a channel with a request, which grants `window` bytes of credit for data from the guest (0 where
-    /// none comes).
+    /// none comes). With [`guestline_protocol::MAX_CHANNELS`] of them open it is answered by an error of kind
+    /// [`guestline_protocol::ErrorKind::Busy`], as by the agent itself.
     ///
     /// # Errors
     /// [`LinkError::TooLong`], or why the link is gone.
@@ -221,7 +242,8 @@ impl Link {
     }
 
     /// As [`Link::channel`], on behalf of another session whose ends keep the accounts themselves: data that is taken
-    /// gives the guest no credit, [`ChannelWriter::grant`] does; and what the guest grants arrives as the replies it is.
+    /// gives the guest no credit, [`ChannelWriter::grant`] does; and what the guest grants arrives as the replies it
+    /// is.
     ///
     /// # Errors
     /// As [`Link::channel`].
@@ -235,24 +257,19 @@ impl Link {
         window: u32,
         relayed: bool,
     ) -> Result<Channel, LinkError> {
-        let id = loop {
-            match self.next_id.fetch_add(1, Ordering::Relaxed) {
-                0 => continue,
-                id => break id,
-            }
-        };
         let buffer = encode(request);
         let len = buffer.len() - guestline_protocol::HEADROOM;
         if len > MAX_FRAME_LEN {
             return Err(FrameTooLong { len }.into());
         }
-        let (inbox, arrivals) = mpsc::unbounded_channel();
+        let (sender, inbox) = inbox::inbox();
         let (granted, grants) = watch::channel(0);
-        let order = Order::Open { channel: id, buffer, window, relayed, inbox, granted };
-        if self.orders.send(order).is_err() {
+        let id = Arc::new(self.ids.take());
+        let order = OpenOrder { id: id.clone(), buffer, window, relayed, inbox: sender, granted };
+        if self.orders.send(Order::Open(order)).is_err() {
             return Err(self.end().await);
         }
-        Ok(Channel::new(id, self.clone(), arrivals, grants, window, relayed))
+        Ok(Channel::new(id, self.clone(), inbox, grants, window, relayed))
     }
 
     /// A request with one reply, which must come within a minute.
@@ -296,76 +313,6 @@ fn draw_session() -> Session {
     // 80 of a ULID's bits are random; zero means no session.
     let random = (ulid::Ulid::generate().0 & u128::from(u64::MAX)) as u64;
     Session(random.max(1))
-}
-
-/// The reply is of the wrong kind for its request.
-pub(crate) fn unexpected(reply: &Reply) -> LinkError {
-    LinkError::broken(format!("a {} reply to another request", name_of_reply(reply)))
-}
-
-fn name_of_reply(reply: &Reply) -> &'static str {
-    match reply {
-        Reply::Hello(_) => "hello",
-        Reply::Attach(_) => "attach",
-        Reply::Ping(_) => "ping",
-        Reply::Credit(_) => "credit",
-        Reply::Done(_) => "done",
-        Reply::Error(_) => "error",
-        Reply::End(_) => "end",
-        Reply::LinkTrouble(_) => "link-trouble",
-        Reply::ExecStarted(_) => "exec-started",
-        Reply::ExecExited(_) => "exec-exited",
-        Reply::PushStarted(_) => "push-started",
-        Reply::PushDone(_) => "push-done",
-        Reply::PullDone(_) => "pull-done",
-        Reply::Stat(_) => "stat",
-        Reply::List(_) => "list",
-        Reply::Facts(_) => "facts",
-        Reply::Sample(_) => "sample",
-        Reply::SetClock(_) => "set-clock",
-        Reply::Leaving(_) => "leaving",
-        Reply::Connected(_) => "connected",
-        Reply::Listening(_) => "listening",
-        Reply::Accepted(_) => "accepted",
-    }
-}
-
-fn name_of_request(request: &Request) -> &'static str {
-    match request {
-        Request::Hello(_) => "hello",
-        Request::Attach(_) => "attach",
-        Request::Ping(_) => "ping",
-        Request::Cancel(_) => "cancel",
-        Request::Credit(_) => "credit",
-        Request::End(_) => "end",
-        Request::Exec(_) => "exec",
-        Request::Signal(_) => "signal",
-        Request::Resize(_) => "resize",
-        Request::Push(_) => "push",
-        Request::Pull(_) => "pull",
-        Request::Stat(_) => "stat",
-        Request::List(_) => "list",
-        Request::MakeFolder(_) => "make-folder",
-        Request::Remove(_) => "remove",
-        Request::Follow(_) => "follow",
-        Request::Facts(_) => "facts",
-        Request::Sample(_) => "sample",
-        Request::SetClock(_) => "set-clock",
-        Request::AddEntropy(_) => "add-entropy",
-        Request::Identity(_) => "identity",
-        Request::Power(_) => "power",
-        Request::Freeze(_) => "freeze",
-        Request::Thaw(_) => "thaw",
-        Request::Connect(_) => "connect",
-        Request::Listen(_) => "listen",
-        Request::Accept(_) => "accept",
-    }
-}
-
-/// A remote error whose message may be shown.
-pub(crate) fn clean(mut error: RemoteError) -> RemoteError {
-    error.message = printable(&error.message);
-    error
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ pub struct ReserveTrouble {
     pub lacks: Vec<String>,
 }
 
-/// Reads the line until an agent tells its trouble; none when the line ends before. Cancel safe but for what was read: a
-/// trouble that is half told then is lost.
+/// Reads the line until an agent tells its trouble; none when the line ends before. Cancel safe but for what was read:
+/// a trouble that is half told then is lost.
 pub async fn listen(stream: &mut UnixStream) -> Option<ReserveTrouble> {
     let mut framing = TtyFraming::new(End::Host);
     let mut buffer = vec![0; 4096];

@@ -3,8 +3,7 @@
 
 use super::LinkError;
 use guestline_protocol::{
-    CreditEvent, ErrorKind, Frame, FrameKind, ReceiveCredit, Reply, Request, Session, Stream,
-    decode,
+    CreditEvent, ErrorKind, Frame, FrameKind, ReceiveCredit, Reply, Session, Stream, decode,
 };
 use std::collections::{HashMap, VecDeque};
 
@@ -111,6 +110,11 @@ impl SessionState {
         self.channels.contains_key(&channel)
     }
 
+    /// So many are open.
+    pub fn open_count(&self) -> usize {
+        self.channels.len()
+    }
+
     /// Is no channel open?
     pub fn is_idle(&self) -> bool {
         self.channels.is_empty()
@@ -123,11 +127,11 @@ impl SessionState {
         self.pending_count = self.pending_count.saturating_sub(count);
         let Some(open) = self.channels.get_mut(&channel) else { return false };
         let first = !std::mem::replace(&mut open.cancelled, true);
-        if first {
-            self.stray_left = self.stray_left.saturating_add(STRAY_PER_CANCEL);
-        }
         // What is held would wait for data that is not counted any more.
         let ended = open.held.iter().any(|(reply, _)| reply.is_final());
+        if first {
+            self.forgive(STRAY_PER_CANCEL);
+        }
         if ended {
             self.channels.remove(&channel);
         }
@@ -135,16 +139,14 @@ impl SessionState {
     }
 
     /// So many bytes of data were used on a channel. Gives the credit to send.
-    pub fn use_data(&mut self, channel: u32, len: usize) -> Option<Request> {
-        let open = self.channels.get_mut(&channel)?;
-        open.receive.use_up(len).map(Request::Credit)
+    pub fn use_data(&mut self, channel: u32, len: usize) -> Option<CreditEvent> {
+        self.channels.get_mut(&channel)?.receive.use_up(len)
     }
 
     /// Whoever a channel is relayed for grants more. Gives the credit to send.
-    pub fn grant(&mut self, channel: u32, bytes: u32) -> Option<Request> {
-        let open = self.channels.get_mut(&channel)?;
-        open.receive.grant(bytes);
-        Some(Request::Credit(CreditEvent { bytes }))
+    pub fn grant(&mut self, channel: u32, bytes: u32) -> Option<CreditEvent> {
+        self.channels.get_mut(&channel)?.receive.grant(bytes);
+        Some(CreditEvent { bytes })
     }
 
     /// A reply of so many bytes was taken.
@@ -162,7 +164,8 @@ impl SessionState {
     /// A frame of this session.
     ///
     /// # Errors
-    /// [`LinkError::Broken`] when the guest breaks the rules, [`LinkError::Restarted`] when it knows nothing of the session.
+    /// [`LinkError::Broken`] when the guest breaks the rules, [`LinkError::Restarted`] when it knows nothing of the
+    /// session.
     pub fn on_frame(&mut self, frame: &Frame<'_>) -> Result<Vec<Effect>, LinkError> {
         match frame.head.kind {
             FrameKind::Message => self.on_message(frame),
@@ -178,7 +181,7 @@ impl SessionState {
             return Err(LinkError::Restarted);
         }
         let Some(open) = self.channels.get_mut(&channel) else {
-            return self.stray();
+            return self.stray().map(|()| Vec::new());
         };
         let bytes = reply.credit();
         if matches!(reply, Reply::Credit(_)) && !open.relayed {
@@ -218,10 +221,10 @@ impl SessionState {
         let channel = frame.head.channel;
         // Empty data says nothing and costs no credit.
         if frame.body.is_empty() {
-            return self.stray();
+            return self.stray().map(|()| Vec::new());
         }
         let Some(open) = self.channels.get_mut(&channel) else {
-            return self.stray();
+            return self.stray().map(|()| Vec::new());
         };
         let received = open.receive.receive(frame.body.len());
         received.map_err(|overdrawn| LinkError::broken(overdrawn.to_string()))?;
@@ -256,16 +259,24 @@ impl SessionState {
     }
 
     /// A frame for a channel that is not open: late, or made up.
-    fn stray(&mut self) -> Result<Vec<Effect>, LinkError> {
+    ///
+    /// # Errors
+    /// [`LinkError::Broken`] when there are too many.
+    pub fn stray(&mut self) -> Result<(), LinkError> {
         match self.stray_left.checked_sub(1) {
-            Some(left) => self.stray_left = left,
+            Some(left) => {
+                self.stray_left = left;
+                Ok(())
+            }
             None => {
-                return Err(LinkError::broken(
-                    "a flood of replies to requests that nobody made".to_owned(),
-                ));
+                Err(LinkError::broken("a flood of replies to requests that nobody made".to_owned()))
             }
         }
-        Ok(Vec::new())
+    }
+
+    /// So many more frames for channels that are not open are no wonder.
+    pub fn forgive(&mut self, strays: u64) {
+        self.stray_left = self.stray_left.saturating_add(strays);
     }
 }
 

@@ -1,16 +1,20 @@
 //! The host's end against a scripted peer.
 
+mod hostile;
+mod lost;
+mod slow;
+
 use super::*;
 use guestline_protocol::{
     CreditEvent, DoneResponse, ErrorKind, Frame, FrameHead, FrameKind, Framing, HEADROOM,
     PingRequest, PingResponse, PortFraming, StatRequest, Stream, decode,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Answers requests with what `answer` makes of them, until the stream ends.
 fn peer(
-    mut stream: UnixStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     mut answer: impl FnMut(FrameHead, Request) -> Vec<u8> + Send + 'static,
 ) {
     tokio::spawn(async move {
@@ -39,6 +43,11 @@ fn data(head: FrameHead, len: usize) -> Vec<u8> {
 }
 
 fn hello(min: u16, max: u16) -> Reply {
+    hello_of(1, min, max)
+}
+
+/// Of this incarnation of the agent.
+fn hello_of(incarnation: u64, min: u16, max: u16) -> Reply {
     let build = "b\x1b[31m".to_owned();
     Reply::Hello(HelloResponse {
         min,
@@ -47,9 +56,13 @@ fn hello(min: u16, max: u16) -> Reply {
         features: 0,
         init: true,
         bulk: false,
-        incarnation: 1,
+        incarnation,
         clock_us: 0,
     })
+}
+
+fn no_session() -> Reply {
+    Reply::Error(RemoteError::new(ErrorKind::NoSession, ""))
 }
 
 fn pong(token: u64) -> Reply {
@@ -76,7 +89,11 @@ async fn try_open(
 ) -> Result<(Link, HelloResponse), LinkError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     peer(theirs, answer);
-    Link::open(Transport::stream(TransportKind::UnixSocket, Lane::socket(ours))).await
+    Link::open(socket(ours)).await
+}
+
+fn socket(stream: UnixStream) -> Transport {
+    Transport::stream(TransportKind::UnixSocket, Lane::socket(stream))
 }
 
 #[tokio::test]
@@ -169,8 +186,7 @@ async fn credit_is_given_back_as_data_is_taken() {
         }
         _ => data(head, 1000),
     });
-    let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
-    let (link, _) = Link::open(transport).await.unwrap();
+    let (link, _) = Link::open(socket(ours)).await.unwrap();
     let mut channel = link.channel(&ping(1), 1000).await.unwrap();
     assert!(grants.try_recv().is_err());
     assert!(matches!(channel.next().await, Ok(Arrival::Data { bytes, .. }) if bytes.len() == 1000));
@@ -185,9 +201,7 @@ async fn an_agent_that_began_anew_ends_what_ran_and_can_be_opened_again() {
         Request::Ping(ping) => frame(head, &pong(ping.token)),
         _ if !began_anew => {
             began_anew = true;
-            let kind = ErrorKind::NoSession;
-            let error = RemoteError { kind, errno: None, message: String::new() };
-            frame(head, &Reply::Error(error))
+            frame(head, &no_session())
         }
         _ => frame(head, &Reply::Done(DoneResponse {})),
     })
@@ -208,8 +222,8 @@ async fn a_guest_that_is_silent_and_idle_is_given_up_and_a_busy_one_is_not() {
             Request::Hello(_) => frame(head, &hello(1, 1)),
             _ => Vec::new(),
         });
-        let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
-        let (link, _) = Link::open_watched(transport, Box::new(move || pulse)).await.unwrap();
+        let pulse = Box::new(move || pulse);
+        let (link, _) = Link::open_watched(socket(ours), pulse).await.unwrap();
         let mut channel = link.channel(&ping(1), 0).await.unwrap();
         let waited = tokio::time::timeout(Duration::from_secs(600), channel.next()).await;
         match given_up {
@@ -233,6 +247,5 @@ async fn a_small_request_that_is_not_answered_is_given_up_by_name() {
 async fn a_closed_stream_ends_every_wait() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);
-    let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
-    assert!(matches!(Link::open(transport).await, Err(LinkError::Closed)));
+    assert!(matches!(Link::open(socket(ours)).await, Err(LinkError::Closed)));
 }

@@ -3,6 +3,7 @@
 
 use super::name::MachineName;
 use super::registry;
+use crate::refusals::Refusals;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Version of the requests and answers. Fields may be added without raising it.
 pub const CONTROL_VERSION: u32 = 1;
@@ -200,6 +201,7 @@ pub(super) async fn answer(
     over: CancellationToken,
 ) {
     let mut callers = JoinSet::new();
+    let mut refusals = Refusals::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -217,8 +219,10 @@ pub(super) async fn answer(
                 });
             }
             Err(error) => {
-                debug!(%error, "a caller was not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                if refusals.is_news() {
+                    warn!(%error, "no caller can be accepted for now");
+                }
+                refusals.pause().await;
             }
         }
     }

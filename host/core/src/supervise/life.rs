@@ -113,7 +113,7 @@ impl Life {
             LifeEvent::Restarted { .. } => Vec::new(),
             LifeEvent::Reopened(Ok(())) => self.become_(MachineState::Ready, None),
             // Another agent took the place of the one that was greeted.
-            LifeEvent::Reopened(Err(LinkError::Restarted)) => vec![Action::Reopen],
+            LifeEvent::Reopened(Err(error)) if error.is_session_lost() => vec![Action::Reopen],
             LifeEvent::Reopened(Err(error)) | LifeEvent::LinkEnded(error) => {
                 match self.owns_machine {
                     true => self.become_(MachineState::Lost, Some(error.to_string())),

@@ -12,21 +12,26 @@
 //! The owner alone decides what becomes of the machine ([`life`], without I/O). A guest that reboots stays up: its
 //! clients' requests end as lost, and new ones wait until it is back.
 
+mod board;
+mod budget;
 mod control;
+mod ending;
 mod life;
 mod name;
+mod outbox;
 mod owner;
 mod proxy;
 mod registry;
 mod server;
+mod supervision;
 
 pub use control::{
     CONTROL_VERSION, ControlError, ControlRequest, Ended, How, MachineState, MachineStatus, down,
     status, wait_for_boot,
 };
 pub use name::{MachineName, NotAName};
-pub use owner::{Down, Finished, Source, SuperviseError, Supervision, supervise};
 pub use registry::{RegistryError, find, last_word, list};
+pub use supervision::{Down, Finished, Source, SuperviseError, Supervision, supervise};
 
 /// Lets a supervisor outlive the process that starts it, and its terminal.
 pub fn detach(command: &mut std::process::Command) {

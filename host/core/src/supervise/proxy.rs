@@ -5,17 +5,27 @@
 //!                    <── replies, data; credit both ways goes through from end to end ──
 //! ```
 //! The client is held to what the guest granted, and to the rules of the protocol: who breaks them is cut off, and
-//! nobody else. What the guest may send is what the client granted; the link holds it to that.
+//! nobody else. What the guest may send is what was passed on of the client's grants, the rest waits for the machine's
+//! [`Budget`]; the link holds the guest to that.
 
+mod proxied;
+
+use super::budget::Budget;
 use crate::link::Arrival;
 use guestline_protocol::{
-    ByteBuf, ErrorKind, FrameHead, FrameKind, MAX_CHANNELS, OLDEST_VERSION, RemoteError, Reply,
-    Request, SendCredit, Session, VERSION, common_version, decode,
+    ByteBuf, ErrorKind, FrameHead, FrameKind, RemoteError, Reply, Request, Session, decode,
 };
+use proxied::Proxied;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-/// A client may have granted so many bytes that have not reached it: the most that is kept for it.
-const MAX_GRANTED: u64 = 64 * 1024 * 1024;
+/// A channel of a client, told from earlier ones of its id: what is late for one of them is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Opening {
+    pub(super) channel: u32,
+    /// Counts the channels that the client opened.
+    pub(super) number: u64,
+}
 
 /// What is to be done with a frame of the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +35,7 @@ pub(super) enum Action {
     /// Answer without the guest, in this session.
     Answer { head: FrameHead, reply: Reply },
     /// Open a channel.
-    Open { channel: u32, request: Box<Request>, window: u32 },
+    Open { opening: Opening, request: Box<Request>, window: u32 },
     /// Pass a request on that belongs to an open channel.
     Tell { channel: u32, request: Request },
     /// Pass on that no more data comes.
@@ -49,39 +59,34 @@ pub(super) struct ProxyState {
     session: Session,
     /// The boot of the guest in which the session was opened.
     boot: u64,
+    /// Those whose last reply has not been written.
     channels: HashMap<u32, Proxied>,
+    openings: u64,
     /// Connections that this client was told of, and may accept.
     offered: HashSet<u32>,
-    /// File systems that it froze.
+    /// File systems that it is freezing, and that it froze.
+    freezing: HashMap<Opening, ByteBuf>,
     frozen: Vec<ByteBuf>,
-    /// Granted by the client and not passed to it yet, all channels.
-    granted: u64,
+    /// The client has left.
+    gone: bool,
+    budget: Arc<Budget>,
 }
 
-#[derive(Debug)]
-struct Proxied {
-    /// What the guest granted the client.
-    send: SendCredit,
-    /// The client sends so many bytes in all. It says so as a message, which may come before the data.
-    total: Option<u64>,
-    /// What the client granted the guest, less what has come.
-    granted: u64,
-}
-
-impl Default for ProxyState {
-    fn default() -> Self {
+impl ProxyState {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self {
             session: Session::NONE,
             boot: 0,
             channels: HashMap::new(),
+            openings: 0,
             offered: HashSet::new(),
+            freezing: HashMap::new(),
             frozen: Vec::new(),
-            granted: 0,
+            gone: false,
+            budget,
         }
     }
-}
 
-impl ProxyState {
     /// The boot of the guest in which the session was opened.
     pub(super) fn boot(&self) -> u64 {
         self.boot
@@ -92,14 +97,25 @@ impl ProxyState {
         if self.session == session && self.boot == boot {
             return false;
         }
-        let frozen = std::mem::take(&mut self.frozen);
-        *self = Self { session, boot, frozen, ..Self::default() };
+        if self.boot != boot {
+            self.forget_frozen();
+        }
+        self.close_all();
+        (self.session, self.boot) = (session, boot);
         true
     }
 
-    /// What the client froze and did not thaw.
-    pub(super) fn frozen(&mut self) -> Vec<ByteBuf> {
+    /// The client has left. Gives what it froze and did not thaw.
+    pub(super) fn leave(&mut self) -> Vec<ByteBuf> {
+        self.close_all();
+        self.session = Session::NONE;
+        self.gone = true;
         std::mem::take(&mut self.frozen)
+    }
+
+    /// What was frozen for the client only after it had left.
+    pub(super) fn frozen_late(&mut self) -> Vec<ByteBuf> {
+        if self.gone { std::mem::take(&mut self.frozen) } else { Vec::new() }
     }
 
     /// A frame of the client; `boot` is the guest's, when it is there.
@@ -140,56 +156,60 @@ impl ProxyState {
         boot: Option<u64>,
     ) -> Result<Option<Action>, Violation> {
         let channel = head.channel;
-        let refuse = |kind, message: &str| {
-            let error = RemoteError { kind, errno: None, message: message.to_owned() };
-            Ok(Some(Action::Answer { head, reply: Reply::Error(error) }))
-        };
+        let refuse = |error| Ok(Some(Action::Answer { head, reply: Reply::Error(error) }));
+        let refuse_as = |kind, message: &str| refuse(RemoteError::new(kind, message));
         let request = decode::<Request>(body);
         if let Ok(Request::Hello(hello)) = &request {
-            if head.session == Session::NONE {
-                return refuse(ErrorKind::Invalid, "a hello needs a session");
-            }
-            let range = (OLDEST_VERSION, VERSION);
-            if let Err(error) = common_version(range, (hello.min, hello.max)) {
-                return refuse(ErrorKind::Version, &error.to_string());
-            }
-            return Ok(Some(Action::Hello { session: head.session, channel }));
+            return match hello.judge(head.session) {
+                Ok(_) => Ok(Some(Action::Hello { session: head.session, channel })),
+                Err(error) => refuse(error),
+            };
         }
         let stands = self.session != Session::NONE && head.session == self.session;
         if !stands || boot != Some(self.boot) {
-            return refuse(ErrorKind::NoSession, "say hello first");
+            return refuse_as(ErrorKind::NoSession, "say hello first");
         }
         if channel == 0 {
-            return refuse(ErrorKind::Protocol, "channel 0 is the guest's own");
+            return refuse_as(ErrorKind::Protocol, "channel 0 is the guest's own");
         }
         match request {
-            Err(error) => refuse(ErrorKind::Unsupported, &error.to_string()),
-            Ok(Request::Attach(_)) => refuse(ErrorKind::Unsupported, "there is no bulk port here"),
+            Err(error) => refuse_as(ErrorKind::Unsupported, &error.to_string()),
+            Ok(Request::Attach(_)) => {
+                refuse_as(ErrorKind::Unsupported, "there is no bulk port here")
+            }
             Ok(request) if request.is_on_channel() => self.on_open_channel(channel, request),
             Ok(_) if self.channels.contains_key(&channel) => {
                 Err(Violation { what: "a request on a channel that is open" })
             }
-            Ok(_) if self.channels.len() >= MAX_CHANNELS => {
-                refuse(ErrorKind::Busy, "too many channels are open")
-            }
             Ok(Request::Accept(accept)) if !self.offered.remove(&accept.connection) => {
-                refuse(ErrorKind::Invalid, "no such connection")
+                refuse_as(ErrorKind::Invalid, "no such connection")
             }
-            Ok(request) => self.on_request(channel, request).map(Some),
+            Ok(_) if !self.budget.open_channel() => {
+                refuse_as(ErrorKind::Busy, "too many channels are open in this machine")
+            }
+            Ok(request) => Ok(Some(self.on_request(channel, request))),
         }
     }
 
-    fn on_request(&mut self, channel: u32, request: Request) -> Result<Action, Violation> {
+    fn on_request(&mut self, channel: u32, mut request: Request) -> Action {
+        self.openings += 1;
+        let opening = Opening { channel, number: self.openings };
         match &request {
-            Request::Freeze(freeze) => self.frozen.push(freeze.path.clone()),
+            Request::Freeze(freeze) => {
+                self.freezing.insert(opening, freeze.path.clone());
+            }
             Request::Thaw(thaw) => self.frozen.retain(|path| *path != thaw.path),
             _ => {}
         }
-        let window = window_of(&request);
-        let proxied = Proxied { send: SendCredit::default(), total: None, granted: 0 };
-        self.channels.insert(channel, proxied);
-        self.grant(channel, window)?;
-        Ok(Action::Open { channel, request: Box::new(request), window })
+        let mut open = Proxied::new(opening);
+        let mut window = 0;
+        if let Some(credit) = credit_of(&mut request) {
+            open.owed = (*credit).into();
+            window = open.pass_on(&self.budget);
+            *credit = window;
+        }
+        self.channels.insert(channel, open);
+        Action::Open { opening, request: Box::new(request), window }
     }
 
     fn on_open_channel(
@@ -201,8 +221,9 @@ impl ProxyState {
         let Some(open) = self.channels.get_mut(&channel) else { return Ok(None) };
         match request {
             Request::Credit(credit) => {
-                self.grant(channel, credit.bytes)?;
-                Ok(Some(Action::Grant { channel, bytes: credit.bytes }))
+                open.owed = open.owed.saturating_add(credit.bytes.into());
+                let bytes = open.pass_on(&self.budget);
+                Ok((bytes > 0).then_some(Action::Grant { channel, bytes }))
             }
             Request::End(end) => {
                 let sent = open.send.sent();
@@ -216,25 +237,37 @@ impl ProxyState {
         }
     }
 
-    fn grant(&mut self, channel: u32, bytes: u32) -> Result<(), Violation> {
-        let Some(open) = self.channels.get_mut(&channel) else { return Ok(()) };
-        open.granted = open.granted.saturating_add(bytes.into());
-        self.granted = self.granted.saturating_add(bytes.into());
-        match self.granted > MAX_GRANTED {
-            true => Err(Violation { what: "more credit than there is memory for" }),
-            false => Ok(()),
-        }
+    /// Does a channel wait for the budget?
+    pub(super) fn is_short(&self) -> bool {
+        self.channels.values().any(|open| open.owed > 0)
+    }
+
+    /// What the guest may be granted now, on channels that had to wait for the budget.
+    pub(super) fn pass_on(&mut self) -> Vec<(u32, u32)> {
+        let short = self.channels.iter_mut().filter(|(_, open)| open.owed > 0);
+        let granted = short.map(|(&channel, open)| (channel, open.pass_on(&self.budget)));
+        granted.filter(|(_, bytes)| *bytes > 0).collect()
     }
 
     /// Something that came from the guest. Gives the head of the frame in which it goes to the client; none when the
     /// channel is not the client's any more.
-    pub(super) fn on_arrival(&mut self, channel: u32, arrival: &Arrival) -> Option<FrameHead> {
-        let open = self.channels.get_mut(&channel)?;
+    pub(super) fn on_arrival(&mut self, opening: Opening, arrival: &Arrival) -> Option<FrameHead> {
+        if let Arrival::Reply(reply) = arrival
+            && let Some(path) = self.freezing.remove(&opening)
+            && matches!(reply, Reply::Done(_))
+        {
+            self.frozen.push(path);
+        }
+        if self.session == Session::NONE {
+            return None;
+        }
+        let channel = opening.channel;
+        let open = find(&mut self.channels, opening)?;
         match arrival {
             Arrival::Data { stream, bytes } => {
-                let len = (bytes.len() as u64).min(open.granted);
-                open.granted -= len;
-                self.granted = self.granted.saturating_sub(len);
+                let len = bytes.len() as u64;
+                open.lent = open.lent.saturating_sub(len);
+                open.queued += len;
                 Some(FrameHead::data(self.session, channel, *stream))
             }
             Arrival::Reply(reply) => {
@@ -243,38 +276,82 @@ impl ProxyState {
                     self.offered.insert(accepted.connection);
                 }
                 if reply.is_final() {
-                    self.granted = self.granted.saturating_sub(open.granted);
-                    self.channels.remove(&channel);
+                    open.end(&self.budget);
                 }
                 Some(FrameHead::message(self.session, channel))
             }
         }
     }
 
+    /// A frame with so much data was written to the client, or the last one of the channel.
+    pub(super) fn on_written(&mut self, opening: Opening, len: usize, is_last: bool) {
+        let Some(open) = find(&mut self.channels, opening) else { return };
+        open.queued = open.queued.saturating_sub(len as u64);
+        open.settle(&self.budget);
+        let is_over = is_last || (open.queued == 0 && self.session == Session::NONE);
+        if is_over {
+            self.channels.remove(&opening.channel);
+            self.budget.close_channel();
+        }
+    }
+
     /// The agent does not know the session of this boot any more, so the client's is over too. Gives what to tell it on
     /// the channel; none when it has begun anew since.
     pub(super) fn on_restart(&mut self, channel: u32, boot: u64) -> Option<(FrameHead, Reply)> {
+        if self.session == Session::NONE || self.boot != boot {
+            return None;
+        }
         let head = FrameHead::message(self.session, channel);
-        let open = self.session != Session::NONE && self.boot == boot;
-        open.then(|| {
-            // The guest that froze them is gone.
-            *self = Self::default();
-            let message = "the guest was started anew".to_owned();
-            let error = RemoteError { kind: ErrorKind::NoSession, errno: None, message };
-            (head, Reply::Error(error))
-        })
+        self.session = Session::NONE;
+        // What came before is still told.
+        self.channels.retain(|_, open| {
+            open.end(&self.budget);
+            let is_told = open.queued == 0;
+            if is_told {
+                self.budget.close_channel();
+            }
+            !is_told
+        });
+        // The guest that froze them is gone.
+        self.forget_frozen();
+        let error = RemoteError::new(ErrorKind::NoSession, "the guest was started anew");
+        Some((head, Reply::Error(error)))
+    }
+
+    fn forget_frozen(&mut self) {
+        self.freezing.clear();
+        self.frozen.clear();
+    }
+
+    fn close_all(&mut self) {
+        for (_, open) in self.channels.drain() {
+            self.budget.give_back(open.pooled);
+            self.budget.close_channel();
+        }
+        self.offered.clear();
+        self.budget.announce();
     }
 }
 
+impl Drop for ProxyState {
+    fn drop(&mut self) {
+        self.close_all();
+    }
+}
+
+fn find(channels: &mut HashMap<u32, Proxied>, opening: Opening) -> Option<&mut Proxied> {
+    channels.get_mut(&opening.channel).filter(|open| open.opening == opening)
+}
+
 /// The credit that comes with a request.
-fn window_of(request: &Request) -> u32 {
+fn credit_of(request: &mut Request) -> Option<&mut u32> {
     match request {
-        Request::Exec(exec) => exec.credit,
-        Request::Pull(pull) => pull.credit,
-        Request::Follow(follow) => follow.credit,
-        Request::Connect(connect) => connect.credit,
-        Request::Accept(accept) => accept.credit,
-        _ => 0,
+        Request::Exec(exec) => Some(&mut exec.credit),
+        Request::Pull(pull) => Some(&mut pull.credit),
+        Request::Follow(follow) => Some(&mut follow.credit),
+        Request::Connect(connect) => Some(&mut connect.credit),
+        Request::Accept(accept) => Some(&mut accept.credit),
+        _ => None,
     }
 }
 

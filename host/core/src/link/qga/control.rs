@@ -48,8 +48,7 @@ impl QgaHandle {
             1.. => Ok(()),
             _ => {
                 let message = format!("no file system that can be frozen is mounted at `{path}`");
-                let error = RemoteError { kind: ErrorKind::NotFound, errno: None, message };
-                Err(LinkError::Refused(clean(error)))
+                Err(LinkError::Refused(clean(RemoteError::new(ErrorKind::NotFound, message))))
             }
         }
     }

@@ -155,7 +155,7 @@ impl QgaPush {
     }
 
     fn trouble(&mut self, kind: ErrorKind, message: String) {
-        let error = RemoteError { kind, errno: None, message };
+        let error = RemoteError::new(kind, message);
         self.troubles.push(ItemTrouble { path: ByteBuf::from(self.path.clone()), error });
         self.counts.troubles += 1;
     }

@@ -180,7 +180,7 @@ fn refusal(name: &str, error: &Value) -> LinkError {
         kind => kind,
     };
     let message = format!("qemu-guest-agent refused {name}: {said}");
-    LinkError::Refused(RemoteError { kind, errno: None, message })
+    LinkError::Refused(RemoteError::new(kind, message))
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn what_was_not_granted_ends_the_session() {
     let mut state = SessionState::new(SESSION);
     state.open(3, 100);
     data(&mut state, 3, 100).unwrap();
-    assert_eq!(state.use_data(3, 50), Some(Request::Credit(CreditEvent { bytes: 50 })));
+    assert_eq!(state.use_data(3, 50), Some(CreditEvent { bytes: 50 }));
     assert!(data(&mut state, 3, 50).is_ok());
 }
 
@@ -134,8 +134,7 @@ fn a_cancelled_channel_ends_with_its_last_reply_whatever_is_missing() {
 #[test]
 fn an_agent_that_began_anew_is_told_from_a_broken_one() {
     let mut state = SessionState::new(SESSION);
-    let kind = ErrorKind::NoSession;
-    let error = Reply::Error(RemoteError { kind, errno: None, message: String::new() });
+    let error = Reply::Error(RemoteError::new(ErrorKind::NoSession, ""));
     assert!(matches!(message(&mut state, 1, &error), Err(LinkError::Restarted)));
 }
 

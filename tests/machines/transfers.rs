@@ -1,0 +1,89 @@
+//! What a pull takes of this host: no more than it is allowed, and nothing that was here.
+
+use crate::web::Web;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_folder_that_is_there_stays_as_it_is() {
+    let web = Web::up();
+    web.line("mkdir -p /tmp/out/sub && touch -d '2001-02-03 04:05:06' /tmp/out/sub && chmod 1777 /tmp/out");
+    web.line("touch -d '2001-02-03 04:05:06' /tmp/out");
+    let into = web.0.home().join("into");
+    std::fs::create_dir(&into).unwrap();
+    std::fs::set_permissions(&into, PermissionsExt::from_mode(0o700)).unwrap();
+    let ran = web.0.run(&["pull", "web", "/tmp/out/.", "into"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    assert_eq!(mode(&into), 0o700);
+    let year = |path: &Path| 1970 + path.metadata().unwrap().mtime() / 31_557_600;
+    assert!(year(&into) > 2020);
+    assert_eq!(year(&into.join("sub")), 2001);
+    // What is copied whole is the guest's.
+    assert_eq!(web.0.run(&["pull", "web", "/tmp/out", "into"]).status, 0);
+    assert_eq!((mode(&into.join("out")), year(&into.join("out"))), (0o1777, 2001));
+    assert_eq!(mode(&into), 0o700);
+    // The other way round, too.
+    web.line("mkdir -p /tmp/in && chmod 711 /tmp/in");
+    assert_eq!(web.0.run(&["push", "web", "into/.", "/tmp/in"]).status, 0);
+    assert_eq!(web.line("stat -c %a /tmp/in; ls /tmp/in"), "711\nout\nsub");
+    web.down();
+}
+
+#[test]
+fn nodes_are_made_when_they_are_asked_for() {
+    let web = Web::up();
+    web.line("mkdir /tmp/out && cd /tmp/out && mknod null c 1 3 && mkfifo pipe && echo y > file");
+    let ran = web.0.run(&["pull", "web", "/tmp/out", "out"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("web: null: ") && ran.stderr.contains("no device nodes are made"));
+    assert!(ran.stderr.contains("web: pipe: ") && ran.stderr.contains("no pipes are made here"));
+    let out = web.0.home().join("out");
+    let names: Vec<_> =
+        std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["file"]);
+    if nix::unistd::geteuid().is_root() {
+        let ran = web.0.run(&["pull", "web", "-p", "/tmp/out", "all"]);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+        let kind = |name: &str| web.0.home().join("all").join(name).symlink_metadata().unwrap();
+        assert!(kind("null").file_type().is_char_device());
+        assert!(kind("pipe").file_type().is_fifo());
+    }
+    web.down();
+}
+
+#[test]
+fn a_pull_has_limits_and_names_what_lifts_them() {
+    let web = Web::up();
+    web.line(
+        "mkdir /tmp/out && cd /tmp/out && touch a b c && truncate -s 100G sparse && \
+         head -c 5000 /dev/zero > zero",
+    );
+    // A hole takes no room.
+    let ran = web.0.run(&["pull", "web", "--max-bytes", "5000", "/tmp/out", "all"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    let sparse = web.0.home().join("all/sparse").metadata().unwrap();
+    assert_eq!((sparse.len(), sparse.blocks()), (100 << 30, 0));
+    for (option, value, what, hint) in [
+        (
+            "--max-bytes",
+            "4999",
+            "`/tmp/out` in the guest has more than 4999 bytes",
+            "--max-bytes SIZE",
+        ),
+        (
+            "--max-entries",
+            "5",
+            "`/tmp/out` in the guest has more than 5 entries",
+            "--max-entries N",
+        ),
+    ] {
+        let ran = web.0.run(&["pull", "web", option, value, "/tmp/out", "some"]);
+        assert_eq!(ran.status, 255, "{}", ran.stderr);
+        assert!(ran.stderr.contains(what) && ran.stderr.contains(hint), "{}", ran.stderr);
+    }
+    web.down();
+}
