@@ -39,7 +39,7 @@ fn shrink() {
     // The agent's own profile, where a panic aborts, is the one that is built for size.
     if is_musl && env::var("OPT_LEVEL").is_ok_and(|level| level == "z") {
         println!(
-            "cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,--build-id=none,-z,noseparate-code"
+            "cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,--build-id=none,-z,noseparate-code,-z,norelro"
         );
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{root}/no-unwinding.ld");
     }

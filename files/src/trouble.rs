@@ -98,5 +98,5 @@ impl Tally {
 pub fn describe(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
     // The number is told apart.
-    text.split(" (os error ").next().unwrap_or_default().to_owned()
+    text.rsplit_once('(').map_or(&*text, |(words, _)| words.trim_end()).to_owned()
 }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 /// The request makes no sense.
 pub(crate) fn invalid(message: String) -> RemoteError {
-    RemoteError { kind: ErrorKind::Invalid, errno: None, message }
+    RemoteError::new(ErrorKind::Invalid, message)
 }
 
 /// The kernel refused: `what` it was about comes before the reason.

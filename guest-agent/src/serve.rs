@@ -156,6 +156,7 @@ impl Server {
             if let Some(leave) = self.leaving.take() {
                 self.leave(leave);
             }
+            self.processes.prepare();
         }
     }
 

@@ -8,7 +8,7 @@
 
 use guestline_protocol::{
     AttachResponse, ErrorKind, FrameHead, FrameKind, HelloRequest, HelloResponse, OLDEST_VERSION,
-    PingResponse, RemoteError, Reply, Request, Session, Stream, VERSION, common_version, decode,
+    PingResponse, RemoteError, Reply, Request, Session, Stream, VERSION, decode,
 };
 
 /// What the poll loop has to do.
@@ -115,13 +115,10 @@ impl SessionState {
 
     fn on_hello(&mut self, head: FrameHead, hello: &HelloRequest) -> Action {
         let channel = head.channel;
-        if head.session == Session::NONE {
-            return refuse(channel, ErrorKind::Invalid, "a hello needs a session");
+        match hello.judge(head.session) {
+            Ok(_) => Action::Hello { channel, bulk: hello.bulk },
+            Err(error) => Action::Send { channel, reply: Reply::Error(error) },
         }
-        if let Err(error) = common_version((OLDEST_VERSION, VERSION), (hello.min, hello.max)) {
-            return refuse(channel, ErrorKind::Version, &error.to_string());
-        }
-        Action::Hello { channel, bulk: hello.bulk }
     }
 
     /// A hello is about to be answered. True when it opens a session, false when it says again what stands.
@@ -157,7 +154,7 @@ pub fn joined() -> Reply {
 }
 
 fn refuse(channel: u32, kind: ErrorKind, message: &str) -> Action {
-    let error = RemoteError { kind, errno: None, message: message.to_owned() };
+    let error = RemoteError::new(kind, message);
     Action::Send { channel, reply: Reply::Error(error) }
 }
 

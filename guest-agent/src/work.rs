@@ -54,8 +54,10 @@ pub(crate) fn pull(desk: &Desk, request: &PullRequest) -> Reply {
         Ok(reader) => reader,
         Err(error) => return Reply::Error(error),
     };
+    // Whoever grants credit grants it before a quarter of all is used up (`ReceiveCredit::use_up`).
+    let enough = usize::try_from(request.credit / 4).unwrap_or(usize::MAX).clamp(1, MAX_DATA_LEN);
     loop {
-        let Ok(credit) = desk.credit(1) else { return cancelled() };
+        let Ok(credit) = desk.credit(enough) else { return cancelled() };
         let mut buffer = desk.buffer();
         let limit = credit.min(MAX_DATA_LEN).saturating_add(HEADROOM);
         let more = reader.fill(&mut buffer, HEADROOM, limit);

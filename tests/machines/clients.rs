@@ -2,28 +2,13 @@
 
 use crate::kernels::cloud_kernel;
 use crate::web::Web;
-use guestline::dirs::Dirs;
-use guestline::guest::Guest;
-use guestline::supervise::attach;
-use guestline_tests::{named_by, shared_cache, wait_for};
+use guestline_tests::{named_by, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
-
-/// A session with the guest, of this process.
-async fn session(web: &Web) -> Guest {
-    let home = web.0.home();
-    let dirs = Dirs {
-        cache: shared_cache().join("guestline"),
-        state: home.join("state/guestline"),
-        config: home.join("config/guestline"),
-        runtime: home.join("run/guestline"),
-    };
-    attach(&dirs, &"web".parse().unwrap(), Duration::from_secs(60)).await.unwrap().0
-}
 
 #[test]
 fn what_a_client_did_ends_with_it_though_it_reads_nothing() {
@@ -55,12 +40,12 @@ async fn what_a_client_froze_goes_on_when_it_leaves() {
         )
     };
     assert_eq!(frozen(), "goes on");
-    let guest = session(&web).await;
+    let guest = web.session().await;
     guest.freeze(b"/mnt").await.unwrap();
     let again = guest.freeze(b"/mnt").await.unwrap_err().to_string();
     assert!(again.contains("is frozen already"), "{again}");
     // Who did not freeze it, does not thaw it by leaving.
-    let other = session(&web).await;
+    let other = web.session().await;
     other.freeze(b"/mnt").await.unwrap_err();
     drop(other);
     assert_eq!(frozen(), "frozen");
@@ -70,7 +55,7 @@ async fn what_a_client_froze_goes_on_when_it_leaves() {
     assert_eq!(frozen(), "frozen");
     drop(guest);
     wait_for("the thaw", || (frozen() == "goes on").then_some(()));
-    let nothing = session(&web).await.freeze(b"/proc").await.unwrap_err().to_string();
+    let nothing = web.session().await.freeze(b"/proc").await.unwrap_err().to_string();
     assert_eq!(nothing, "file system `proc` at `/proc` cannot be frozen");
     web.down();
 }

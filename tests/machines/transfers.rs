@@ -1,6 +1,8 @@
 //! What a pull takes of this host: no more than it is allowed, and nothing that was here.
 
 use crate::web::Web;
+use guestline::guest::{Guest, PullOptions, PushOptions};
+use guestline_protocol::{Command, ExecRequest};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -84,6 +86,43 @@ fn a_pull_has_limits_and_names_what_lifts_them() {
         let ran = web.0.run(&["pull", "web", option, value, "/tmp/out", "some"]);
         assert_eq!(ran.status, 255, "{}", ran.stderr);
         assert!(ran.stderr.contains(what) && ran.stderr.contains(hint), "{}", ran.stderr);
+    }
+    web.down();
+}
+
+/// Bytes that do not repeat soon.
+fn content(len: usize) -> Vec<u8> {
+    let words = (0..len.div_ceil(8) as u64).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    words.flat_map(u64::to_le_bytes).take(len).collect()
+}
+
+/// Data of several transfers and of a command comes by one port.
+#[tokio::test(flavor = "multi_thread")]
+async fn transfers_and_a_command_share_the_port() {
+    let web = Web::up();
+    let guest = web.session().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, content) = (folder.path().join("file"), content(24 << 20));
+    std::fs::write(&file, &content).unwrap();
+    let push = |to: &'static str| {
+        let (guest, file) = (guest.clone(), file.clone());
+        tokio::spawn(async move { guest.push(&file, to.as_bytes(), PushOptions::default()).await })
+    };
+    // A command that is fed by the same port.
+    let count = |guest: Guest| async move {
+        let line = Command::Shell(b"wc -c".to_vec().into());
+        let output = guest.run(ExecRequest::new(line), &[b'x'; 3_000_000], 100).await.unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+
+    let together = ["/tmp/a", "/tmp/b", "/tmp/c"].map(push);
+    assert_eq!(count(guest.clone()).await, "3000000");
+    for (number, push) in together.into_iter().enumerate() {
+        push.await.unwrap().unwrap();
+        let back = folder.path().join(number.to_string());
+        let from = ["/tmp/a", "/tmp/b", "/tmp/c"][number];
+        guest.pull(from.as_bytes(), &back, PullOptions::default()).await.unwrap();
+        assert!(std::fs::read(&back).unwrap() == content, "{from}");
     }
     web.down();
 }

@@ -1,6 +1,10 @@
 //! A named machine that tests share the handling of.
 
-use guestline_tests::{Guestline, Ran};
+use guestline::dirs::Dirs;
+use guestline::guest::Guest;
+use guestline::supervise::attach;
+use guestline_tests::{Guestline, Ran, shared_cache};
+use std::time::Duration;
 
 /// A machine `web` that is up; taken down when dropped.
 pub(crate) struct Web(pub(crate) Guestline);
@@ -29,6 +33,18 @@ impl Web {
     pub(crate) fn count(&self, words: &str) -> usize {
         let (first, rest) = words.split_at(1);
         self.line(&format!("ps | grep -c '[{first}]{rest}' || true")).parse().unwrap()
+    }
+
+    /// A session with the guest, of this process.
+    pub(crate) async fn session(&self) -> Guest {
+        let home = self.0.home();
+        let dirs = Dirs {
+            cache: shared_cache().join("guestline"),
+            state: home.join("state/guestline"),
+            config: home.join("config/guestline"),
+            runtime: home.join("run/guestline"),
+        };
+        attach(&dirs, &"web".parse().unwrap(), Duration::from_secs(60)).await.unwrap().0
     }
 
     pub(crate) fn status(&self) -> serde_json::Value {

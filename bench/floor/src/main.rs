@@ -4,7 +4,8 @@
 //! ```text
 //! guestline-floor PORT    then, on the port, a line for each order, and its answer:
 //!   echo LEN N            N times LEN bytes in and out
-//!   spawn N PROGRAM       N times: spawn with two pipes, read both to their ends, wait; answers nanoseconds, a line each
+//!   spawn N PROGRAM       N times: spawn with two pipes, in the cgroup that the agent gave to this program, read both to
+//!                         their ends, wait; answers nanoseconds, a line each
 //!   into FILE LEN         LEN bytes from the port into a file, in writes of 256 KiB; answers a line
 //!   outof FILE LEN        LEN bytes of a file into the port
 //!   relay LEN PROGRAM…    the output of a program, LEN bytes, from its pipe into the port

@@ -63,8 +63,8 @@ fn file_system(file: &File) -> Option<String> {
     let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let line = mounts.lines().find(|line| line.split(' ').next() == Some(mount))?;
-    let (_, after_options) = line.split_once(" - ")?;
-    after_options.split(' ').next().map(str::to_owned)
+    // A lone hyphen ends the optional fields.
+    line.split(' ').skip_while(|field| *field != "-").nth(1).map(str::to_owned)
 }
 
 #[cfg(test)]

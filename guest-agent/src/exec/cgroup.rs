@@ -62,6 +62,8 @@ fn own_cgroup(text: &str) -> Option<&str> {
 pub(super) struct Cgroups {
     parent: PathBuf,
     free: VecDeque<Leaf>,
+    /// The next one, looked at when there was nothing else to do.
+    ready: Option<Leaf>,
     left: VecDeque<u32>,
     next: u32,
 }
@@ -86,14 +88,25 @@ impl Cgroups {
         }
         let numbers = fs::read_dir(&parent).ok()?.flatten();
         let left = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-        let mut cgroups = Self { parent, free: VecDeque::new(), left, next: 0 };
+        let mut cgroups = Self { parent, free: VecDeque::new(), ready: None, left, next: 0 };
         let leaf = cgroups.make()?;
         cgroups.free.push_back(leaf);
         Some(cgroups)
     }
 
+    /// Looks for an empty leaf before a command needs one: that costs a read of a file that the kernel makes up.
+    pub(super) fn prepare(&mut self) {
+        if self.ready.is_none() {
+            self.ready = self.look();
+        }
+    }
+
     /// An empty leaf, if there is any to be had.
     pub(super) fn take(&mut self) -> Option<Leaf> {
+        self.ready.take().or_else(|| self.look())
+    }
+
+    fn look(&mut self) -> Option<Leaf> {
         for _ in 0..LOOKS {
             let Some(mut leaf) = self.free.pop_front() else { break };
             if leaf.is_empty() {
@@ -156,7 +169,7 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        let free = self.free.drain(..).map(|leaf| leaf.number);
+        let free = self.free.drain(..).chain(self.ready.take()).map(|leaf| leaf.number);
         for number in free.chain(self.left.drain(..)).collect::<Vec<_>>() {
             let _ = remove(&self.path(number), DEPTH);
         }

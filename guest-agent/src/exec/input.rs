@@ -140,5 +140,5 @@ impl Input {
 }
 
 fn protocol(message: String) -> RemoteError {
-    RemoteError { kind: ErrorKind::Protocol, errno: None, message }
+    RemoteError::new(ErrorKind::Protocol, message)
 }

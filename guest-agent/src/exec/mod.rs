@@ -47,6 +47,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use stdio::Pipes;
 use tree::{Mark, Tree};
 
 /// At most so many commands at once.
@@ -97,6 +98,8 @@ pub(crate) struct Processes {
     spawner: Spawner,
     buffers: Buffers,
     null: Option<OwnedFd>,
+    /// For the next command, made when there was nothing else to do.
+    pipes: Option<Pipes>,
     default_signals: u64,
     slack: u64,
     /// What the agent's nice value was before it took a better one, if it did.
@@ -134,12 +137,23 @@ impl Processes {
             spawner: Spawner::new(),
             buffers: Buffers::default(),
             null: None,
+            pipes: None,
             default_signals: ignored_signals() | SIGPIPE_BIT,
             slack: tree::usual_slack(),
             nice: crate::sys::prefer(),
             reset_oom: spare_from_oom(),
             serial: 0,
             turn: 0,
+        }
+    }
+
+    /// With nothing else to do: makes ready what the next command needs.
+    pub(crate) fn prepare(&mut self) {
+        if self.list.is_empty() {
+            self.cgroups.iter_mut().for_each(Cgroups::prepare);
+            if self.pipes.is_none() {
+                self.pipes = Pipes::open().ok();
+            }
         }
     }
 
@@ -155,15 +169,15 @@ impl Processes {
     ) -> Result<ExecStartedEvent, RemoteError> {
         if self.list.len() >= MAX_PROCESSES {
             let message = format!("{MAX_PROCESSES} commands run already");
-            return Err(RemoteError { kind: ErrorKind::Busy, errno: None, message });
+            return Err(RemoteError::new(ErrorKind::Busy, message));
         }
         if self.has(channel) {
             let message = format!("channel {channel} has a command already");
-            return Err(RemoteError { kind: ErrorKind::Protocol, errno: None, message });
+            return Err(RemoteError::new(ErrorKind::Protocol, message));
         }
         let started = Instant::now();
         let order = Order::new(request, &self.base, &self.accounts)?;
-        let (ours, theirs) = stdio::stdio(request, order.account.uid)?;
+        let (ours, theirs) = stdio::stdio(request, order.account.uid, &mut self.pipes)?;
         let null = match self.null.take() {
             Some(null) => null,
             None => open_null().map_err(|errno| system(errno, "cannot open `/dev/null`"))?,
@@ -404,11 +418,11 @@ impl Processes {
     }
 
     fn forget(&mut self, is_meant: impl Fn(&Process) -> bool) {
-        let (meant, rest) = self.list.drain(..).partition(|process| is_meant(process));
-        self.list = rest;
-        let meant: Vec<Process> = meant;
-        for process in meant {
-            self.keep(process.tree.leaf);
+        // In place: a list that is made anew costs two system calls for each command.
+        for process in self.list.extract_if(.., |process| is_meant(process)) {
+            if let (Some(cgroups), Some(leaf)) = (&mut self.cgroups, process.tree.leaf) {
+                cgroups.give_back(leaf);
+            }
         }
     }
 }
@@ -439,7 +453,7 @@ fn ignored_signals() -> u64 {
 
 fn not_found(what: &str, name: &str, file: &Path) -> RemoteError {
     let message = format!("no {what} `{}` in {}", shown(name.as_bytes()), file.display());
-    RemoteError { kind: ErrorKind::NotFound, errno: None, message }
+    RemoteError::new(ErrorKind::NotFound, message)
 }
 
 /// For people, and not longer than they read.

@@ -40,6 +40,23 @@ impl Theirs {
     }
 }
 
+/// Pipes for the outputs of the next command: ends to read from, and to write to.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    stdout: (OwnedFd, OwnedFd),
+    stderr: (OwnedFd, OwnedFd),
+}
+
+impl Pipes {
+    pub(super) fn open() -> nix::Result<Self> {
+        let pipe = || {
+            let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+            Ok::<_, nix::Error>((ours, above(theirs)?))
+        };
+        Ok(Self { stdout: pipe()?, stderr: pipe()? })
+    }
+}
+
 /// Opens the descriptors of a command that runs as `uid`.
 ///
 /// # Errors
@@ -47,6 +64,7 @@ impl Theirs {
 pub(super) fn stdio(
     request: &ExecRequest,
     uid: Option<u32>,
+    ready: &mut Option<Pipes>,
 ) -> Result<(Ours, Theirs), RemoteError> {
     let window = match request.stdin {
         StdinSource::Closed => 0,
@@ -69,10 +87,10 @@ pub(super) fn stdio(
             Theirs::Terminal(theirs),
         ));
     }
-    pipes(window).map_err(|errno| system(errno, "cannot open pipes"))
+    pipes(window, ready).map_err(|errno| system(errno, "cannot open pipes"))
 }
 
-fn pipes(window: u32) -> nix::Result<(Ours, Theirs)> {
+fn pipes(window: u32, ready: &mut Option<Pipes>) -> nix::Result<(Ours, Theirs)> {
     let (stdin, sink) = if window == 0 {
         (None, Sink::Gone)
     } else {
@@ -81,15 +99,16 @@ fn pipes(window: u32) -> nix::Result<(Ours, Theirs)> {
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         (Some(above(theirs)?), Sink::Pipe(ours))
     };
-    let (stdout, their_stdout) = pipe2(OFlag::O_CLOEXEC)?;
-    let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
+    let Pipes { stdout, stderr } = match ready.take() {
+        Some(pipes) => pipes,
+        None => Pipes::open()?,
+    };
     let outputs = [
-        Some(Output::new(Rc::new(stdout), Stream::Stdout, false)),
-        Some(Output::new(Rc::new(stderr), Stream::Stderr, false)),
+        Some(Output::new(Rc::new(stdout.0), Stream::Stdout, false)),
+        Some(Output::new(Rc::new(stderr.0), Stream::Stderr, false)),
     ];
     let ours = Ours { outputs, input: Input::new(sink, window), terminal: None, window };
-    let (stdout, stderr) = (above(their_stdout)?, above(their_stderr)?);
-    Ok((ours, Theirs::Pipes { stdin, stdout, stderr }))
+    Ok((ours, Theirs::Pipes { stdin, stdout: stdout.1, stderr: stderr.1 }))
 }
 
 /// The same descriptor with a number above 2, so that no other becomes it before its turn.

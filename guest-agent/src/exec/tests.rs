@@ -620,9 +620,9 @@ if os.fork() == 0:
         let mut request = argv(&["python3", "-c", thief]);
         request.credit = 100;
         bed.start(1, &request);
+        bed.until("some", |bed| bed.heard[&1].stdout.len() == 100);
         let later = Instant::now() + Duration::from_millis(500);
         bed.until("a while", |_| Instant::now() > later);
-        assert_eq!(bed.heard[&1].stdout.len(), 100);
         bed.processes.credit(1, 1_000_000);
         let heard = bed.exit(1);
         assert!(heard.exited().output_held);

@@ -187,8 +187,8 @@ impl Processes {
 /// Its name may hold anything, also brackets and line ends.
 fn process(stat: &[u8]) -> Option<Process> {
     let text = String::from_utf8_lossy(stat);
-    let (pid, _) = text.split_once(" (")?;
-    let (_, rest) = text.rsplit_once(") ")?;
+    let (pid, _) = text.split_once(' ')?;
+    let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let [_, parent, group, session, ..] = fields.as_slice() else { return None };
     Some(Process {

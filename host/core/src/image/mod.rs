@@ -26,6 +26,6 @@ pub use build::BuildError;
 pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
 pub use manifest::{FileRecord, Manifest, PackageRecord};
 pub use mirror::Mirror;
-pub use packages::PackageSource;
+pub use packages::{PackageError, PackageSource};
 pub use recipe::{Recipe, RecipeError};
 pub use store::{Image, ImageError, ImageStatus, Store};

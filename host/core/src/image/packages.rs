@@ -187,6 +187,15 @@ impl PackageSource {
     }
 }
 
+/// Unpacks a package, with all its files, below a folder.
+pub(super) fn unpack_all(
+    package: &Fetched,
+    folder: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), PackageError> {
+    run(Command::new("dpkg-deb").arg("-x").arg(&package.path).arg(folder), cancel).map(drop)
+}
+
 fn resolve(
     name: &str,
     find: impl Fn(&str) -> Result<Stanza, PackageError>,

@@ -10,7 +10,7 @@
 use super::agent::Agent;
 use super::build::{self, BuildError, INITRD, KERNEL};
 use super::manifest::{FORMAT, FileRecord, Manifest};
-use super::packages::PackageSource;
+use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
@@ -163,6 +163,18 @@ impl Store {
         let recipe = Recipe::named(name)?;
         let lock = self.lock()?;
         self.make(&recipe, agent, &self.folder(&recipe, agent), lock)
+    }
+
+    /// Unpacks packages below a folder that is there, each from the pool or first into it.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub fn unpack(&self, packages: &[&str], folder: &Path) -> Result<(), PackageError> {
+        let names: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
+        for package in self.source.fetch(&names, &self.pool, &self.cancel)? {
+            unpack_all(&package, folder, &self.cancel)?;
+        }
+        Ok(())
     }
 
     /// All images of the catalogue.

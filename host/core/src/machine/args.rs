@@ -56,7 +56,7 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
     add("device", "isa-serial,id=ttyS1,chardev=reserve,index=1".to_owned());
     add("device", "pvpanic,id=pvpanic".to_owned());
 
-    add("device", "virtio-serial-pci,id=ports,addr=0x2".to_owned());
+    add("device", ports(3 + spec.ports.len()));
     add("chardev", socket("control", ends.control));
     add(
         "device",
@@ -94,6 +94,14 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
     add("append", spec.cmdline.clone());
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     args
+}
+
+/// The device of all ports, numbers below `count`. It has no more queues than these need, each with an interrupt of its
+/// own: else Linux looks at all of 64 queues for each interrupt (`vp_vring_interrupt`).
+fn ports(count: usize) -> String {
+    // Two queues a port and two for the device, and an interrupt for its configuration.
+    let vectors = 2 * count + 3;
+    format!("virtio-serial-pci,id=ports,addr=0x2,max_ports={count},vectors={vectors}")
 }
 
 #[cfg(test)]

@@ -25,10 +25,11 @@ pub use spec::{ExtraPort, MachineSpec};
 use crate::pulse::{Pulse, PulseWatch};
 use crate::text;
 use life::{LifeEvent, LifeState};
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use process::Process;
 use qmp::QmpEvent;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -87,8 +88,12 @@ impl Machine {
     ) -> Result<(Self, Channels), StartError> {
         let mut inherited = Vec::new();
         let mut ours = Vec::new();
-        for _ in 0..5 + spec.ports.len() {
+        for number in 0..5 + spec.ports.len() {
             let (host, machine) = channel().map_err(StartError::Channels)?;
+            if number == BULK {
+                enlarge(&host);
+                enlarge(&machine);
+            }
             ours.push(host);
             inherited.push(machine);
         }
@@ -198,6 +203,17 @@ fn judge_pulse(took: Duration, ran: Duration, waited: Duration, share: &CpuShare
 
 /// How long the news of an end may take: longer than the last words of a dead QEMU.
 const NEWS: Duration = Duration::from_secs(1);
+
+/// Which of the channels is the bulk port's.
+const BULK: usize = 4;
+
+/// What the bulk port's socket holds each way, bytes: a host that is busy for a moment does not stop the guest.
+const BULK_LEN: usize = 1024 * 1024;
+
+/// As far as the system allows (socket(7), `wmem_max`).
+fn enlarge(socket: &impl AsFd) {
+    let _ = setsockopt(socket, SndBuf, &BULK_LEN);
+}
 
 /// A connected pair: ours for tokio, and the one QEMU inherits.
 fn channel() -> io::Result<(UnixStream, OwnedFd)> {

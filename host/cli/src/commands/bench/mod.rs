@@ -3,6 +3,7 @@
 //! Figures and floors alternate, run by run, so that a machine that speeds up or slows down does so for both.
 
 mod link;
+mod peers;
 mod stats;
 mod tiny;
 
