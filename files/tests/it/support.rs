@@ -185,3 +185,10 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Mounts a file system of this size (tmpfs(5)) over a folder; false where that is not allowed.
+pub(crate) fn mount_small(folder: &Path, size: &str) -> bool {
+    let (none, flags) = (Some("none"), nix::mount::MsFlags::empty());
+    let size = format!("size={size}");
+    nix::mount::mount(none, folder, Some("tmpfs"), flags, Some(size.as_str())).is_ok()
+}

@@ -1,6 +1,6 @@
 //! What the writer makes of honest streams, and of what is in the way.
 
-use crate::support::{Stream, all, hash, names, write};
+use crate::support::{Stream, all, hash, mount_small, names, write};
 use guestline_files::{Limit, Target, TreeReader, TreeWriter, WriteOptions};
 use guestline_protocol::tree::TreeKind;
 use guestline_protocol::{DeviceNumber, ErrorKind, FileKind, RemoteError};
@@ -189,14 +189,7 @@ fn a_file_that_cannot_be_written_is_a_trouble_and_its_content_is_swallowed() {
 #[test]
 fn a_full_disk_is_a_trouble_of_each_file_that_does_not_fit() {
     let folder = tempfile::tempdir().unwrap();
-    let small = nix::mount::mount(
-        Some("none"),
-        folder.path(),
-        Some("tmpfs"),
-        nix::mount::MsFlags::empty(),
-        Some("size=64k"),
-    );
-    if small.is_err() {
+    if !mount_small(folder.path(), "64k") {
         return;
     }
     let stream = Stream::default()
@@ -267,14 +260,7 @@ fn limits_end_the_stream() {
 #[test]
 fn some_of_the_disk_stays_free() {
     let folder = tempfile::tempdir().unwrap();
-    let small = nix::mount::mount(
-        Some("none"),
-        folder.path(),
-        Some("tmpfs"),
-        nix::mount::MsFlags::empty(),
-        Some("size=1m"),
-    );
-    if small.is_err() {
+    if !mount_small(folder.path(), "1m") {
         return;
     }
     let options = |keep| WriteOptions { keep_free: Some(keep), ..all() };

@@ -222,7 +222,7 @@ impl Processes {
                     self.cgroups.iter_mut().for_each(|cgroups| cgroups.discard(&leaf));
                 }
                 Err(failure) => {
-                    self.keep(Some(leaf));
+                    keep(&mut self.cgroups, Some(leaf));
                     return Err(failure);
                 }
             }
@@ -233,12 +233,6 @@ impl Processes {
         plan.timer_slack = Some(mark.slack);
         let pid = self.spawner.spawn(plan)?;
         Ok(Tree::new(pid, None, Some(mark)))
-    }
-
-    fn keep(&mut self, leaf: Option<Leaf>) {
-        if let (Some(cgroups), Some(leaf)) = (&mut self.cgroups, leaf) {
-            cgroups.give_back(leaf);
-        }
     }
 
     /// Has the channel a command whose exit was not told?
@@ -420,10 +414,15 @@ impl Processes {
     fn forget(&mut self, is_meant: impl Fn(&Process) -> bool) {
         // In place: a list that is made anew costs two system calls for each command.
         for process in self.list.extract_if(.., |process| is_meant(process)) {
-            if let (Some(cgroups), Some(leaf)) = (&mut self.cgroups, process.tree.leaf) {
-                cgroups.give_back(leaf);
-            }
+            keep(&mut self.cgroups, process.tree.leaf);
         }
+    }
+}
+
+/// Takes a leaf back whose command is gone.
+fn keep(cgroups: &mut Option<Cgroups>, leaf: Option<Leaf>) {
+    if let (Some(cgroups), Some(leaf)) = (cgroups, leaf) {
+        cgroups.give_back(leaf);
     }
 }
 

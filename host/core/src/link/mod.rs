@@ -16,6 +16,8 @@ mod names;
 mod program;
 pub(crate) mod qga;
 mod reserve;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod session;
 pub(crate) mod state;
 mod transport;

@@ -4,6 +4,7 @@ mod hostile;
 mod lost;
 mod slow;
 
+use super::scripted::frame;
 use super::*;
 use guestline_protocol::{
     CreditEvent, DoneResponse, ErrorKind, Frame, FrameHead, FrameKind, Framing, HEADROOM,
@@ -12,29 +13,12 @@ use guestline_protocol::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// Answers requests with what `answer` makes of them, until the stream ends.
+/// Answers every request with what `answer` makes of it, until the stream ends.
 fn peer(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     mut answer: impl FnMut(FrameHead, Request) -> Vec<u8> + Send + 'static,
 ) {
-    tokio::spawn(async move {
-        let mut framing = PortFraming::default();
-        let mut buffer = [0; 4096];
-        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-            framing.push(&buffer[..len]);
-            let mut out = Vec::new();
-            while let Some(Frame { head, body }) = framing.next_frame() {
-                if head.kind == FrameKind::Message {
-                    out.extend(answer(head, decode(body).unwrap()));
-                }
-            }
-            stream.write_all(&out).await.unwrap();
-        }
-    });
-}
-
-fn frame(head: FrameHead, reply: &Reply) -> Vec<u8> {
-    PortFraming::default().seal(head, encode(reply), 0).unwrap()
+    scripted::peer(stream, move |head, request| Some(answer(head, request)));
 }
 
 fn data(head: FrameHead, len: usize) -> Vec<u8> {
@@ -49,16 +33,7 @@ fn hello(min: u16, max: u16) -> Reply {
 /// Of this incarnation of the agent.
 fn hello_of(incarnation: u64, min: u16, max: u16) -> Reply {
     let build = "b\x1b[31m".to_owned();
-    Reply::Hello(HelloResponse {
-        min,
-        max,
-        build,
-        features: 0,
-        init: true,
-        bulk: false,
-        incarnation,
-        clock_us: 0,
-    })
+    Reply::Hello(HelloResponse { min, max, build, incarnation, ..scripted::hello() })
 }
 
 fn no_session() -> Reply {

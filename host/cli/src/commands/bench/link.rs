@@ -4,7 +4,7 @@
 
 use super::super::image::print;
 use super::peers::{self, Peers};
-use super::stats::{Row, median, ms, percentile, rate};
+use super::stats::{Row, heading, median, ms, percentile, rate};
 use super::tiny;
 use crate::args::{BenchArgs, GlobalArgs, MessageFormat};
 use crate::context::{Context, agent};
@@ -29,6 +29,11 @@ const RAW_PORT: &str = "org.guestline.raw";
 /// Files and streams are so long.
 const FILE_LEN: usize = 64 << 20;
 const STREAM_LEN: usize = 1526 * 65536;
+
+/// Figures that those of others are set against.
+pub(super) const EXEC: &str = "exec of a tiny program";
+pub(super) const PUSH: &str = "push of 64 MiB";
+pub(super) const PULL: &str = "pull of 64 MiB";
 
 /// How often small things are done in each run.
 const PINGS: u32 = 200;
@@ -86,14 +91,10 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
         }
         MessageFormat::Human => {
             print(&format!(
-                "accelerator {}, QEMU {version}, kernel {kernel}, medians of {}\n{:<50} {:>9} {:>9} {:>7}   {}\n",
+                "accelerator {}, QEMU {version}, kernel {kernel}, medians of {}\n{}",
                 accel.as_str(),
                 args.runs,
-                "FIGURE",
-                "MEDIAN",
-                "FLOOR",
-                "RATIO",
-                "WANTED"
+                heading(50, 9)
             ))?;
             for row in &rows {
                 print(&row.to_line())?;
@@ -261,13 +262,7 @@ async fn small(
     ));
     let spawn = median(&spawns);
     let wanted = "at most 1.3; floor: raw round trip and spawn with pipes";
-    rows.push(Row::new(
-        "exec of a tiny program",
-        "ms",
-        median(&execs),
-        Some(round_trip + spawn),
-        wanted,
-    ));
+    rows.push(Row::new(EXEC, "ms", median(&execs), Some(round_trip + spawn), wanted));
     let wanted = "at most 1.1; floor: that spawn";
     rows.push(Row::new("exec, 16 in flight, each", "ms", median(&many), Some(spawn), wanted));
     Ok(())
@@ -344,9 +339,9 @@ async fn files(
         return Err(CommandError::new("what came back is not what was sent"));
     }
     let wanted = "at least 0.90; floor: raw port into a file";
-    rows.push(Row::new("push of 64 MiB", "MB/s", median(&push), Some(median(&raw_in)), wanted));
+    rows.push(Row::new(PUSH, "MB/s", median(&push), Some(median(&raw_in)), wanted));
     let wanted = "at least 0.85; floor: a file into the raw port";
-    rows.push(Row::new("pull of 64 MiB", "MB/s", median(&pull), Some(median(&raw_out)), wanted));
+    rows.push(Row::new(PULL, "MB/s", median(&pull), Some(median(&raw_out)), wanted));
     guest.remove(b"/tmp/raw", false, true).await?;
     Ok(())
 }

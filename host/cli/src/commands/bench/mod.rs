@@ -53,17 +53,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let accel = acceleration.accel;
     let bench = Bench { context, global_args, qemu, accel, agent, image, runs: args.runs };
     print(&format!(
-        "accelerator {} ({}), QEMU {}, kernel {}, medians of {}\n{:<42} {:>10} {:>10} {:>7}   {}\n",
+        "accelerator {} ({}), QEMU {}, kernel {}, medians of {}\n{}",
         accel.as_str(),
         acceleration.why,
         bench.qemu.version,
         bench.image.manifest.kernel_release,
         args.runs,
-        "FIGURE",
-        "MEDIAN",
-        "FLOOR",
-        "RATIO",
-        "WANTED"
+        stats::heading(42, 10),
     ))?;
     let wanted = |figure| args.figures.is_empty() || args.figures.contains(&figure);
     if wanted(Figure::Boot) || wanted(Figure::Controller) {

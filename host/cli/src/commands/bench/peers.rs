@@ -1,7 +1,7 @@
 //! What others reach a guest by, beside the link, in the same guest: qemu-guest-agent, ssh, a shell on a serial line. Each
 //! is the one of Debian, unpacked below `/peers` with the libraries it needs.
 
-use super::link::{noise, tiny_request};
+use super::link::{EXEC, PULL, PUSH, noise, tiny_request};
 use super::stats::{Row, median, ms, rate};
 use crate::error::CommandError;
 use guestline::guest::{ExecHandle, Guest, PullOptions, PushOptions};
@@ -80,8 +80,7 @@ impl Peers {
         let root = self.folder.path().join("root");
         guest.push(&root, b"/peers", PushOptions::default()).await?;
         let own = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.median);
-        let (exec, push, pull) =
-            (own("exec of a tiny program"), own("push of 64 MiB"), own("pull of 64 MiB"));
+        let (exec, push, pull) = (own(EXEC), own(PUSH), own(PULL));
         let by_qga = Qga::start(guest, qga).await?.measure(self.folder.path()).await?;
         let by_ssh = self.ssh(guest).await?;
         let by_serial = by_serial(guest, serial).await?;
@@ -144,7 +143,15 @@ impl Peers {
     fn client(&self, control: &Path) -> Command {
         let mut command = Command::new("ssh");
         command.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"]);
-        command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-S"]);
+        command.args([
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "ConnectTimeout=10",
+            "-S",
+        ]);
         command.arg(control).arg("-i").arg(self.folder.path().join("key"));
         command.arg("-p").arg(self.ssh_port.to_string()).arg("root@127.0.0.1");
         command.stdin(Stdio::null()).kill_on_drop(true);

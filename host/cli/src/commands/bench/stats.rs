@@ -49,6 +49,12 @@ impl Row {
     }
 }
 
+/// What stands above figures, whose names and numbers are so wide.
+pub(super) fn heading(name: usize, number: usize) -> String {
+    let (median, floor) = ("MEDIAN", "FLOOR");
+    format!("{:<name$} {median:>number$} {floor:>number$} {:>7}   WANTED\n", "FIGURE", "RATIO")
+}
+
 /// The value below which this share of the samples is.
 pub(super) fn percentile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();

@@ -1,10 +1,11 @@
 //! Forwarding to a scripted guest.
 
 use super::*;
+use crate::link::scripted::{frame, hello};
 use crate::link::{Lane, Transport, TransportKind};
 use guestline_protocol::{
     ConnectedEvent, CreditEvent, DoneResponse, EndEvent, Frame, FrameHead, FrameKind, Framing,
-    HEADROOM, HelloResponse, PortFraming, Stream, decode, encode,
+    HEADROOM, PortFraming, Stream, decode,
 };
 
 const SOON: Duration = Duration::from_secs(4);
@@ -20,10 +21,6 @@ const ANSWER: usize = 10;
 enum Got {
     All(u64),
     Cancelled(u64),
-}
-
-fn frame(head: FrameHead, reply: &Reply) -> Vec<u8> {
-    PortFraming::default().seal(head, encode(reply), 0).unwrap()
 }
 
 /// A guest with a server that answers to every piece, and closes when it has read all.
@@ -77,19 +74,6 @@ async fn guest() -> (Guest, mpsc::UnboundedReceiver<Got>) {
     let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
     let (link, hello) = Link::open(transport).await.unwrap();
     (Guest::new(link, hello), gets)
-}
-
-fn hello() -> HelloResponse {
-    HelloResponse {
-        min: 1,
-        max: 1,
-        build: "guest".to_owned(),
-        features: 0,
-        init: true,
-        bulk: false,
-        incarnation: 1,
-        clock_us: 0,
-    }
 }
 
 #[tokio::test]

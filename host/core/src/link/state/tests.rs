@@ -1,9 +1,10 @@
 //! The session against a guest that keeps to the rules, and against one that does not.
 
 use super::*;
+use crate::link::scripted::exited;
 use guestline_protocol::{
-    CreditEvent, DoneResponse, EndEvent, ExecExitedEvent, ExecStartedEvent, ExitStatus, FrameHead,
-    HEADROOM, ListResponse, PingResponse, RemoteError, ResourceUsage, encode,
+    CreditEvent, DoneResponse, EndEvent, ExecStartedEvent, FrameHead, HEADROOM, ListResponse,
+    PingResponse, RemoteError, encode,
 };
 use proptest::prelude::*;
 
@@ -21,17 +22,6 @@ fn message(
 fn data(state: &mut SessionState, channel: u32, len: usize) -> Result<Vec<Effect>, LinkError> {
     let head = FrameHead::data(SESSION, channel, Stream::Stdout);
     state.on_frame(&Frame { head, body: &vec![0; len] })
-}
-
-fn exited(total: u64) -> Reply {
-    Reply::ExecExited(ExecExitedEvent {
-        status: ExitStatus::Exited(0),
-        output_held: false,
-        cancelled: false,
-        elapsed_us: 0,
-        usage: ResourceUsage::default(),
-        total,
-    })
 }
 
 fn pong() -> Reply {

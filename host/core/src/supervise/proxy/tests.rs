@@ -1,10 +1,10 @@
 use super::*;
+use crate::link::scripted;
 use crate::supervise::budget::SHARE;
 use guestline_protocol::{
     AcceptRequest, AcceptedEvent, CancelEvent, Command, CreditEvent, DoneResponse, EndEvent,
-    ExecExitedEvent, ExecRequest, ExecStartedEvent, ExitStatus, FreezeRequest, HEADROOM,
-    HelloRequest, MAX_CHANNELS, PingRequest, PingResponse, ReceiveCredit, ResourceUsage,
-    SendCredit, Stream, ThawRequest, VERSION, encode,
+    ExecRequest, ExecStartedEvent, FreezeRequest, HEADROOM, HelloRequest, MAX_CHANNELS,
+    PingRequest, PingResponse, ReceiveCredit, SendCredit, Stream, ThawRequest, VERSION, encode,
 };
 use proptest::prelude::*;
 use std::collections::hash_map::Entry;
@@ -68,14 +68,7 @@ fn started(credit: u32) -> Arrival {
 }
 
 fn exited(total: u64) -> Arrival {
-    Arrival::Reply(Reply::ExecExited(ExecExitedEvent {
-        status: ExitStatus::Exited(0),
-        output_held: false,
-        cancelled: false,
-        elapsed_us: 0,
-        usage: ResourceUsage::default(),
-        total,
-    }))
+    Arrival::Reply(scripted::exited(total))
 }
 
 fn data(state: &mut ProxyState, channel: u32, len: usize) -> Result<Option<Action>, Violation> {

@@ -1,66 +1,29 @@
 //! Clients against a scripted guest.
 
 use super::*;
+use crate::link::scripted::{self, frame, hello};
 use crate::link::{Arrival, Lane, Transport, TransportKind, data_buffer};
 use guestline_protocol::{
-    Command, CreditEvent, DoneResponse, ErrorKind, ExecRequest, ExecStartedEvent, Frame, FrameHead,
+    Command, CreditEvent, DoneResponse, ErrorKind, ExecRequest, ExecStartedEvent, FrameHead,
     FrameKind, Framing, FreezeRequest, HEADROOM, HelloRequest, PortFraming, RemoteError, Reply,
-    Request, SendCredit, Session, Stream, decode, encode,
+    Request, SendCredit, Session, Stream, encode,
 };
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(5);
 
 /// A guest that answers hellos, and everything else with what `answer` makes of it, until that is none.
 fn guest(
-    mut stream: UnixStream,
+    stream: UnixStream,
     mut answer: impl FnMut(FrameHead, Request) -> Option<Vec<u8>> + Send + 'static,
 ) {
-    tokio::spawn(async move {
-        let mut framing = PortFraming::default();
-        let mut buffer = [0; 4096];
-        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-            framing.push(&buffer[..len]);
-            let mut out = Vec::new();
-            while let Some(Frame { head, body }) = framing.next_frame() {
-                if head.kind != FrameKind::Message {
-                    continue;
-                }
-                match decode(body).unwrap() {
-                    Request::Hello(_) => out.extend(frame(head, &Reply::Hello(hello()))),
-                    request => match answer(head, request) {
-                        Some(bytes) => out.extend(bytes),
-                        None => {
-                            stream.write_all(&out).await.unwrap();
-                            // It is there, and takes nothing any more.
-                            return std::future::pending().await;
-                        }
-                    },
-                }
-            }
-            stream.write_all(&out).await.unwrap();
-        }
+    scripted::peer(stream, move |head, request| match request {
+        Request::Hello(_) => Some(frame(head, &Reply::Hello(hello()))),
+        request => answer(head, request),
     });
-}
-
-fn hello() -> HelloResponse {
-    HelloResponse {
-        min: 1,
-        max: 1,
-        build: "guest".to_owned(),
-        features: 0,
-        init: true,
-        bulk: false,
-        incarnation: 1,
-        clock_us: 0,
-    }
-}
-
-fn frame(head: FrameHead, reply: &Reply) -> Vec<u8> {
-    PortFraming::default().seal(head, encode(reply), 0).unwrap()
 }
 
 fn data(head: FrameHead, len: usize) -> Vec<u8> {

@@ -1,13 +1,11 @@
 //! A supervisor, and an agent that only says hello.
 
 use super::*;
+use crate::link::scripted::{self, frame, hello};
 use crate::supervise::{down, find, status};
-use guestline_protocol::{
-    Frame, Framing, HelloResponse, PortFraming, Reply, Request, decode, encode,
-};
+use guestline_protocol::{Reply, Request};
 use std::fs;
 use std::path::Path;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
 /// Longer than a supervisor that waits for nobody takes, shorter than a guest is waited for.
@@ -18,34 +16,14 @@ fn hung_agent(path: &Path) -> mpsc::UnboundedReceiver<Request> {
     let listener = UnixListener::bind(path).unwrap();
     let (asked, requests) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut framing = PortFraming::default();
-        let mut buffer = [0; 4096];
-        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-            framing.push(&buffer[..len]);
-            let mut out = Vec::new();
-            while let Some(Frame { head, body }) = framing.next_frame() {
-                match decode(body).unwrap() {
-                    Request::Hello(_) => {
-                        let hello = Reply::Hello(HelloResponse {
-                            min: 1,
-                            max: 1,
-                            build: "hung".to_owned(),
-                            features: 0,
-                            init: true,
-                            bulk: false,
-                            incarnation: 1,
-                            clock_us: 0,
-                        });
-                        out = PortFraming::default().seal(head, encode(&hello), 0).unwrap();
-                    }
-                    request => {
-                        let _ = asked.send(request);
-                    }
-                }
+        let (stream, _) = listener.accept().await.unwrap();
+        scripted::peer(stream, move |head, request| match request {
+            Request::Hello(_) => Some(frame(head, &Reply::Hello(hello()))),
+            request => {
+                let _ = asked.send(request);
+                Some(Vec::new())
             }
-            stream.write_all(&out).await.unwrap();
-        }
+        });
     });
     requests
 }
