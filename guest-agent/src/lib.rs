@@ -34,6 +34,7 @@ mod link;
 mod linux;
 mod modules;
 mod port;
+mod presence;
 mod refusal;
 mod reserve;
 mod serve;

@@ -1,7 +1,10 @@
 //! The agent's end of the link: one or two files, what arrives on them and what waits to be written.
 
+use crate::presence::Presence;
+use crate::sys;
 use guestline_protocol::{
-    ErrorKind, FrameHead, Framing, PortFraming, RemoteError, Reply, Session, Stream, encode,
+    End, ErrorKind, FrameHead, Framing, PortFraming, RemoteError, Reply, Session, Stream,
+    TtyFraming, encode,
 };
 use nix::poll::PollFlags;
 use std::collections::VecDeque;
@@ -16,6 +19,9 @@ const HIGH_WATER: usize = 256 * 1024;
 /// One read: a virtio port gives 4 KiB at most (Linux `drivers/char/virtio_console.c`), a socket more.
 const READ_LEN: usize = 16 * 1024;
 
+/// So many reads at most of what somebody left behind: more than a port has buffers.
+const LEFT_READS: usize = 256;
+
 /// Messages are written together up to so many bytes.
 const TOGETHER: usize = 8 * 1024;
 
@@ -26,6 +32,9 @@ const HOLD: Duration = Duration::from_millis(2);
 pub(crate) struct Lane {
     file: File,
     pub(crate) framing: Box<dyn Framing>,
+    pub(crate) host: Presence,
+    /// The kernel signals when its host comes.
+    has_news: bool,
     /// Frames that wait to be written; messages go before data.
     messages: VecDeque<Vec<u8>>,
     data: VecDeque<Vec<u8>>,
@@ -36,17 +45,37 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(file: File, framing: Box<dyn Framing>) -> Self {
-        let (messages, data) = (VecDeque::new(), VecDeque::new());
-        Self { file, framing, messages, data, hold: None, current: None }
+    /// Over a line that loses bytes.
+    pub(crate) fn tty(file: File) -> Self {
+        Self::new(file, Box::new(TtyFraming::new(End::Guest)), Presence::Awaited)
     }
 
+    /// Over a virtio-serial port.
     pub(crate) fn port(file: File) -> Self {
-        Self::new(file, Box::new(PortFraming::default()))
+        Self::new(file, Box::new(PortFraming::default()), Presence::Awaited)
+    }
+
+    /// Over a socket.
+    pub(crate) fn stream(file: File) -> Self {
+        Self::new(file, Box::new(PortFraming::default()), Presence::Stream)
+    }
+
+    fn new(file: File, framing: Box<dyn Framing>, host: Presence) -> Self {
+        let (messages, data) = (VecDeque::new(), VecDeque::new());
+        Self { file, framing, host, has_news: false, messages, data, hold: None, current: None }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// Has the kernel signal that the host comes, while that is waited for: each byte that comes is signalled, too.
+    pub(crate) fn listen_for_host(&mut self) {
+        let is_awaited = self.host == Presence::Awaited;
+        if self.has_news != is_awaited {
+            self.has_news = is_awaited;
+            sys::signal_changes(self.fd(), is_awaited);
+        }
     }
 
     /// What to poll for.
@@ -141,11 +170,18 @@ impl Lane {
         }
     }
 
-    /// The other end is gone: half a frame is of no use to the next.
+    /// The other end is gone: half a frame is of no use to the next, and what is left to be read is of nobody.
     fn reset(&mut self) {
         self.forget();
         self.framing.restart();
         self.current = None;
+        self.host.leave();
+        let mut buffer = [0; READ_LEN];
+        for _ in 0..LEFT_READS {
+            if !matches!(self.file.read(&mut buffer), Ok(1..)) {
+                break;
+            }
+        }
     }
 }
 
@@ -269,6 +305,11 @@ impl Link {
         if let Some(bulk) = &mut self.bulk {
             bulk.forget();
         }
+    }
+
+    /// All lanes.
+    pub(crate) fn lanes(&mut self) -> impl Iterator<Item = &mut Lane> {
+        std::iter::once(&mut self.control).chain(&mut self.bulk)
     }
 
     /// The host has closed its end.

@@ -4,7 +4,7 @@
 //! open the link ──> serve ── host closed ──> look again, or accept the next, or exit
 //! ```
 //! A port whose host side is closed polls as hung up at once, for ever. It is looked at again when the kernel signals a
-//! change (`SIGIO`, fcntl(2)), and rarely without that.
+//! change (`SIGIO`, fcntl(2)), and rarely without that; see [`crate::presence`].
 
 use crate::args::ServeConfig;
 use crate::control;
@@ -13,6 +13,7 @@ use crate::exec::{PollKey, Processes, Said as ExecSaid, cgroup_parent};
 use crate::forward::{Said as SocketSaid, Sockets};
 use crate::jobs::{Desk, Input, Jobs, Word};
 use crate::link::Lane;
+use crate::presence::Look;
 use crate::session::{self, Action, SessionState};
 use crate::source::{self, Ending, Opened};
 use crate::{linux, sys, thread, work};
@@ -33,7 +34,8 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at a link whose host side is closed: at first, and at last.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
-const LAST_LOOK: Duration = Duration::from_secs(2);
+const LAST_LOOK: Duration = Duration::from_secs(30);
+const LAST_TTY_LOOK: Duration = Duration::from_secs(2);
 
 /// So often is looked after a tty that others may set as they like: cooked, it may keep what is sent to itself.
 const TTY_LOOK: Duration = Duration::from_secs(1);
@@ -121,8 +123,8 @@ struct Server {
 #[derive(Default)]
 struct Ready {
     signals: bool,
-    control: bool,
-    bulk: bool,
+    control: Option<Look>,
+    bulk: Option<Look>,
     processes: Vec<(PollKey, PollFlags)>,
 }
 
@@ -135,12 +137,16 @@ impl Server {
                 self.take_signal();
             }
             self.keep_tty_raw();
-            let mut open = true;
-            if ready.control {
+            let looks = [ready.control, ready.bulk];
+            let mut open = !looks.contains(&Some(Look::Left));
+            if ready.control == Some(Look::Read) && open {
                 open = self.read_lane(false)?;
             }
-            if ready.bulk && open {
+            if ready.bulk == Some(Look::Read) && open {
                 open = self.read_lane(true)?;
+            }
+            if looks.contains(&Some(Look::Wait)) {
+                self.wait_for_host();
             }
             self.take_words();
             self.move_data(&ready.processes);
@@ -199,29 +205,37 @@ impl Server {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.jobs.wake_fd(), PollFlags::POLLIN),
         ];
-        let listening = self.look_again.is_none();
-        if listening {
-            fds.push(PollFd::new(link.control.fd(), link.control.interest()));
-            fds.extend(link.bulk.as_ref().map(|bulk| PollFd::new(bulk.fd(), bulk.interest())));
+        let may_look = self.look_again.is_none();
+        let [mut control, mut bulk] = [None, None];
+        for (lane, at) in [(Some(&link.control), &mut control), (link.bulk.as_ref(), &mut bulk)] {
+            if let Some(lane) = lane.filter(|lane| may_look || lane.host.is_polled()) {
+                *at = Some(fds.len());
+                fds.push(PollFd::new(lane.fd(), lane.interest()));
+            }
         }
         let (first, mut keys) = (fds.len(), Vec::new());
         self.processes.poll_fds(may_send, &mut fds, &mut keys);
         self.sockets.poll_fds(may_send, &mut fds);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
+            // The kernel has no memory for it (poll(2)): it may have some later.
+            Err(_) => {
+                std::thread::sleep(FIRST_LOOK);
+                return Ok(Ready::default());
+            }
         }
-        let can_read = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
-        let is_ready = |at: usize| {
-            let events = fds.get(at).and_then(PollFd::revents);
-            events.is_some_and(|events| events.intersects(can_read))
-        };
-        let bulk = listening && link.bulk.is_some();
-        let events = fds.iter().skip(first).map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let found: Vec<_> =
+            fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        let is_ready = |at: usize| found.get(at).is_some_and(|events| !events.is_empty());
+        let found_at = |at: Option<usize>| at.and_then(|at| found.get(at)).copied();
+        let events = found.iter().copied().skip(first);
         let processes = keys.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
-        let (control, bulk) = (listening && is_ready(2), bulk && is_ready(3));
-        let signals = is_ready(0);
-        let ready = Ready { signals, control, bulk, processes: processes.collect() };
+        let link = &mut self.opened.link;
+        let control = found_at(control).and_then(|found| link.control.host.on_poll(found));
+        let bulk = link.bulk.as_mut().zip(found_at(bulk));
+        let bulk = bulk.and_then(|(bulk, found)| bulk.host.on_poll(found));
+        link.lanes().for_each(Lane::listen_for_host);
+        let ready = Ready { signals: is_ready(0), control, bulk, processes: processes.collect() };
         if is_ready(1) {
             self.jobs.awake();
         }
@@ -328,11 +342,14 @@ impl Server {
     }
 
     fn hello(&mut self, session: Session, channel: u32, bulk: bool) {
-        if self.session.open(session) {
+        let is_new = self.session.open(session);
+        if is_new {
             self.end_session();
             self.opened.link.forget();
         }
+        // A hello that is said again has waited for it already.
         if bulk
+            && is_new
             && self.opened.link.bulk.is_none()
             && self.opened.ending == Ending::LookAgain
             && self.opened.tty.is_none()
@@ -604,10 +621,16 @@ impl Server {
         self.session.close();
         self.end_session();
         self.opened.link.hang_up();
+        self.wait_for_host();
+    }
+
+    /// No host is there: looks again later, or when the kernel signals one.
+    fn wait_for_host(&mut self) {
         source::reopen_tty(&mut self.opened);
         self.look_again = Instant::now().checked_add(self.pause);
-        self.pause = self.pause.saturating_mul(2).min(LAST_LOOK);
-        sys::ask_for_sigio(self.opened.link.control.fd());
+        let last = if self.opened.tty.is_some() { LAST_TTY_LOOK } else { LAST_LOOK };
+        self.pause = self.pause.saturating_mul(2).min(last);
+        self.opened.link.lanes().for_each(Lane::listen_for_host);
     }
 
     /// Ends the guest when what waits to be written has left.

@@ -3,7 +3,7 @@
 use crate::args::{ServeConfig, Source};
 use crate::link::{Lane, Link};
 use crate::{linux, port, reserve, sys, thread};
-use guestline_protocol::{BULK_PORT, CONTROL_PORT, End, TtyFraming};
+use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
@@ -136,16 +136,12 @@ pub(crate) fn bulk_port() -> Option<File> {
 }
 
 fn of_stream(file: File, ending: Ending, listener: Option<Listener>) -> Opened {
-    Opened { link: Link::new(Lane::port(file), None), ending, tty: None, listener }
+    Opened { link: Link::new(Lane::stream(file), None), ending, tty: None, listener }
 }
 
 fn of_tty(path: &Path, baud: Option<u32>, file: File) -> io::Result<Opened> {
-    let (link, tty) = (Link::new(tty_lane(file), None), Some((path.to_owned(), baud)));
+    let (link, tty) = (Link::new(Lane::tty(file), None), Some((path.to_owned(), baud)));
     Ok(Opened { link, ending: Ending::LookAgain, tty, listener: None })
-}
-
-fn tty_lane(file: File) -> Lane {
-    Lane::new(file, Box::new(TtyFraming::new(End::Guest)))
 }
 
 /// A tty that somebody else has hung up (vhangup(2), as a getty does) is of no use to who had it open: opens it again.
@@ -153,7 +149,7 @@ pub(crate) fn reopen_tty(opened: &mut Opened) {
     if let Some((path, baud)) = &opened.tty
         && let Ok(file) = open_tty(path, *baud)
     {
-        opened.link.control = tty_lane(file);
+        opened.link.control = Lane::tty(file);
     }
 }
 

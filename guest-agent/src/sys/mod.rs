@@ -23,15 +23,19 @@ pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Asks the kernel for `SIGIO` when something changes on a file (fcntl(2), `F_SETOWN`, `O_ASYNC`). Where that cannot be
-/// had, nothing is signalled.
-pub(crate) fn ask_for_sigio(fd: BorrowedFd<'_>) {
+/// Has the kernel send `SIGIO` when something changes on a file, or no more (fcntl(2), `F_SETOWN`, `O_ASYNC`). Where that
+/// cannot be had, nothing is signalled.
+pub(crate) fn signal_changes(fd: BorrowedFd<'_>, wanted: bool) {
     // SAFETY: both commands take a plain number, and the descriptor is open for as long as it is borrowed.
     unsafe {
         nix::libc::fcntl(fd.as_raw_fd(), nix::libc::F_SETOWN, nix::libc::getpid());
         let flags = nix::libc::fcntl(fd.as_raw_fd(), nix::libc::F_GETFL);
         if flags >= 0 {
-            nix::libc::fcntl(fd.as_raw_fd(), nix::libc::F_SETFL, flags | nix::libc::O_ASYNC);
+            let flags = match wanted {
+                true => flags | nix::libc::O_ASYNC,
+                false => flags & !nix::libc::O_ASYNC,
+            };
+            nix::libc::fcntl(fd.as_raw_fd(), nix::libc::F_SETFL, flags);
         }
     }
 }
