@@ -182,13 +182,35 @@ impl Up {
     pub(crate) async fn explain(&self, error: LinkError) -> Failure {
         let name = &self.name;
         match error {
-            LinkError::Restarted => {
-                Failure::new(format!("`{name}` rebooted, and what ran was lost"))
-            }
+            LinkError::Restarted => Failure::new(self.session_lost().await),
             LinkError::Closed => self.why_closed().await,
             LinkError::Refused(error) => Failure::new(format!("{name}: {error}")),
             error => Failure::new(format!("{name}: {}", text::chain(&error))),
         }
+    }
+
+    /// The guest rebooted, or its agent was not heard for too long: which of them the supervisor learns in this moment.
+    pub(crate) async fn session_lost(&self) -> String {
+        let name = &self.name;
+        let deadline = tokio::time::Instant::now() + NEWS;
+        while let Ok(Ok(status)) =
+            tokio::time::timeout(ANSWER, supervise::status(&self.folder)).await
+        {
+            let is_same = status.boot == self.status.boot;
+            match (status.state, status.why) {
+                (MachineState::Lost, Some(why)) => {
+                    return format!("the session with `{name}` is lost, and what ran in it: {why}");
+                }
+                (MachineState::Ready, _) if is_same && tokio::time::Instant::now() > deadline => {
+                    return format!("the session with `{name}` was lost, and what ran in it");
+                }
+                (MachineState::Ready, _) if is_same => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                _ => break,
+            }
+        }
+        format!("`{name}` rebooted, and what ran was lost")
     }
 
     /// The supervisor has cut us off: the machine has ended, or lost its agent.

@@ -105,12 +105,14 @@ async fn from_guest(attached: &Attached, here: HostTarget, there: SocketAddress)
     }
 }
 
-/// The guest has rebooted: waits until it is back, or tells why it is not.
+/// The session is lost: waits until the guest is back, or tells why it is not.
 async fn again(attached: &Attached) -> Option<Failure> {
-    let name = &attached.up.name;
-    eprintln!("{name} rebooted, and its connections are lost");
+    eprintln!(
+        "{}; connections can be made again when it is back",
+        attached.up.session_lost().await
+    );
     match attached.guest.reconnect().await {
-        Ok(()) => None,
+        Ok(_) => None,
         Err(error) => Some(attached.up.explain(error).await),
     }
 }

@@ -105,20 +105,24 @@ impl Guest {
     }
 
     /// Opens a new session with the agent, after a reboot of the guest or another start of its agent; waits as long as that
-    /// takes. What ran in the session before is lost.
+    /// takes. What ran in the session before is lost. True when the agent is another one than before, or the guest has
+    /// booted; of a qemu-guest-agent, which does not tell, always.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn reconnect(&self) -> Result<(), LinkError> {
-        let hello = match &self.way {
-            Way::Agent(link) => link.reopen().await?.hello,
+    pub async fn reconnect(&self) -> Result<bool, LinkError> {
+        let (hello, began_anew) = match &self.way {
+            Way::Agent(link) => {
+                let reopened = link.reopen().await?;
+                (reopened.hello, reopened.began_anew)
+            }
             Way::Qga(qga) => {
                 qga.reopen().await?;
-                hello_of(qga)
+                (hello_of(qga), true)
             }
         };
         *self.hello.write().unwrap_or_else(PoisonError::into_inner) = hello;
-        Ok(())
+        Ok(began_anew)
     }
 }
 

@@ -108,7 +108,7 @@ pub struct MachineStatus {
     pub since_us: u64,
     /// From the start of QEMU to the agent's first answer, microseconds.
     pub ready_in_us: Option<u64>,
-    /// Counts the guest's boots, from 1.
+    /// Counts the guest's boots that an agent answered in, from 1.
     pub boot: u64,
     /// Over what the link goes.
     pub transport: Option<String>,
@@ -257,8 +257,8 @@ async fn converse(
             Ok(ControlRequest::Wait { boot }) => loop {
                 changes.borrow_and_update();
                 let machine = status();
-                let settled = matches!(machine.state, MachineState::Ready | MachineState::Lost);
-                if machine.boot >= boot && settled {
+                let is_there = machine.state == MachineState::Ready && machine.boot >= boot;
+                if is_there || machine.state == MachineState::Lost {
                     break Answer::Status { version, machine: Box::new(machine) };
                 }
                 tokio::select! {
@@ -302,7 +302,7 @@ pub async fn status(folder: &Path) -> Result<MachineStatus, ControlError> {
     ask_status(folder, ControlRequest::Status).await
 }
 
-/// As [`status`], when this boot of the guest, or a later one, is ready or lost.
+/// As [`status`], when this boot of the guest, or a later one, is ready, or the machine is lost.
 ///
 /// # Errors
 /// [`ControlError`].

@@ -3,7 +3,8 @@
 //! ```text
 //!            rebooted, agent anew                 no answer in time, link gone
 //! Ready ──────────────────────────> Rebooting ──────────────────────────────────> Lost
-//!   ^────────── session opened ─────────┴─────────── session opened ────────────────┘
+//!   │ ^──────── session opened ─────────┴─────────── session opened ──────────────┘ ^
+//!   └──────────────────── agent silent, reads nothing ─────────────────────────────┘
 //!   └── down ──> GoingDown ── powered off, or grace over ──> the end; so does every ending of the machine
 //! ```
 
@@ -16,10 +17,10 @@ use crate::machine::Ending;
 pub(super) enum LifeEvent {
     /// The guest boots again.
     Rebooted,
-    /// Somebody met an agent that does not know the session of this boot.
-    Restarted { boot: u64 },
-    /// The attempt to open a session has ended.
-    Reopened(Result<(), LinkError>),
+    /// Somebody met an agent that is lost to this session with it.
+    SessionLost { epoch: u64, error: LinkError },
+    /// The attempt to open a session has ended; true when the agent, and so perhaps the guest, began anew.
+    Reopened(Result<bool, LinkError>),
     /// A guest that reboots has taken too long.
     Overdue,
     /// The link is gone for good.
@@ -50,7 +51,9 @@ pub(super) enum Action {
 pub(super) struct Life {
     state: MachineState,
     going_down: bool,
-    /// Counts the guest's boots.
+    /// Counts the sessions with the agent, also those that could not be opened.
+    epoch: u64,
+    /// Counts the agents that answered: the guest's boots.
     boot: u64,
     /// Why the guest is lost.
     why: Option<String>,
@@ -61,11 +64,22 @@ pub(super) struct Life {
 impl Life {
     /// Of a machine whose agent has answered.
     pub(super) fn new(owns_machine: bool) -> Self {
-        Self { state: MachineState::Ready, going_down: false, boot: 1, why: None, owns_machine }
+        Self {
+            state: MachineState::Ready,
+            going_down: false,
+            epoch: 1,
+            boot: 1,
+            why: None,
+            owns_machine,
+        }
     }
 
     pub(super) fn state(&self) -> MachineState {
         self.state
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(super) fn boot(&self) -> u64 {
@@ -100,18 +114,20 @@ impl Life {
             }
             // A guest that was told to power off and reboots instead is down enough.
             LifeEvent::Rebooted if self.going_down => vec![Action::End(How::Killed)],
-            LifeEvent::Rebooted => self.reboot(),
-            LifeEvent::Restarted { boot }
-                if boot == self.boot && self.state == MachineState::Ready =>
+            LifeEvent::Rebooted => self.reopen(MachineState::Rebooting, None),
+            LifeEvent::SessionLost { epoch, error }
+                if epoch == self.epoch && self.state == MachineState::Ready && !self.going_down =>
             {
-                if self.going_down {
-                    Vec::new()
-                } else {
-                    self.reboot()
+                match error {
+                    LinkError::Restarted => self.reopen(MachineState::Rebooting, None),
+                    error => self.reopen(MachineState::Lost, Some(error.to_string())),
                 }
             }
-            LifeEvent::Restarted { .. } => Vec::new(),
-            LifeEvent::Reopened(Ok(())) => self.become_(MachineState::Ready, None),
+            LifeEvent::SessionLost { .. } => Vec::new(),
+            LifeEvent::Reopened(Ok(began_anew)) => {
+                self.boot += u64::from(began_anew);
+                self.become_(MachineState::Ready, None)
+            }
             // Another agent took the place of the one that was greeted.
             LifeEvent::Reopened(Err(error)) if error.is_session_lost() => vec![Action::Reopen],
             LifeEvent::Reopened(Err(error)) | LifeEvent::LinkEnded(error) => {
@@ -128,9 +144,9 @@ impl Life {
         }
     }
 
-    fn reboot(&mut self) -> Vec<Action> {
-        self.boot += 1;
-        let mut actions = self.become_(MachineState::Rebooting, None);
+    fn reopen(&mut self, state: MachineState, why: Option<String>) -> Vec<Action> {
+        self.epoch += 1;
+        let mut actions = self.become_(state, why);
         actions.push(Action::Reopen);
         actions
     }
@@ -145,21 +161,47 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pulse::Pulse;
+    use std::time::Duration;
+
+    fn lost(epoch: u64, error: LinkError) -> LifeEvent {
+        LifeEvent::SessionLost { epoch, error }
+    }
 
     #[test]
     fn a_reboot_is_told_opens_a_session_and_is_over() {
         let mut life = Life::new(true);
         assert_eq!(life.on_event(LifeEvent::Rebooted), [Action::Publish, Action::Reopen]);
-        assert_eq!((life.state(), life.boot()), (MachineState::Rebooting, 2));
-        // Late news of the boot before.
-        assert_eq!(life.on_event(LifeEvent::Restarted { boot: 1 }), []);
-        assert_eq!(life.on_event(LifeEvent::Reopened(Ok(()))), [Action::Publish]);
+        assert_eq!((life.state(), life.epoch()), (MachineState::Rebooting, 2));
+        // Late news of the session before.
+        assert_eq!(life.on_event(lost(1, LinkError::Restarted)), []);
+        assert_eq!(life.on_event(LifeEvent::Reopened(Ok(true))), [Action::Publish]);
         assert_eq!((life.state(), life.boot()), (MachineState::Ready, 2));
-        assert_eq!(life.on_event(LifeEvent::Restarted { boot: 1 }), []);
-        let anew = life.on_event(LifeEvent::Restarted { boot: 2 });
+        assert_eq!(life.on_event(lost(1, LinkError::Restarted)), []);
+        let anew = life.on_event(lost(2, LinkError::Restarted));
         assert_eq!(anew, [Action::Publish, Action::Reopen]);
         let again = life.on_event(LifeEvent::Reopened(Err(LinkError::Restarted)));
         assert_eq!(again, [Action::Reopen]);
+    }
+
+    #[test]
+    fn boots_are_counted_by_the_agents_that_answer() {
+        let mut life = Life::new(true);
+        // Some machines reset twice on their way.
+        for _ in 0..2 {
+            assert_eq!(life.on_event(LifeEvent::Rebooted), [Action::Publish, Action::Reopen]);
+            assert_eq!(life.boot(), 1);
+        }
+        life.on_event(LifeEvent::Reopened(Ok(true)));
+        assert_eq!(life.boot(), 2);
+        // A session that was lost by silence says nothing of a boot.
+        let silent = LinkError::Silent { waited: Duration::from_secs(60), guest: Pulse::Idle };
+        let actions = life.on_event(lost(life.epoch(), silent));
+        assert_eq!(actions, [Action::Publish, Action::Reopen]);
+        assert_eq!(life.state(), MachineState::Lost);
+        assert!(life.why().unwrap().contains("no sign of life"), "{:?}", life.why());
+        life.on_event(LifeEvent::Reopened(Ok(false)));
+        assert_eq!((life.state(), life.boot(), life.why()), (MachineState::Ready, 2, None));
     }
 
     #[test]
@@ -169,7 +211,7 @@ mod tests {
         life.on_event(LifeEvent::Overdue);
         assert_eq!(life.state(), MachineState::Lost);
         assert!(life.why().is_some());
-        life.on_event(LifeEvent::Reopened(Ok(())));
+        life.on_event(LifeEvent::Reopened(Ok(true)));
         assert_eq!((life.state(), life.why()), (MachineState::Ready, None));
         assert_eq!(life.on_event(LifeEvent::Overdue), []);
     }
@@ -179,7 +221,7 @@ mod tests {
         let mut life = Life::new(true);
         assert_eq!(life.on_event(LifeEvent::Down { force: false }), [Action::PowerOff]);
         assert_eq!(life.on_event(LifeEvent::Down { force: false }), []);
-        assert_eq!(life.on_event(LifeEvent::Restarted { boot: 1 }), []);
+        assert_eq!(life.on_event(lost(1, LinkError::Restarted)), []);
         let off = LifeEvent::Ended(Ending::PoweredOff);
         assert_eq!(life.on_event(off), [Action::End(How::Down)]);
         assert_eq!(life.on_event(LifeEvent::GraceOver), [Action::End(How::Killed)]);

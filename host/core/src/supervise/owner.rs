@@ -60,7 +60,7 @@ pub(super) struct Owner {
     door: watch::Sender<Door>,
     boot_timeout: Duration,
     /// A session that is being opened.
-    reopening: Option<Pending<Result<(), LinkError>>>,
+    reopening: Option<Pending<Result<bool, LinkError>>>,
     /// The kernel's name, which the guest is asked for.
     kernel: Option<Pending<Option<String>>>,
     /// When a guest that reboots will have taken too long.
@@ -169,17 +169,19 @@ impl Owner {
                     }
                 }
                 Some(notice) = ears.noticed.recv() => match notice {
-                    Notice::Restarted { boot } => LifeEvent::Restarted { boot },
+                    Notice::SessionLost { epoch, error } => LifeEvent::SessionLost { epoch, error },
                     Notice::Leaving => {
                         self.haste_until = Some(Instant::now() + LEAVING);
                         heart = self.beat();
                         continue;
                     }
                 },
-                (boot, beat) = &mut heart => {
+                (epoch, beat) = &mut heart => {
                     heart = self.beat();
                     match beat {
-                        Err(error) if error.is_session_lost() => LifeEvent::Restarted { boot },
+                        Err(error) if error.is_session_lost() => {
+                            LifeEvent::SessionLost { epoch, error }
+                        }
                         _ => continue,
                     }
                 }
@@ -204,9 +206,9 @@ impl Owner {
         }
     }
 
-    /// Asks for a sign of life after a while; gives the boot that was asked, too.
+    /// Asks for a sign of life after a while; gives the session in which that was, too.
     fn beat(&self) -> Pending<(u64, Result<(), LinkError>)> {
-        let (link, boot) = (self.link.clone(), self.life.boot());
+        let (link, epoch) = (self.link.clone(), self.life.epoch());
         let pause = match self.haste_until {
             Some(until) if Instant::now() < until => HASTE,
             _ => HEARTBEAT,
@@ -219,14 +221,15 @@ impl Owner {
                 true => link.ask_within(&ping, pause.max(Duration::from_secs(1))).await.map(drop),
                 false => Ok(()),
             };
-            (boot, beat)
+            (epoch, beat)
         })
     }
 
     fn reopen(&mut self) {
         self.close();
         self.haste_until = None;
-        self.overdue = Some(Instant::now() + self.boot_timeout);
+        // One that resets again on its way has no more time.
+        self.overdue.get_or_insert(Instant::now() + self.boot_timeout);
         let guest = self.guest.clone();
         self.reopening = Some(Box::pin(async move { guest.reconnect().await }));
     }
@@ -248,9 +251,8 @@ impl Owner {
             }
             state => {
                 self.close();
-                let (boot, why) = (self.life.boot(), self.life.why());
-                self.board
-                    .set(|status| (status.state, status.boot, status.why) = (state, boot, why));
+                let why = self.life.why();
+                self.board.set(|status| (status.state, status.why) = (state, why));
             }
         }
     }
@@ -263,9 +265,9 @@ impl Owner {
 
     /// The guest can be reached, and is asked what it is.
     fn open(&mut self) {
-        let (hello, heard, boot) = (self.guest.agent(), Instant::now(), self.life.boot());
+        let (hello, heard, epoch) = (self.guest.agent(), Instant::now(), self.life.epoch());
         let link = self.link.clone();
-        self.door.send_replace(Door::Open { boot, link, hello: Box::new(hello), heard });
+        self.door.send_replace(Door::Open { epoch, link, hello: Box::new(hello), heard });
         let guest = self.guest.clone();
         self.kernel = Some(Box::pin(async move {
             let facts = tokio::time::timeout(FACTS, guest.facts()).await;

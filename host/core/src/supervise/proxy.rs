@@ -57,8 +57,8 @@ pub(super) struct Violation {
 #[derive(Debug)]
 pub(super) struct ProxyState {
     session: Session,
-    /// The boot of the guest in which the session was opened.
-    boot: u64,
+    /// The epoch of the guest in which the session was opened.
+    epoch: u64,
     /// Those whose last reply has not been written.
     channels: HashMap<u32, Proxied>,
     openings: u64,
@@ -76,7 +76,7 @@ impl ProxyState {
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self {
             session: Session::NONE,
-            boot: 0,
+            epoch: 0,
             channels: HashMap::new(),
             openings: 0,
             offered: HashSet::new(),
@@ -87,21 +87,21 @@ impl ProxyState {
         }
     }
 
-    /// The boot of the guest in which the session was opened.
-    pub(super) fn boot(&self) -> u64 {
-        self.boot
+    /// The epoch of the guest in which the session was opened.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// A hello is about to be answered. True when that ends what was before, false when it is said again.
-    pub(super) fn open(&mut self, session: Session, boot: u64) -> bool {
-        if self.session == session && self.boot == boot {
+    pub(super) fn open(&mut self, session: Session, epoch: u64) -> bool {
+        if self.session == session && self.epoch == epoch {
             return false;
         }
-        if self.boot != boot {
+        if self.epoch != epoch {
             self.forget_frozen();
         }
         self.close_all();
-        (self.session, self.boot) = (session, boot);
+        (self.session, self.epoch) = (session, epoch);
         true
     }
 
@@ -118,15 +118,15 @@ impl ProxyState {
         if self.gone { std::mem::take(&mut self.frozen) } else { Vec::new() }
     }
 
-    /// A frame of the client; `boot` is the guest's, when it is there.
+    /// A frame of the client; `epoch` is the guest's, when it is there.
     pub(super) fn on_frame(
         &mut self,
         head: FrameHead,
         body: &[u8],
-        boot: Option<u64>,
+        epoch: Option<u64>,
     ) -> Result<Option<Action>, Violation> {
         match head.kind {
-            FrameKind::Message => self.on_message(head, body, boot),
+            FrameKind::Message => self.on_message(head, body, epoch),
             FrameKind::Data(_) => self.on_data(head, body.len()),
         }
     }
@@ -153,7 +153,7 @@ impl ProxyState {
         &mut self,
         head: FrameHead,
         body: &[u8],
-        boot: Option<u64>,
+        epoch: Option<u64>,
     ) -> Result<Option<Action>, Violation> {
         let channel = head.channel;
         let refuse = |error| Ok(Some(Action::Answer { head, reply: Reply::Error(error) }));
@@ -166,7 +166,7 @@ impl ProxyState {
             };
         }
         let stands = self.session != Session::NONE && head.session == self.session;
-        if !stands || boot != Some(self.boot) {
+        if !stands || epoch != Some(self.epoch) {
             return refuse_as(ErrorKind::NoSession, "say hello first");
         }
         if channel == 0 {
@@ -295,10 +295,10 @@ impl ProxyState {
         }
     }
 
-    /// The agent does not know the session of this boot any more, so the client's is over too. Gives what to tell it on
+    /// The agent does not know the session of this epoch any more, so the client's is over too. Gives what to tell it on
     /// the channel; none when it has begun anew since.
-    pub(super) fn on_restart(&mut self, channel: u32, boot: u64) -> Option<(FrameHead, Reply)> {
-        if self.session == Session::NONE || self.boot != boot {
+    pub(super) fn on_restart(&mut self, channel: u32, epoch: u64) -> Option<(FrameHead, Reply)> {
+        if self.session == Session::NONE || self.epoch != epoch {
             return None;
         }
         let head = FrameHead::message(self.session, channel);

@@ -11,7 +11,7 @@ mod client;
 mod up;
 
 use super::budget::Budget;
-use crate::link::Link;
+use crate::link::{Link, LinkError};
 use crate::refusals::Refusals;
 use client::Client;
 use guestline_protocol::HelloResponse;
@@ -34,25 +34,25 @@ const MAX_CLIENTS: usize = 128;
 pub(super) enum Door {
     /// Not now.
     Closed,
-    /// In this boot, over this link.
-    Open { boot: u64, link: Link, hello: Box<HelloResponse>, heard: Instant },
+    /// Over this link; what is said to the agent is said in this session with it, counted.
+    Open { epoch: u64, link: Link, hello: Box<HelloResponse>, heard: Instant },
 }
 
 impl Door {
-    fn boot(&self) -> Option<u64> {
+    fn epoch(&self) -> Option<u64> {
         match self {
             Self::Closed => None,
-            Self::Open { boot, .. } => Some(*boot),
+            Self::Open { epoch, .. } => Some(*epoch),
         }
     }
 }
 
 /// What clients' traffic tells the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Notice {
-    /// The agent does not know the session of this boot.
-    Restarted { boot: u64 },
-    /// The guest said that it is about to end or to boot.
+    /// The session with the agent is lost.
+    SessionLost { epoch: u64, error: LinkError },
+    /// The guest said that it is about to end or to epoch.
     Leaving,
 }
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use std::collections::hash_map::Entry;
 
 const SESSION: Session = Session(7);
-const BOOT: u64 = 3;
+const EPOCH: u64 = 3;
 
 fn say(
     state: &mut ProxyState,
@@ -18,7 +18,7 @@ fn say(
     request: &Request,
 ) -> Result<Option<Action>, Violation> {
     let body = encode(request);
-    state.on_frame(FrameHead::message(SESSION, channel), &body[HEADROOM..], Some(BOOT))
+    state.on_frame(FrameHead::message(SESSION, channel), &body[HEADROOM..], Some(EPOCH))
 }
 
 fn hello() -> Request {
@@ -54,7 +54,7 @@ fn opened_with(budget: Arc<Budget>) -> ProxyState {
     let mut state = ProxyState::new(budget);
     let action = say(&mut state, 5, &hello()).unwrap();
     assert_eq!(action, Some(Action::Hello { session: SESSION, channel: 5 }));
-    assert!(state.open(SESSION, BOOT));
+    assert!(state.open(SESSION, EPOCH));
     state
 }
 
@@ -73,7 +73,7 @@ fn exited(total: u64) -> Arrival {
 
 fn data(state: &mut ProxyState, channel: u32, len: usize) -> Result<Option<Action>, Violation> {
     let head = FrameHead::data(SESSION, channel, Stream::Stdout);
-    state.on_frame(head, &vec![0; len], Some(BOOT))
+    state.on_frame(head, &vec![0; len], Some(EPOCH))
 }
 
 fn refusal(action: Result<Option<Action>, Violation>) -> Option<ErrorKind> {
@@ -90,8 +90,8 @@ fn nothing_is_done_without_a_session_of_this_boot() {
     let mut state = opened();
     assert!(matches!(say(&mut state, 1, &ping), Ok(Some(Action::Open { .. }))));
     let body = encode(&ping);
-    for boot in [None, Some(BOOT + 1)] {
-        let action = state.on_frame(FrameHead::message(SESSION, 2), &body[HEADROOM..], boot);
+    for epoch in [None, Some(EPOCH + 1)] {
+        let action = state.on_frame(FrameHead::message(SESSION, 2), &body[HEADROOM..], epoch);
         assert_eq!(refusal(action), Some(ErrorKind::NoSession));
     }
     let newer = HelloRequest {
@@ -135,10 +135,10 @@ fn what_is_late_for_a_channel_is_not_taken_for_the_next_one_of_its_id() {
     let mut state = opened();
     let mut openings = Vec::new();
     for session in [SESSION, Session(8)] {
-        state.open(session, BOOT);
+        state.open(session, EPOCH);
         let body = encode(&exec(100));
         let head = FrameHead::message(session, 1);
-        let action = state.on_frame(head, &body[HEADROOM..], Some(BOOT)).unwrap();
+        let action = state.on_frame(head, &body[HEADROOM..], Some(EPOCH)).unwrap();
         let Some(Action::Open { opening, .. }) = action else { panic!("{action:?}") };
         openings.push(opening);
     }
@@ -272,13 +272,13 @@ fn a_restart_ends_the_session_once_and_a_new_one_is_not_harmed() {
     let mut state = opened();
     say(&mut state, 1, &exec(1)).unwrap();
     say(&mut state, 2, &exec(1)).unwrap();
-    let (head, reply) = state.on_restart(1, BOOT).unwrap();
+    let (head, reply) = state.on_restart(1, EPOCH).unwrap();
     assert_eq!(head, FrameHead::message(SESSION, 1));
     assert!(matches!(reply, Reply::Error(error) if error.kind == ErrorKind::NoSession));
-    assert_eq!(state.on_restart(2, BOOT), None);
-    state.open(Session(8), BOOT + 1);
-    assert_eq!(state.on_restart(2, BOOT), None);
-    assert_eq!((state.session, state.boot()), (Session(8), BOOT + 1));
+    assert_eq!(state.on_restart(2, EPOCH), None);
+    state.open(Session(8), EPOCH + 1);
+    assert_eq!(state.on_restart(2, EPOCH), None);
+    assert_eq!((state.session, state.epoch()), (Session(8), EPOCH + 1));
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn what_came_before_a_restart_is_kept_count_of_until_it_is_written() {
     say(&mut state, 2, &exec(1 << 20)).unwrap();
     let opening = state.channels[&1].opening;
     assert!(state.on_arrival(opening, &output(100_000)).is_some());
-    assert!(state.on_restart(2, BOOT).is_some());
+    assert!(state.on_restart(2, EPOCH).is_some());
     assert_eq!(state.on_arrival(opening, &output(1)), None);
     assert_eq!(state.budget.pooled(), 100_000);
     assert!(!state.is_short());
@@ -333,7 +333,7 @@ fn what_is_frozen_only_when_the_client_is_gone_is_known_too() {
     let mut state = opened();
     let openings = [freeze(&mut state, 1, "/a"), freeze(&mut state, 2, "/others")];
     // A new session of the same client does not forget it.
-    state.open(Session(8), BOOT);
+    state.open(Session(8), EPOCH);
     assert_eq!(state.leave(), Vec::<ByteBuf>::new());
     assert_eq!(state.on_arrival(openings[1], &refused()), None);
     assert_eq!(state.frozen_late(), Vec::<ByteBuf>::new());

@@ -58,17 +58,17 @@ impl Client {
     }
 
     /// The agent that this client spoke to is gone.
-    pub(super) fn lose(&self, channel: u32, boot: u64) {
+    pub(super) fn lose(&self, channel: u32, epoch: u64) {
         let mut inner = self.inner();
-        if let Some((head, reply)) = inner.proxy.on_restart(channel, boot) {
+        if let Some((head, reply)) = inner.proxy.on_restart(channel, epoch) {
             self.push(&mut inner, head, None, &reply);
         }
     }
 
     /// A hello is about to be answered. True when that ends what was before.
-    pub(super) fn open(&self, session: guestline_protocol::Session, boot: u64) -> bool {
+    pub(super) fn open(&self, session: guestline_protocol::Session, epoch: u64) -> bool {
         let mut inner = self.inner();
-        let ends = inner.proxy.open(session, boot);
+        let ends = inner.proxy.open(session, epoch);
         if ends {
             inner.outbox.clear();
         }
@@ -131,7 +131,7 @@ pub(super) async fn pump(
     link: Link,
     opening: Opening,
     mut reader: ChannelReader,
-    boot: u64,
+    epoch: u64,
 ) {
     loop {
         match reader.next().await {
@@ -142,8 +142,8 @@ pub(super) async fn pump(
                 }
             }
             Err(error) if error.is_session_lost() => {
-                client.lose(opening.channel, boot);
-                let _ = client.notices.send(Notice::Restarted { boot });
+                client.lose(opening.channel, epoch);
+                let _ = client.notices.send(Notice::SessionLost { epoch, error });
                 return;
             }
             // The owner cuts everybody off when it knows why.

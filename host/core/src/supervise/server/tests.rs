@@ -55,7 +55,7 @@ impl Machine {
         guest(theirs, answer);
         let transport = Transport::stream(TransportKind::UnixSocket, Lane::socket(ours));
         let (link, hello) = Link::open(transport).await.unwrap();
-        let open = Door::Open { boot: 1, link, hello: Box::new(hello), heard: Instant::now() };
+        let open = Door::Open { epoch: 1, link, hello: Box::new(hello), heard: Instant::now() };
         let (_door, door) = watch::channel(open);
         let (notices, _) = mpsc::unbounded_channel();
         let around = Around { door, notices, over: CancellationToken::new() };

@@ -89,9 +89,9 @@ impl Up {
 
     async fn take_frames(&mut self) -> Result<(), io::Error> {
         while let Some((head, span)) = self.framing.next_span() {
-            let boot = self.door.borrow().boot();
+            let epoch = self.door.borrow().epoch();
             let body = self.framing.body(&span);
-            let action = self.client.inner().proxy.on_frame(head, body, boot);
+            let action = self.client.inner().proxy.on_frame(head, body, epoch);
             let Some(action) = action.map_err(io::Error::other)? else { continue };
             match action {
                 Action::Data { channel, last } => {
@@ -147,9 +147,9 @@ impl Up {
     /// Answers a hello, if the guest is there.
     fn greet(&mut self) {
         let door = self.door.borrow_and_update().clone();
-        let Door::Open { boot, hello, heard, .. } = door else { return };
+        let Door::Open { epoch, hello, heard, .. } = door else { return };
         let Some((session, channel)) = self.greeting.take() else { return };
-        if self.client.open(session, boot) {
+        if self.client.open(session, epoch) {
             self.drop_channels();
         }
         let since = u64::try_from(heard.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -164,18 +164,18 @@ impl Up {
     }
 
     async fn open(&mut self, opening: Opening, request: &Request, window: u32) {
-        let session_boot = self.client.inner().proxy.boot();
+        let session_epoch = self.client.inner().proxy.epoch();
         let door = self.door.borrow().clone();
         let link = match door {
-            Door::Open { boot, link, .. } if boot == session_boot => link,
+            Door::Open { epoch, link, .. } if epoch == session_epoch => link,
             // The guest went away in this moment.
-            _ => return self.client.lose(opening.channel, session_boot),
+            _ => return self.client.lose(opening.channel, session_epoch),
         };
         match link.relay(request, window).await {
             Ok(relayed) => {
                 let (reader, writer) = relayed.split();
                 let client = self.client.clone();
-                let pump = tokio::spawn(pump(client, link, opening, reader, session_boot));
+                let pump = tokio::spawn(pump(client, link, opening, reader, session_epoch));
                 // What a client freezes in its last moment is to be thawed: when it is known to be frozen.
                 let is_kept = matches!(request, Request::Freeze(_));
                 let pump = (!is_kept).then(|| pump.abort_handle());
