@@ -5,7 +5,7 @@
 //! Listening ── somebody comes ──> waiting for the host to accept ──> Open
 //! ```
 
-use crate::link::is_transient;
+use crate::outlet::is_transient;
 use crate::refusal::system;
 use guestline_protocol::{
     AcceptRequest, AcceptedEvent, ConnectRequest, ConnectedEvent, DoneResponse, EndEvent,
@@ -24,9 +24,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Data that the host may have under way to a socket, bytes.
 const WINDOW: u32 = 256 * 1024;
@@ -37,6 +38,9 @@ const PIECE: usize = 64 * 1024;
 /// At most so many sockets at once, and so many connections that the host has not accepted.
 const MAX_SOCKETS: usize = 128;
 const MAX_WAITING: usize = 64;
+
+/// When a connection cannot be accepted, for want of descriptors or memory, it is tried again after so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a socket has to say.
 pub(crate) enum Said {
@@ -53,6 +57,8 @@ pub(crate) struct Sockets {
     /// Accepted by the kernel and not yet by the host.
     waiting: Vec<(u32, u32, OwnedFd)>,
     next: u32,
+    /// Nothing could be accepted: listeners are left alone until then.
+    pause: Option<Instant>,
 }
 
 struct Connection {
@@ -98,7 +104,7 @@ impl Sockets {
             return Ok(());
         }
         let message = format!("{MAX_SOCKETS} sockets are forwarded already");
-        Err(RemoteError { kind: ErrorKind::Busy, errno: None, message })
+        Err(RemoteError::new(ErrorKind::Busy, message))
     }
 
     /// Connects; when that takes time, a word says how it went.
@@ -172,9 +178,10 @@ impl Sockets {
         let found = self.waiting.iter().position(|(_, id, _)| *id == request.connection);
         let Some(at) = found else {
             let message = format!("connection {} is gone", request.connection);
-            return Err(RemoteError { kind: ErrorKind::NotFound, errno: None, message });
+            return Err(RemoteError::new(ErrorKind::NotFound, message));
         };
         let (_, _, fd) = self.waiting.swap_remove(at);
+        self.check_room()?;
         self.add(channel, fd, request.credit, false);
         Ok(ConnectedEvent { credit: WINDOW })
     }
@@ -182,11 +189,10 @@ impl Sockets {
     /// Data of the host.
     pub(crate) fn input(&mut self, channel: u32, bytes: &[u8]) -> Result<(), RemoteError> {
         let Some(connection) = self.find(channel) else { return Ok(()) };
-        connection.receive.receive(bytes.len()).map_err(|overdrawn| RemoteError {
-            kind: ErrorKind::Protocol,
-            errno: None,
-            message: overdrawn.to_string(),
-        })?;
+        connection
+            .receive
+            .receive(bytes.len())
+            .map_err(|overdrawn| RemoteError::new(ErrorKind::Protocol, overdrawn.to_string()))?;
         connection.out.push_back(bytes.to_vec());
         Ok(())
     }
@@ -221,8 +227,13 @@ impl Sockets {
         self.connections.iter_mut().find(|connection| connection.channel == channel)
     }
 
-    /// What to poll for; `may_read` when the link has room.
-    pub(crate) fn poll_fds<'a>(&'a self, may_read: bool, fds: &mut Vec<PollFd<'a>>) {
+    /// What to poll for, and whose channels that are; `may_read` when the link has room.
+    pub(crate) fn poll_fds<'a>(
+        &'a self,
+        may_read: bool,
+        fds: &mut Vec<PollFd<'a>>,
+        channels: &mut Vec<u32>,
+    ) {
         for connection in &self.connections {
             let mut flags = PollFlags::empty();
             let wants = may_read && !connection.ended && connection.send.left() > 0;
@@ -232,24 +243,42 @@ impl Sockets {
             // Without a wish an error would still be told, again and again.
             if !flags.is_empty() {
                 fds.push(PollFd::new(connection.file.as_fd(), flags));
+                channels.push(connection.channel);
             }
         }
-        if self.waiting.len() < MAX_WAITING {
-            let listeners = self.listeners.iter();
-            fds.extend(
-                listeners.map(|listener| PollFd::new(listener.fd.as_fd(), PollFlags::POLLIN)),
-            );
+        if self.waiting.len() < MAX_WAITING && self.deadline().is_none() {
+            for listener in &self.listeners {
+                fds.push(PollFd::new(listener.fd.as_fd(), PollFlags::POLLIN));
+                channels.push(listener.channel);
+            }
         }
     }
 
-    /// Moves what can be moved.
-    pub(crate) fn on_ready(&mut self, may_read: bool, say: &mut dyn FnMut(u32, Said)) {
-        self.accept_all(say);
+    /// When to poll for what could not be accepted for want of descriptors or memory.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.pause.filter(|until| *until > Instant::now())
+    }
+
+    /// Moves what can be moved: of the channels that poll found ready, and what the host sent.
+    pub(crate) fn on_ready(&mut self, ready: &[(u32, PollFlags)], say: &mut dyn FnMut(u32, Said)) {
+        let found = |channel| ready.iter().find(|(ready, _)| *ready == channel);
+        let found = |channel| found(channel).map_or(PollFlags::empty(), |(_, found)| *found);
+        for at in 0..self.listeners.len() {
+            let listener =
+                self.listeners.get(at).filter(|listener| !found(listener.channel).is_empty());
+            if let Some((channel, fd)) = listener.map(|it| (it.channel, it.fd.as_raw_fd())) {
+                self.accept_all(channel, fd, say);
+            }
+        }
         for connection in &mut self.connections {
-            connection.step(may_read, say);
+            connection.step(found(connection.channel), say);
         }
         self.connections.retain(|connection| match connection.last_word() {
             Some(reply) => {
+                // Data takes another port, perhaps: whoever hears of the end waits for all of it.
+                if !connection.ended && !connection.connecting {
+                    say(connection.channel, connection.end());
+                }
                 say(connection.channel, Said::Reply(reply));
                 false
             }
@@ -257,25 +286,34 @@ impl Sockets {
         });
     }
 
-    fn accept_all(&mut self, say: &mut dyn FnMut(u32, Said)) {
-        for listener in &self.listeners {
-            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            while self.waiting.len() < MAX_WAITING
-                && let Ok(fd) = accept4(listener.fd.as_raw_fd(), flags)
-            {
-                self.next = self.next.wrapping_add(1);
-                let connection = self.next;
-                self.waiting.push((listener.channel, connection, crate::sys::owned(fd)));
-                let accepted = Reply::Accepted(AcceptedEvent { connection });
-                say(listener.channel, Said::Reply(accepted));
+    fn accept_all(&mut self, listener: u32, fd: RawFd, say: &mut dyn FnMut(u32, Said)) {
+        while self.waiting.len() < MAX_WAITING {
+            match accept4(fd, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
+                Ok(fd) => {
+                    self.next = self.next.wrapping_add(1);
+                    let connection = self.next;
+                    self.waiting.push((listener, connection, crate::sys::owned(fd)));
+                    say(listener, Said::Reply(Reply::Accepted(AcceptedEvent { connection })));
+                }
+                // Whoever wanted it has gone again.
+                Err(Errno::ECONNABORTED | Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                // It would be found ready at once, for ever.
+                Err(_) => {
+                    self.pause = Instant::now().checked_add(ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }
 }
 
 impl Connection {
-    fn step(&mut self, may_read: bool, say: &mut dyn FnMut(u32, Said)) {
+    fn step(&mut self, found: PollFlags, say: &mut dyn FnMut(u32, Said)) {
         if self.connecting {
+            if found.is_empty() {
+                return;
+            }
             match getsockopt(&self.file, sockopt::SocketError) {
                 Ok(0) if is_connected(&self.file) => self.connecting = false,
                 Ok(0) => return,
@@ -292,7 +330,7 @@ impl Connection {
             say(self.channel, Said::Reply(connected));
         }
         self.write(say);
-        if may_read {
+        if found.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.read(say);
         }
     }
@@ -333,8 +371,7 @@ impl Connection {
         match self.file.read(buffer.get_mut(HEADROOM..).unwrap_or_default()) {
             Ok(0) => {
                 self.ended = true;
-                let end = EndEvent { total: self.send.sent() };
-                say(self.channel, Said::Reply(Reply::End(end)));
+                say(self.channel, self.end());
             }
             Ok(len) => {
                 buffer.truncate(HEADROOM.saturating_add(len));
@@ -346,6 +383,11 @@ impl Connection {
                 self.broken = Some(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
             }
         }
+    }
+
+    /// The socket has no more to say.
+    fn end(&self) -> Said {
+        Said::Reply(Reply::End(EndEvent { total: self.send.sent() }))
     }
 
     fn last_word(&self) -> Option<Reply> {
@@ -374,7 +416,7 @@ enum Storage {
 
 impl Address {
     fn of(address: &SocketAddress) -> Result<Self, RemoteError> {
-        let invalid = |message| RemoteError { kind: ErrorKind::Invalid, errno: None, message };
+        let invalid = |message| RemoteError::new(ErrorKind::Invalid, message);
         match address {
             SocketAddress::Tcp { host, port } => {
                 let ip: IpAddr = host.parse().map_err(|_| {
@@ -407,3 +449,6 @@ impl Address {
         socket(family, SockType::Stream, flags, none).map_err(|errno| system(errno, &self.text))
     }
 }
+
+#[cfg(test)]
+mod tests;

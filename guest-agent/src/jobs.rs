@@ -6,17 +6,21 @@
 //!           <── words (replies, data, input used) ── eventfd ──┘
 //! ```
 //! Data waits in a short queue until the link has room, replies in another, so that none waits behind data of a
-//! transfer. A job that was cancelled stops at its next look.
+//! transfer. A job whose data takes the bulk port writes and reads there itself (see [`Bulk`]). A job that was cancelled
+//! stops at its next look.
 
+use crate::bulk::Bulk;
+use crate::reading::Found;
 use crate::refusal::system;
-use crate::thread;
+use crate::thread::{self, lock};
 use guestline_protocol::{
-    ErrorKind, HEADROOM, ReceiveCredit, RemoteError, Reply, SendCredit, Session,
+    ErrorKind, FrameHead, FrameKind, HEADROOM, ReceiveCredit, RemoteError, Reply, SendCredit,
+    Session, Stream,
 };
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// At most so many jobs at once.
 const MAX_JOBS: usize = 32;
@@ -25,13 +29,13 @@ const MAX_JOBS: usize = 32;
 const QUEUE: usize = 2;
 
 /// Data that the host may have under way to a job, bytes.
-pub(crate) const INPUT_WINDOW: u32 = 1024 * 1024;
+pub(crate) const INPUT_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// What a job says to the poll loop.
 pub(crate) enum Word {
     Reply(Reply),
-    /// So many bytes of its input are used, and their buffer is free.
-    Used(usize, Vec<u8>),
+    /// It read a frame from the bulk port that is not its own.
+    Frame(FrameHead, Input),
     /// The guest is to end, as soon as everything is said.
     Leave(crate::control::power::Leave),
 }
@@ -56,6 +60,12 @@ pub(crate) struct Input {
     pub(crate) span: core::ops::Range<usize>,
 }
 
+impl Input {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.span.clone()).unwrap_or_default()
+    }
+}
+
 /// What a job works with.
 pub(crate) struct Desk {
     session: Session,
@@ -65,6 +75,8 @@ pub(crate) struct Desk {
     wake: Arc<EventFd>,
     account: Arc<Account>,
     input: Option<Receiver<Input>>,
+    /// Its data takes this way.
+    bulk: Option<Arc<Bulk>>,
     pool: Pool,
 }
 
@@ -81,19 +93,19 @@ const LARGE: usize = 64 * 1024;
 impl Pool {
     /// A buffer whose content is of no interest; perhaps an empty one.
     pub(crate) fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        lock(&self.0).pop().unwrap_or_default()
     }
 
     /// Keeps a buffer, if it is worth it.
     pub(crate) fn put(&self, buffer: Vec<u8>) {
-        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.0);
         if buffer.capacity() >= LARGE && pool.len() < POOLED {
             pool.push(buffer);
         }
     }
 
     fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+        *lock(&self.0) = Vec::new();
     }
 }
 
@@ -105,10 +117,19 @@ struct Account {
     stop: EventFd,
 }
 
-#[derive(Default)]
 struct AccountState {
     credit: SendCredit,
+    receive: ReceiveCredit,
     stopped: bool,
+}
+
+impl AccountState {
+    /// So much input came. An error when the host was not granted that much.
+    fn receive(&mut self, len: usize) -> Result<(), RemoteError> {
+        self.receive
+            .receive(len)
+            .map_err(|overdrawn| RemoteError::new(ErrorKind::Protocol, overdrawn.to_string()))
+    }
 }
 
 /// The job was cancelled, or its session is over.
@@ -125,7 +146,7 @@ impl Desk {
 
     /// Waits for this much credit at least and returns how much there is.
     pub(crate) fn credit(&self, at_least: usize) -> Result<usize, Stopped> {
-        let mut state = self.account.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.account.state);
         loop {
             if state.stopped {
                 return Err(Stopped);
@@ -146,9 +167,17 @@ impl Desk {
     /// Sends data, whose buffer has its head spare, within the credit that there is.
     pub(crate) fn send(&self, buffer: Vec<u8>) -> Result<(), Stopped> {
         let len = buffer.len().saturating_sub(HEADROOM);
-        {
-            let mut state = self.account.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.credit.spend(len);
+        self.state().credit.spend(len);
+        if let Some(bulk) = &self.bulk {
+            let is_news = bulk.visit();
+            let head = FrameHead::data(self.session, self.channel, Stream::Stdout);
+            bulk.data(head, buffer);
+            let written = bulk.outlet.write_out(self.stop(), &mut |buffer| self.pool.put(buffer));
+            // What is left after an error is the poll loop's.
+            if is_news || written.is_err() || bulk.is_unread() {
+                let _ = self.wake.write(1);
+            }
+            return if self.is_stopped() { Err(Stopped) } else { Ok(()) };
         }
         let piece = Piece { session: self.session, channel: self.channel, buffer };
         let sent = self.pieces.send(piece);
@@ -158,18 +187,67 @@ impl Desk {
 
     /// Bytes of data sent.
     pub(crate) fn sent(&self) -> u64 {
-        self.account.state.lock().unwrap_or_else(PoisonError::into_inner).credit.sent()
+        self.state().credit.sent()
     }
 
-    /// Waits for input; none when there is no more.
-    pub(crate) fn input(&self) -> Option<Input> {
-        let input = self.input.as_ref()?.recv().ok()?;
-        (!self.is_stopped()).then_some(input)
+    fn state(&self) -> MutexGuard<'_, AccountState> {
+        lock(&self.account.state)
+    }
+
+    /// Waits for input.
+    pub(crate) fn input(&self) -> Result<Input, RemoteError> {
+        let stopped = || RemoteError::new(ErrorKind::Cancelled, "cancelled".to_owned());
+        let queue = self.input.as_ref().ok_or_else(stopped)?;
+        let input = match self.read_bulk(queue)? {
+            Some(input) => input,
+            None => queue.recv().map_err(|_| stopped())?,
+        };
+        if self.is_stopped() { Err(stopped()) } else { Ok(input) }
+    }
+
+    /// Reads the bulk port until a frame of its own comes. None when it has to wait for what others read.
+    fn read_bulk(&self, queue: &Receiver<Input>) -> Result<Option<Input>, RemoteError> {
+        let Some(bulk) = &self.bulk else { return Ok(None) };
+        let Some(mut reading) = bulk.borrow(self.channel) else { return Ok(None) };
+        if bulk.visit() {
+            let _ = self.wake.write(1);
+        }
+        // What the poll loop read comes first; it reads nothing while this one may.
+        if let Ok(input) = queue.try_recv() {
+            return Ok(Some(input));
+        }
+        loop {
+            let (head, input) = match reading.next_frame(self.pool.take(), self.stop()) {
+                Found::Frame(head, buffer, span) => (head, Input { buffer, span }),
+                Found::Stopped => return Ok(None),
+                Found::Closed => {
+                    bulk.take_back();
+                    let _ = self.wake.write(1);
+                    return Ok(None);
+                }
+            };
+            let mine = (head.session, head.channel) == (self.session, self.channel);
+            if mine && matches!(head.kind, FrameKind::Data(_)) {
+                self.state().receive(input.span.len())?;
+                return Ok(Some(input));
+            }
+            bulk.hand_over();
+            self.say(Word::Frame(head, input));
+        }
+    }
+
+    /// So much input is used, and its buffer is free.
+    pub(crate) fn used(&self, input: Input) {
+        self.pool.put(input.buffer);
+        let credit = self.state().receive.use_up(input.span.len());
+        if let Some(credit) = credit {
+            self.say(Word::Reply(Reply::Credit(credit)));
+        }
     }
 
     /// Was it cancelled?
     pub(crate) fn is_stopped(&self) -> bool {
-        self.account.state.lock().unwrap_or_else(PoisonError::into_inner).stopped
+        lock(&self.account.state).stopped
     }
 
     /// Readable once it is.
@@ -183,7 +261,6 @@ struct Job {
     channel: u32,
     account: Arc<Account>,
     input: Option<Sender<Input>>,
-    receive: ReceiveCredit,
 }
 
 /// The jobs of the session.
@@ -231,16 +308,18 @@ impl Jobs {
         channel: u32,
         credit: u32,
         has_input: bool,
+        bulk: Option<&Arc<Bulk>>,
         work: Box<dyn FnOnce(&Desk) -> Reply + Send>,
     ) -> Result<(), RemoteError> {
         // Those that hang after they were cancelled count, too.
         if Arc::strong_count(&self.running) > MAX_JOBS {
             let message = format!("{MAX_JOBS} jobs are at work already");
-            return Err(RemoteError { kind: ErrorKind::Busy, errno: None, message });
+            return Err(RemoteError::new(ErrorKind::Busy, message));
         }
         let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let stop = stop.map_err(|errno| system(errno, "cannot start a job"))?;
-        let state = AccountState { credit: SendCredit::new(credit), stopped: false };
+        let (credit, receive) = (SendCredit::new(credit), ReceiveCredit::new(INPUT_WINDOW));
+        let state = AccountState { credit, receive, stopped: false };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let account = Arc::new(Account { state, changed, stop });
         let (sender, receiver) = match has_input {
@@ -258,21 +337,30 @@ impl Jobs {
             wake: self.wake.clone(),
             account: account.clone(),
             input: receiver,
+            bulk: bulk.cloned(),
             pool: self.pool.clone(),
         };
+        if let (true, Some(bulk)) = (has_input, bulk) {
+            bulk.keep_for(channel);
+        }
         let running = self.running.clone();
         let run = move || {
             let reply = work(&desk);
+            if let Some(bulk) = &desk.bulk {
+                bulk.give_back(channel);
+            }
             // Before the last word: whoever has it may start another.
             drop(running);
             desk.say(Word::Reply(reply));
         };
         thread::spawn(Box::new(run)).map_err(|error| {
+            if let Some(bulk) = bulk {
+                bulk.give_back(channel);
+            }
             let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
             system(errno, "cannot start a thread")
         })?;
-        let receive = ReceiveCredit::new(INPUT_WINDOW);
-        self.list.push(Job { session, channel, account, input: sender, receive });
+        self.list.push(Job { session, channel, account, input: sender });
         Ok(())
     }
 
@@ -281,24 +369,14 @@ impl Jobs {
         let Some(job) = self.list.iter_mut().find(|job| job.channel == channel) else {
             return Ok(());
         };
-        let received = job.receive.receive(input.span.len());
-        received.map_err(|overdrawn| RemoteError {
-            kind: ErrorKind::Protocol,
-            errno: None,
-            message: overdrawn.to_string(),
-        })?;
+        let mut state = lock(&job.account.state);
+        state.receive(input.span.len())?;
+        drop(state);
         if let Some(sender) = &job.input {
             // A job that wants no more has said, or will say, why.
             let _ = sender.send(input);
         }
         Ok(())
-    }
-
-    /// A job used so much input: the credit to grant for it.
-    pub(crate) fn used(&mut self, channel: u32, len: usize, buffer: Vec<u8>) -> Option<Reply> {
-        self.pool.put(buffer);
-        let job = self.list.iter_mut().find(|job| job.channel == channel)?;
-        job.receive.use_up(len).map(Reply::Credit)
     }
 
     /// Large buffers, for whoever moves data.
@@ -309,7 +387,7 @@ impl Jobs {
     /// The host grants credit.
     pub(crate) fn credit(&self, channel: u32, bytes: u32) {
         if let Some(job) = self.list.iter().find(|job| job.channel == channel) {
-            let mut state = job.account.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&job.account.state);
             state.credit.grant(bytes);
             job.account.changed.notify_all();
         }
@@ -358,7 +436,7 @@ impl Jobs {
 impl Job {
     fn stop(&mut self) {
         self.input = None;
-        let mut state = self.account.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.account.state);
         state.stopped = true;
         self.account.changed.notify_all();
         let _ = self.account.stop.write(1);

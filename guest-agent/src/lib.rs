@@ -24,6 +24,7 @@
 )]
 
 mod args;
+mod bulk;
 mod control;
 mod exec;
 mod follow;
@@ -33,8 +34,10 @@ mod jobs;
 mod link;
 mod linux;
 mod modules;
+mod outlet;
 mod port;
 mod presence;
+mod reading;
 mod refusal;
 mod reserve;
 mod serve;

@@ -5,7 +5,50 @@
 //! whose host has left, which would end a session that has just begun. So a host that was never seen is waited for, and
 //! only one that was seen can leave. The same goes for a tty, whose host is seen for as long as nobody hangs it up.
 
+use crate::sys;
 use nix::poll::PollFlags;
+use std::os::fd::BorrowedFd;
+
+/// What is known of the host at a lane's other end.
+#[derive(Debug)]
+pub(crate) struct HostEnd {
+    presence: Presence,
+    /// The kernel signals when it comes.
+    has_news: bool,
+}
+
+impl HostEnd {
+    pub(crate) fn new(presence: Presence) -> Self {
+        Self { presence, has_news: false }
+    }
+
+    /// Is polling of use, or would it find at once that nobody is there?
+    pub(crate) fn is_polled(&self) -> bool {
+        self.presence != Presence::Awaited
+    }
+
+    /// Poll found this on its file.
+    pub(crate) fn on_poll(&mut self, found: PollFlags, fd: BorrowedFd<'_>) -> Option<Look> {
+        let look = self.presence.on_poll(found);
+        self.listen(fd);
+        look
+    }
+
+    /// A read of its file found that it has left.
+    pub(crate) fn leave(&mut self, fd: BorrowedFd<'_>) {
+        self.presence.leave();
+        self.listen(fd);
+    }
+
+    /// Has the kernel signal when it comes, as long as it is awaited: later each byte would be signalled, too.
+    fn listen(&mut self, fd: BorrowedFd<'_>) {
+        let is_awaited = self.presence == Presence::Awaited;
+        if self.has_news != is_awaited {
+            self.has_news = is_awaited;
+            sys::signal_changes(fd, is_awaited);
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +73,8 @@ pub(crate) enum Look {
 }
 
 impl Presence {
-    /// Is polling of use, or would it find at once that nobody is there?
-    pub(crate) fn is_polled(self) -> bool {
-        self != Self::Awaited
-    }
-
     /// Poll found this.
-    pub(crate) fn on_poll(&mut self, found: PollFlags) -> Option<Look> {
+    fn on_poll(&mut self, found: PollFlags) -> Option<Look> {
         let is_hung_up = found.contains(PollFlags::POLLHUP);
         match (*self, is_hung_up) {
             (Self::Awaited, true) => return Some(Look::Wait),
@@ -52,7 +90,7 @@ impl Presence {
     }
 
     /// A read found that the host has left.
-    pub(crate) fn leave(&mut self) {
+    fn leave(&mut self) {
         if *self == Self::Here {
             *self = Self::Awaited;
         }
@@ -70,8 +108,8 @@ mod tests {
         let mut port = Presence::Awaited;
         // Its hello is there before the news of it.
         let early = PollFlags::POLLIN | PollFlags::POLLHUP;
-        assert_eq!((port.on_poll(early), port.is_polled()), (Some(Look::Wait), false));
-        assert_eq!((port.on_poll(PollFlags::POLLIN), port.is_polled()), (Some(Look::Read), true));
+        assert_eq!((port.on_poll(early), port), (Some(Look::Wait), Presence::Awaited));
+        assert_eq!((port.on_poll(PollFlags::POLLIN), port), (Some(Look::Read), Presence::Here));
         assert_eq!(port.on_poll(early), Some(Look::Left));
         assert_eq!(port.on_poll(PollFlags::POLLHUP), Some(Look::Wait));
     }
@@ -90,7 +128,6 @@ mod tests {
     fn a_stream_is_read_to_its_end() {
         let mut stream = Presence::Stream;
         stream.leave();
-        assert!(stream.is_polled());
         for found in [PollFlags::POLLIN, PollFlags::POLLHUP, PollFlags::POLLERR] {
             assert_eq!(stream.on_poll(found), Some(Look::Read));
         }

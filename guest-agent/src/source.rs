@@ -125,7 +125,7 @@ fn patience(init: bool) -> Option<Instant> {
 
 /// The port with its bulk port, if that is there; else it is looked for when a host wants it.
 fn of_port(file: File) -> Opened {
-    let link = Link::new(Lane::port(file), None);
+    let link = Link::new(Lane::port(file));
     Opened { link, ending: Ending::LookAgain, tty: None, listener: None }
 }
 
@@ -136,11 +136,11 @@ pub(crate) fn bulk_port() -> Option<File> {
 }
 
 fn of_stream(file: File, ending: Ending, listener: Option<Listener>) -> Opened {
-    Opened { link: Link::new(Lane::stream(file), None), ending, tty: None, listener }
+    Opened { link: Link::new(Lane::stream(file)), ending, tty: None, listener }
 }
 
 fn of_tty(path: &Path, baud: Option<u32>, file: File) -> io::Result<Opened> {
-    let (link, tty) = (Link::new(Lane::tty(file), None), Some((path.to_owned(), baud)));
+    let (link, tty) = (Link::new(Lane::tty(file)), Some((path.to_owned(), baud)));
     Ok(Opened { link, ending: Ending::LookAgain, tty, listener: None })
 }
 

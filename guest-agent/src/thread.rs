@@ -1,6 +1,7 @@
-//! The agent's threads: small stacks, and one place that starts them.
+//! The agent's threads: small stacks, and one place that starts them; and their locks.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 
 /// The stack of a thread, bytes.
@@ -13,4 +14,10 @@ pub(crate) fn spawn(work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         work();
     };
     Builder::new().stack_size(STACK).spawn(run).map(drop)
+}
+
+/// Takes a lock. Nobody who held it can have panicked: the agent aborts then.
+#[inline(never)]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,12 +32,12 @@ pub(crate) fn path(bytes: &[u8]) -> Result<PathBuf, RemoteError> {
         () => return Ok(path.to_owned()),
     };
     let message = format!("path `{}` {wrong}", path.display());
-    Err(RemoteError { kind: ErrorKind::Invalid, errno: None, message })
+    Err(RemoteError::new(ErrorKind::Invalid, message))
 }
 
 pub(crate) fn cancelled() -> Reply {
     let message = "cancelled".to_owned();
-    Reply::Error(RemoteError { kind: ErrorKind::Cancelled, errno: None, message })
+    Reply::Error(RemoteError::new(ErrorKind::Cancelled, message))
 }
 
 /// The reply for what was done or refused.
@@ -88,9 +88,12 @@ pub(crate) fn push(desk: &Desk, request: &PushRequest) -> Reply {
         Err(error) => return Reply::Error(error),
     };
     while !writer.is_done() {
-        let Some(input) = desk.input() else { return cancelled() };
-        let taken = writer.take(input.buffer.get(input.span.clone()).unwrap_or_default());
-        desk.say(Word::Used(input.span.len(), input.buffer));
+        let input = match desk.input() {
+            Ok(input) => input,
+            Err(error) => return Reply::Error(error),
+        };
+        let taken = writer.take(input.bytes());
+        desk.used(input);
         if let Err(error) = taken {
             return Reply::Error(error);
         }

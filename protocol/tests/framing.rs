@@ -301,3 +301,21 @@ fn the_layouts_are_the_documented_ones() {
     wanted.push(0);
     assert_eq!(tty, wanted);
 }
+
+#[test]
+fn what_is_missing_of_a_frame_is_known_once_its_head_is_there() {
+    let head = FrameHead::data(Session(7), 3, Stream::Stdout);
+    let frame = PortFraming::default().seal(head, vec![5; HEADROOM + 1000], 0).unwrap();
+    let mut framing = PortFraming::default();
+    let give = |framing: &mut PortFraming, bytes: &[u8]| {
+        framing.space(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        framing.filled(bytes.len());
+        framing.next_span()
+    };
+    let (begin, rest) = frame.split_at(HEADROOM - 1);
+    assert_eq!((give(&mut framing, begin), framing.missing()), (None, None));
+    let (first, rest) = rest.split_at(101);
+    assert_eq!((give(&mut framing, first), framing.missing()), (None, Some(900)));
+    assert_eq!(give(&mut framing, rest), Some((head, HEADROOM..HEADROOM + 1000)));
+    assert_eq!(framing.missing(), None);
+}

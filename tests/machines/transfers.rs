@@ -1,10 +1,11 @@
 //! What a pull takes of this host: no more than it is allowed, and nothing that was here.
 
 use crate::web::Web;
-use guestline::guest::{Guest, PullOptions, PushOptions};
-use guestline_protocol::{Command, ExecRequest};
+use guestline::guest::{PullOptions, PushOptions};
+use guestline_protocol::{Command, ExecRequest, ExitStatus};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o7777
@@ -96,10 +97,15 @@ fn content(len: usize) -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).take(len).collect()
 }
 
-/// Data of several transfers and of a command comes by one port.
+/// Jobs read and write the bulk port by themselves where they can: none takes what is another's, and one that hangs in
+/// a file system does not keep the port.
 #[tokio::test(flavor = "multi_thread")]
-async fn transfers_and_a_command_share_the_port() {
+async fn transfers_and_a_command_share_the_port_and_one_that_hangs_stops_no_other() {
     let web = Web::up();
+    web.line(
+        "modprobe loop && truncate -s 64M /tmp/disk && mke2fs -F /tmp/disk > /dev/null && \
+         losetup /dev/loop0 /tmp/disk && mount -t ext4 /dev/loop0 /mnt",
+    );
     let guest = web.session().await;
     let folder = tempfile::tempdir().unwrap();
     let (file, content) = (folder.path().join("file"), content(24 << 20));
@@ -108,15 +114,15 @@ async fn transfers_and_a_command_share_the_port() {
         let (guest, file) = (guest.clone(), file.clone());
         tokio::spawn(async move { guest.push(&file, to.as_bytes(), PushOptions::default()).await })
     };
+    let shell = |line: &str| ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
     // A command that is fed by the same port.
-    let count = |guest: Guest| async move {
-        let line = Command::Shell(b"wc -c".to_vec().into());
-        let output = guest.run(ExecRequest::new(line), &[b'x'; 3_000_000], 100).await.unwrap();
+    let count = || async {
+        let output = guest.run(shell("wc -c"), &[b'x'; 3_000_000], 100).await.unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
 
     let together = ["/tmp/a", "/tmp/b", "/tmp/c"].map(push);
-    assert_eq!(count(guest.clone()).await, "3000000");
+    assert_eq!(count().await, "3000000");
     for (number, push) in together.into_iter().enumerate() {
         push.await.unwrap().unwrap();
         let back = folder.path().join(number.to_string());
@@ -124,5 +130,30 @@ async fn transfers_and_a_command_share_the_port() {
         guest.pull(from.as_bytes(), &back, PullOptions::default()).await.unwrap();
         assert!(std::fs::read(&back).unwrap() == content, "{from}");
     }
+    web.line("rm /tmp/b /tmp/c");
+
+    let mut tries = 0;
+    let stuck = loop {
+        let push = push("/mnt/stuck");
+        let begun = shell("until ls /mnt/.guestline-* > /dev/null 2>&1; do :; done");
+        assert_eq!(guest.run(begun, &[], 0).await.unwrap().exited.status, ExitStatus::Exited(0));
+        guest.freeze(b"/mnt").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if !push.is_finished() {
+            break push;
+        }
+        // It was quicker.
+        guest.thaw(b"/mnt").await.unwrap();
+        web.line("rm /mnt/stuck");
+        tries += 1;
+        assert!(tries < 20, "no push was slow enough");
+    };
+    assert_eq!(count().await, "3000000");
+    push("/tmp/b").await.unwrap().unwrap();
+    guest.pull(b"/tmp/b", &folder.path().join("again"), PullOptions::default()).await.unwrap();
+    assert!(!stuck.is_finished());
+    guest.thaw(b"/mnt").await.unwrap();
+    stuck.await.unwrap().unwrap();
+    assert_eq!(web.line("cmp /mnt/stuck /tmp/b && echo same"), "same");
     web.down();
 }

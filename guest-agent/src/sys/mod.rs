@@ -4,6 +4,7 @@
 pub(crate) mod spawn;
 pub(crate) mod system;
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Takes over a descriptor that our parent left open for us, if it is open.
@@ -38,6 +39,17 @@ pub(crate) fn signal_changes(fd: BorrowedFd<'_>, wanted: bool) {
             nix::libc::fcntl(fd.as_raw_fd(), nix::libc::F_SETFL, flags);
         }
     }
+}
+
+/// One read(2), without the C library's wrapper: that is a cancellation point, and its calls cost more than the system
+/// call where pieces of 4 KiB are read by the thousand.
+#[inline]
+pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is exclusively ours for the call, and its length goes with it.
+    let read = unsafe {
+        nix::libc::syscall(nix::libc::SYS_read, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+    };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
 /// A number that no other agent draws (getrandom(2)); when the pool is not filled yet, the time since boot has to do.

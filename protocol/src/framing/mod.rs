@@ -121,6 +121,12 @@ pub trait Framing: Send {
         now_ms: u64,
     ) -> Result<Vec<u8>, FrameTooLong>;
 
+    /// So many bytes are missing of the frame that has begun to arrive, as far as that is known: whoever reads them, and no
+    /// more, spares a copy of what comes behind.
+    fn missing(&self) -> Option<usize> {
+        None
+    }
+
     /// Room for at least `len` bytes that arrive; [`Framing::filled`] says how many did.
     fn space(&mut self, len: usize) -> &mut [u8];
 

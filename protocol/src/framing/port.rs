@@ -126,6 +126,11 @@ impl Framing for PortFraming {
         Ok(buffer)
     }
 
+    fn missing(&self) -> Option<usize> {
+        let (_, len) = self.head?;
+        Some(HEADER_LEN.saturating_add(len).saturating_sub(self.pending().len()))
+    }
+
     fn space(&mut self, len: usize) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);

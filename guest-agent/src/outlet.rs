@@ -1,0 +1,210 @@
+//! The way out of a lane: what waits to be written, and who writes it.
+//!
+//! The poll loop writes what it queued. A job whose data takes the bulk port writes it there itself, which spares two
+//! changes of threads for each piece; whoever finds the other at it leaves his frames to him.
+
+use crate::thread::lock;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// With so many bytes of data unsent, what makes more of them waits.
+const HIGH_WATER: usize = 256 * 1024;
+
+/// Messages are written together up to so many bytes.
+const TOGETHER: usize = 8 * 1024;
+
+/// A message that nobody waits for is held back for so long, to go with the next.
+const HOLD: Duration = Duration::from_millis(2);
+
+/// See the module.
+pub(crate) struct Outlet {
+    file: Arc<File>,
+    queue: Mutex<Queue>,
+    /// The frame that is being written, and how much of it is. Held while writing.
+    current: Mutex<Option<(Vec<u8>, usize)>>,
+}
+
+/// Frames that wait to be written; messages go before data.
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<Vec<u8>>,
+    data: VecDeque<Vec<u8>>,
+    /// Bytes of data in it.
+    bytes: usize,
+    /// What waits may wait until then, for more to be written with it.
+    hold: Option<Instant>,
+}
+
+impl Queue {
+    fn next(&mut self) -> Option<Vec<u8>> {
+        if let Some(piece) = self.next_messages() {
+            return Some(piece);
+        }
+        let data = self.data.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(data.len());
+        Some(data)
+    }
+
+    /// The messages that wait, several in one piece: a write costs more than its bytes.
+    fn next_messages(&mut self) -> Option<Vec<u8>> {
+        let mut piece = self.messages.pop_front()?;
+        while let Some(next) = self.messages.front()
+            && piece.len().saturating_add(next.len()) <= TOGETHER
+        {
+            piece.extend_from_slice(next);
+            self.messages.pop_front();
+        }
+        Some(piece)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.data.is_empty()
+    }
+
+    fn is_held(&self) -> bool {
+        self.hold.is_some_and(|until| until > Instant::now())
+    }
+}
+
+impl Outlet {
+    pub(crate) fn new(file: Arc<File>) -> Self {
+        Self { file, queue: Mutex::default(), current: Mutex::default() }
+    }
+
+    /// Queues a message, which may wait for the next one if nobody waits for it.
+    pub(crate) fn message(&self, frame: Vec<u8>, may_wait: bool) {
+        let mut queue = lock(&self.queue);
+        let waits = may_wait && (queue.hold.is_some() || queue.is_empty());
+        queue.messages.push_back(frame);
+        queue.hold = match waits {
+            true => queue.hold.or_else(|| Instant::now().checked_add(HOLD)),
+            false => None,
+        };
+    }
+
+    /// Queues what goes with the next message, or alone: when what waits is written is not changed.
+    pub(crate) fn add(&self, frame: Vec<u8>) {
+        lock(&self.queue).messages.push_back(frame);
+    }
+
+    /// Queues data.
+    pub(crate) fn data(&self, frame: Vec<u8>) {
+        let mut queue = lock(&self.queue);
+        queue.bytes = queue.bytes.saturating_add(frame.len());
+        queue.data.push_back(frame);
+        queue.hold = None;
+    }
+
+    /// So many bytes of data may still be queued.
+    pub(crate) fn room(&self) -> usize {
+        HIGH_WATER.saturating_sub(lock(&self.queue).bytes)
+    }
+
+    /// When what is held back is to be written.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        lock(&self.queue).hold
+    }
+
+    /// Does anything wait to be written?
+    pub(crate) fn has_output(&self) -> bool {
+        !lock(&self.queue).is_empty()
+            || self.current.try_lock().is_ok_and(|current| current.is_some())
+    }
+
+    /// What to poll for.
+    pub(crate) fn interest(&self) -> PollFlags {
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, self.wants_to_write());
+        flags
+    }
+
+    /// Does anything wait that may be written now?
+    fn wants_to_write(&self) -> bool {
+        self.has_output() && !lock(&self.queue).is_held()
+    }
+
+    /// Writes as much as is taken, unless somebody else is at it; `done` gets each buffer that is.
+    pub(crate) fn write(&self, done: &mut dyn FnMut(Vec<u8>)) -> io::Result<()> {
+        // What was queued while another wrote, and after he looked, is written here or by him.
+        while self.wants_to_write()
+            && let Ok(mut current) = self.current.try_lock()
+        {
+            if !self.write_queued(&mut current, done)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// False when the far end takes no more now.
+    fn write_queued(
+        &self,
+        current: &mut Option<(Vec<u8>, usize)>,
+        done: &mut dyn FnMut(Vec<u8>),
+    ) -> io::Result<bool> {
+        loop {
+            if current.is_none() {
+                let mut queue = lock(&self.queue);
+                queue.hold = None;
+                *current = queue.next().map(|frame| (frame, 0));
+            }
+            let Some((frame, written)) = current.as_mut() else { return Ok(true) };
+            match (&*self.file).write(frame.get(*written..).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => *written = written.saturating_add(len),
+                Err(error) if is_transient(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            if *written >= frame.len()
+                && let Some((frame, _)) = current.take()
+            {
+                done(frame);
+            }
+        }
+    }
+
+    /// Writes what a job queued until there is room for more, or `stop` is readable. An error when the far end is gone.
+    pub(crate) fn write_out(
+        &self,
+        stop: BorrowedFd<'_>,
+        done: &mut dyn FnMut(Vec<u8>),
+    ) -> io::Result<()> {
+        loop {
+            self.write(done)?;
+            if self.room() > 0 && !self.has_output() {
+                return Ok(());
+            }
+            let out = PollFd::new(self.file.as_fd(), PollFlags::POLLOUT);
+            let mut fds = [out, PollFd::new(stop, PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::NONE)?;
+            if fds[1].any().unwrap_or(true) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+        }
+    }
+
+    /// Drops what waits, but for a frame that is half out: the host must never see half of one.
+    pub(crate) fn forget(&self) {
+        *lock(&self.queue) = Queue::default();
+        let mut current = lock(&self.current);
+        if current.as_ref().is_some_and(|(_, written)| *written == 0) {
+            *current = None;
+        }
+    }
+
+    /// The other end is gone: half a frame is of no use to the next.
+    pub(crate) fn reset(&self) {
+        *lock(&self.queue) = Queue::default();
+        *lock(&self.current) = None;
+    }
+}
+
+/// Why `read` or `write` moved nothing: try again later.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
