@@ -45,6 +45,8 @@ pub mod session;
 mod source;
 mod sys;
 mod thread;
+#[cfg(all(panic = "abort", target_env = "musl"))]
+mod unwind;
 mod work;
 
 use std::process::ExitCode;
