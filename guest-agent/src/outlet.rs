@@ -19,7 +19,7 @@ const HIGH_WATER: usize = 256 * 1024;
 const TOGETHER: usize = 8 * 1024;
 
 /// A message that nobody waits for is held back for so long, to go with the next.
-const HOLD: Duration = Duration::from_millis(2);
+const HOLD: Duration = Duration::from_millis(8);
 
 /// See the module.
 pub(crate) struct Outlet {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// For so long after its start nobody waits for a command's output: most are short, and their output is read at their
 /// exit, without a wake-up of its own.
-const YOUTH: Duration = Duration::from_millis(2);
+const YOUTH: Duration = Duration::from_millis(8);
 
 #[derive(Debug)]
 pub(super) struct Process {

@@ -174,6 +174,9 @@ pub(crate) struct BenchArgs {
     /// Runs of each; medians are printed
     #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
+    /// CPUs of the guest of `link`
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) cpus: u32,
     /// `json`: the figures of `link` as one object on stdout
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = MessageFormat::Human)]
     pub(crate) message_format: MessageFormat,

@@ -38,6 +38,8 @@ pub struct ChannelReader {
     inbox: Inbox,
     ended: bool,
     window: u32,
+    /// Bytes that were taken, and that the session does not know of yet.
+    used: usize,
     relayed: bool,
 }
 
@@ -76,7 +78,8 @@ impl Channel {
     ) -> Self {
         link.windows.fetch_add(window as usize, Ordering::Relaxed);
         let writer = ChannelWriter { id: id.clone(), link: link.clone(), granted, sent: 0 };
-        Self { reader: ChannelReader { id, link, inbox, ended: false, window, relayed }, writer }
+        let reader = ChannelReader { id, link, inbox, ended: false, window, used: 0, relayed };
+        Self { reader, writer }
     }
 
     /// The two directions, for two tasks.
@@ -133,9 +136,7 @@ impl ChannelReader {
                 Ok(Arrival::Reply(reply))
             }
             Some(Item::Data { stream, bytes }) => {
-                if !self.relayed {
-                    let _ = self.link.orders.send(Order::UsedData { channel, len: bytes.len() });
-                }
+                self.use_up(bytes.len());
                 Ok(Arrival::Data { stream, bytes })
             }
             Some(Item::Lost(error)) => {
@@ -146,6 +147,16 @@ impl ChannelReader {
                 self.ended = true;
                 Err(self.link.end().await)
             }
+        }
+    }
+
+    /// The session grants no more before a quarter of the window is used up ([`guestline_protocol::ReceiveCredit::use_up`]), and a wake-up for
+    /// each piece would cost it as much as the piece.
+    fn use_up(&mut self, len: usize) {
+        self.used += len;
+        if !self.relayed && self.used >= self.window as usize / 4 {
+            let (channel, len) = (self.id.number(), std::mem::take(&mut self.used));
+            let _ = self.link.orders.send(Order::UsedData { channel, len });
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
             image,
             kernel: None,
             memory_mib: 1024,
-            cpus: 1,
+            cpus: args.cpus,
             boot_timeout: PATIENCE,
             ports: vec![
                 ExtraPort::Virtio(RAW_PORT.to_owned()),
@@ -102,6 +102,11 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
         }
     }
     Ok(0)
+}
+
+/// A folder in memory, where there is one: this host's disk is not measured.
+fn scratch() -> std::io::Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
 /// The program of the floors, at its end of the raw port.
@@ -175,6 +180,9 @@ async fn measure(lease: &mut Lease, runs: u32, peers: &Peers) -> Result<Vec<Row>
     let guest = lease.guest.clone();
     guest.write(b"/tmp/tiny", &tiny::program(), 0o755).await?;
     guest.write(b"/tmp/floor", FLOOR, 0o755).await?;
+    let mut rows = Vec::new();
+    // While nothing is outstanding: the link looks after whom it waits for.
+    idle(&guest, &mut rows).await?;
     let ports = std::mem::take(&mut lease.ports);
     let [port, qga, serial] = <[UnixStream; 3]>::try_from(ports)
         .map_err(|_| CommandError::new("the machine has not the ports that were asked for"))?;
@@ -184,8 +192,6 @@ async fn measure(lease: &mut Lease, runs: u32, peers: &Peers) -> Result<Vec<Row>
     );
     let _floor = guest.exec(ExecRequest::new(Command::Shell(line.into_bytes().into()))).await?;
     let mut floor = Floor { port: BufReader::with_capacity(256 * 1024, port) };
-    let mut rows = Vec::new();
-    idle(&guest, &mut rows).await?;
     small(&guest, &mut floor, runs, &mut rows).await?;
     files(&guest, &mut floor, runs, &mut rows).await?;
     beside(&guest, &mut rows).await?;
@@ -194,30 +200,21 @@ async fn measure(lease: &mut Lease, runs: u32, peers: &Peers) -> Result<Vec<Row>
     Ok(rows)
 }
 
-/// The agent when it has nothing to do. A look at it wakes it, too: what a look costs is taken off.
+/// The agent when it has nothing to do.
 async fn idle(guest: &Guest, rows: &mut Vec<Row>) -> Result<(), CommandError> {
-    const LOOKS: usize = 5;
-    let mut looks = Vec::new();
-    let mut last = wake_ups(guest).await?;
-    for _ in 0..LOOKS {
-        let now = wake_ups(guest).await?;
-        looks.push(now - last);
-        last = now;
-    }
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let idle = (wake_ups(guest).await? - last - median(&looks)).max(0.0);
+    // How often a thread of the agent goes to sleep (proc_pid_status(5)), counted in the guest: asking wakes it, too.
+    let line = "count() { n=0; for task in /proc/1/task/*/status; do while read -r key value; do \
+        [ $key = voluntary_ctxt_switches: ] && n=$((n + value)); done <$task; done; }; \
+        { sleep 1; count; before=$n; sleep 5; count; echo $((n - before)) >/tmp/idle; } \
+        </dev/null >/dev/null 2>&1 &";
+    guest.output(&["/bin/sh", "-c", line], 0).await?;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let idle = number(guest, "cat /tmp/idle").await?;
     rows.push(Row::new("agent's wake-ups in 5 idle seconds", "times", idle, None, "0"));
     let resident =
         number(guest, "sed -n 's/^Rss:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/1/smaps_rollup").await?;
     rows.push(Row::new("agent resident, idle", "KiB", resident, None, "under 2048"));
     Ok(())
-}
-
-/// How often a thread of the agent has gone to sleep so far (proc_pid_status(5)).
-async fn wake_ups(guest: &Guest) -> Result<f64, CommandError> {
-    let line = "n=0; for task in /proc/1/task/*/status; do while read -r key value; do \
-        [ $key = voluntary_ctxt_switches: ] && n=$((n + value)); done <$task; done; echo $n";
-    number(guest, line).await
 }
 
 /// The number that a shell line prints.
@@ -317,7 +314,7 @@ async fn files(
     runs: u32,
     rows: &mut Vec<Row>,
 ) -> Result<(), CommandError> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch()?;
     let (file, back) = (folder.path().join("file"), folder.path().join("back"));
     let content = noise(FILE_LEN);
     std::fs::write(&file, &content)?;
@@ -348,7 +345,7 @@ async fn files(
 
 /// Pings beside a transfer, each way.
 async fn beside(guest: &Guest, rows: &mut Vec<Row>) -> Result<(), CommandError> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch()?;
     let file = folder.path().join("file");
     std::fs::write(&file, noise(FILE_LEN))?;
     let idle: Vec<f64> =
