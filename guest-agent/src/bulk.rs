@@ -116,8 +116,8 @@ impl Bulk {
 
     /// Keeps the way in for a job that begins: the poll loop would only read what is the job's.
     pub(crate) fn keep_for(&self, channel: u32) {
-        if self.handed.load(Ordering::Acquire) == 0 {
-            let _ = self.swap_borrower(FREE, channel);
+        if self.handed.load(Ordering::Acquire) == 0 && self.swap_borrower(FREE, channel).is_ok() {
+            self.visit();
         }
     }
 
@@ -137,8 +137,17 @@ impl Bulk {
             self.give_back(channel);
             return None;
         };
-        // It may have been taken back since, and lent to another.
-        (self.borrower.load(Ordering::Acquire) == channel).then_some(reading)
+        // It may have been taken back since, and the poll loop may have found it in use then.
+        if self.borrower.load(Ordering::Acquire) == channel {
+            return Some(reading);
+        }
+        self.has_input.store(true, Ordering::Release);
+        None
+    }
+
+    /// Is the poll loop to have a turn, since nobody reads what may be there?
+    pub(crate) fn wants_turn(&self) -> bool {
+        !self.is_borrowed() && self.has_input.load(Ordering::Acquire)
     }
 
     /// A job gives it back, and sees to it that the poll loop has a turn.
@@ -205,3 +214,6 @@ impl Watch {
         !bulk.is_borrowed() && bulk.has_input.swap(false, Ordering::AcqRel)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,7 +208,12 @@ impl Desk {
     /// Reads the bulk port until a frame of its own comes. None when it has to wait for what others read.
     fn read_bulk(&self, queue: &Receiver<Input>) -> Result<Option<Input>, RemoteError> {
         let Some(bulk) = &self.bulk else { return Ok(None) };
-        let Some(mut reading) = bulk.borrow(self.channel) else { return Ok(None) };
+        let Some(mut reading) = bulk.borrow(self.channel) else {
+            if bulk.wants_turn() {
+                let _ = self.wake.write(1);
+            }
+            return Ok(None);
+        };
         if bulk.visit() {
             let _ = self.wake.write(1);
         }
