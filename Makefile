@@ -26,8 +26,9 @@ setup:           ## install what is missing (says what; sudo only when not root)
 setup-tests:
 	setup/host.sh --tests
 
-agent:           ## build the static agent and print its path
-	@guest-agent/build.sh
+ARCH ?= x86_64
+agent:           ## build the static agent, of ARCH (x86_64, aarch64), and print its path
+	@guest-agent/build.sh --arch $(ARCH)
 
 build: setup     ## build the program with the agent inside
 	$(with_agent) $(CARGO) build --locked --release -p guestline-cli
@@ -43,9 +44,11 @@ test-only:       ## as test, on a host that has all it needs
 		$(CARGO) test --locked --workspace -- --test-threads 2; \
 	fi
 
-lint:            ## rustfmt and clippy, warnings denied
+lint:            ## rustfmt and clippy, warnings denied; the agent of aarch64 builds where its Rust target is installed
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-musl" ]; then \
+		guest-agent/build.sh --arch aarch64; fi
 
 fmt:             ## format
 	$(CARGO) fmt --all

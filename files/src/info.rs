@@ -41,6 +41,12 @@ pub(crate) fn stored(stat: &FileStat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)
 }
 
+/// How many names its inode has: a number of 32 bits on some architectures.
+#[allow(clippy::useless_conversion, reason = "it has 64 bits on others")]
+fn links(stat: &FileStat) -> u64 {
+    stat.st_nlink.into()
+}
+
 /// The time of the last change of its content.
 pub(crate) fn modified(stat: &FileStat) -> FileTime {
     FileTime { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
@@ -63,7 +69,7 @@ pub(crate) fn info_of(at: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> FileI
         gid: stat.st_gid,
         len: len_of(stat),
         stored: stored(stat),
-        links: stat.st_nlink,
+        links: links(stat),
         modified: modified(stat),
         device: is_device.then(|| device_of(stat)),
         target: (kind == FileKind::Symlink).then(|| link_target(at, name).ok()).flatten(),
