@@ -2,24 +2,30 @@
 # Builds a static program for guests and prints its path on stdout, what was chosen on stderr. The same sources and
 # toolchain give the same bytes, wherever the checkout and Cargo's home are.
 #
-#   build.sh [--arch x86_64|aarch64] [PROGRAM]    PROGRAM: guestline-agent unless another is named
+#   build.sh [--arch x86_64|aarch64] [--libc musl|gnu] [PROGRAM]    PROGRAM: guestline-agent unless another is named
 #
-# aarch64 needs its Rust target (rustup target add aarch64-unknown-linux-musl) and no other tool.
+# With musl where its Rust target is installed (rustup target add ARCH-unknown-linux-musl), else, on x86_64, with glibc.
+# aarch64 needs that target and no other tool.
 set -eu
 cd "$(dirname "$0")/.."
 
 arch=x86_64
-if [ "${1:-}" = --arch ]; then
-    arch=$2
+libc=musl
+while [ $# -ge 2 ]; do
+    case $1 in
+        --arch) arch=$2 ;;
+        --libc) libc=$2 ;;
+        *) break ;;
+    esac
     shift 2
-fi
+done
 program=${1:-guestline-agent}
 musl=$arch-unknown-linux-musl
 gnu=$arch-unknown-linux-gnu
 home=${CARGO_HOME:-$HOME/.cargo}
 flags="--remap-path-prefix=$PWD=/guestline --remap-path-prefix=$home=/cargo"
 
-if [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ]; then
+if [ "$libc" = musl ] && [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ]; then
     target=$musl
     # Not position-independent: smaller.
     flags="$flags -C relocation-model=static"

@@ -6,10 +6,11 @@ use crate::{linux, port, reserve, sys, thread};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, listen, socket,
 };
-use nix::sys::termios::{BaudRate, SetArg, cfmakeraw, cfsetspeed, tcgetattr, tcsetattr};
+use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -95,7 +96,7 @@ pub(crate) fn open(config: &ServeConfig) -> io::Result<Opened> {
         Source::Vsock(port) => {
             let flags = SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-            bind(fd.as_raw_fd(), &VsockAddr::new(nix::libc::VMADDR_CID_ANY, *port))?;
+            bind(fd.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, *port))?;
             listen(&fd, Backlog::new(4)?)?;
             accept(Listener::Vsock(fd))
         }
@@ -173,7 +174,7 @@ fn wait_for(path: &Path) {
 fn open_tty(path: &Path, baud: Option<u32>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
-    options.custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY | nix::libc::O_CLOEXEC);
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC);
     let tty = options.open(path).map_err(|error| with_path(path, &error))?;
     make_raw(tty.as_fd(), baud).map_err(|errno| with_path(path, &errno.into()))?;
     Ok(tty)
@@ -194,25 +195,29 @@ pub(crate) fn make_raw(tty: BorrowedFd<'_>, baud: Option<u32>) -> nix::Result<()
     let mut settings = tcgetattr(tty)?;
     cfmakeraw(&mut settings);
     // A line that is not wired for it must not hang up.
-    settings.control_flags.insert(nix::sys::termios::ControlFlags::CLOCAL);
+    settings.control_flags.insert(ControlFlags::CLOCAL);
     if let Some(baud) = baud {
-        cfsetspeed(&mut settings, baud_rate(baud).ok_or(Errno::EINVAL)?)?;
+        // The speed is among these flags (termios(3)); the C library's functions for it have versions, which a static
+        // glibc does not know.
+        let speed = speed(baud).ok_or(Errno::EINVAL)?;
+        let others = settings.control_flags.bits() & !(libc::CBAUD | libc::CIBAUD);
+        settings.control_flags = ControlFlags::from_bits_retain(others | speed);
     }
     tcsetattr(tty, SetArg::TCSANOW, &settings)
 }
 
-fn baud_rate(baud: u32) -> Option<BaudRate> {
+fn speed(baud: u32) -> Option<libc::tcflag_t> {
     Some(match baud {
-        9_600 => BaudRate::B9600,
-        19_200 => BaudRate::B19200,
-        38_400 => BaudRate::B38400,
-        57_600 => BaudRate::B57600,
-        115_200 => BaudRate::B115200,
-        230_400 => BaudRate::B230400,
-        460_800 => BaudRate::B460800,
-        921_600 => BaudRate::B921600,
-        1_000_000 => BaudRate::B1000000,
-        1_500_000 => BaudRate::B1500000,
+        9_600 => libc::B9600,
+        19_200 => libc::B19200,
+        38_400 => libc::B38400,
+        57_600 => libc::B57600,
+        115_200 => libc::B115200,
+        230_400 => libc::B230400,
+        460_800 => libc::B460800,
+        921_600 => libc::B921600,
+        1_000_000 => libc::B1000000,
+        1_500_000 => libc::B1500000,
         _ => return None,
     })
 }
