@@ -10,7 +10,7 @@
 //! A job that is at the port says so at each frame. One that was not seen for [`GRACE`] is not there any more: it may
 //! hang in a file system, which must not stop what others send, so the poll loop takes back what it had borrowed.
 
-use crate::outlet::Outlet;
+use crate::outlet::{Outlet, Ticket};
 use crate::reading::Reading;
 use crate::thread::lock;
 use guestline_protocol::{FrameHead, Framing, PortFraming};
@@ -32,7 +32,7 @@ pub(crate) struct Bulk {
     file: Arc<File>,
     reading: Mutex<Reading>,
     pub(crate) outlet: Outlet,
-    /// The channel of the job that borrows the way in.
+    /// The serial number of the job that borrows the way in.
     borrower: AtomicU32,
     /// Frames that borrowers handed to the poll loop, and that it has not dealt with: they come before what is read.
     handed: AtomicU32,
@@ -100,13 +100,12 @@ impl Bulk {
         is_there
     }
 
-    /// Queues data, whose buffer has its head spare.
+    /// Queues data, whose buffer has its head spare; gives what to wait for.
     #[inline(never)]
-    pub(crate) fn data(&self, head: FrameHead, buffer: Vec<u8>) {
+    pub(crate) fn data(&self, head: FrameHead, buffer: Vec<u8>) -> Ticket {
         // Nobody makes pieces that are too long.
-        if let Ok(frame) = PortFraming::default().seal(head, buffer, 0) {
-            self.outlet.data(frame);
-        }
+        let frame = PortFraming::default().seal(head, buffer, 0).unwrap_or_default();
+        self.outlet.data(frame)
     }
 
     /// To read, unless somebody is at it.
@@ -115,30 +114,28 @@ impl Bulk {
     }
 
     /// Keeps the way in for a job that begins: the poll loop would only read what is the job's.
-    pub(crate) fn keep_for(&self, channel: u32) {
-        if self.handed.load(Ordering::Acquire) == 0 && self.swap_borrower(FREE, channel).is_ok() {
+    pub(crate) fn keep_for(&self, job: u32) {
+        if self.handed.load(Ordering::Acquire) == 0 && self.swap_borrower(FREE, job).is_ok() {
             self.visit();
         }
     }
 
-    /// For the job of a channel, if it has the way in or can have it now.
-    pub(crate) fn borrow(&self, channel: u32) -> Option<MutexGuard<'_, Reading>> {
-        match self.swap_borrower(FREE, channel) {
-            // Its next frame may be among them.
-            Ok(_) if self.handed.load(Ordering::Acquire) > 0 => {
-                self.give_back(channel);
-                return None;
-            }
-            Err(holder) if holder != channel => return None,
-            _ => {}
-        }
-        let Some(reading) = self.try_read() else {
-            // The poll loop is at it.
-            self.give_back(channel);
+    /// For a job, if it has the way in or can have it now.
+    pub(crate) fn borrow(&self, job: u32) -> Option<MutexGuard<'_, Reading>> {
+        let is_new = match self.swap_borrower(FREE, job) {
+            Ok(_) => true,
+            Err(holder) if holder == job => false,
+            Err(_) => return None,
+        };
+        // What the poll loop has not dealt with comes first: its next frame may be among it.
+        let reading =
+            self.try_read().filter(|_| !is_new || self.handed.load(Ordering::Acquire) == 0);
+        let Some(reading) = reading else {
+            self.give_back(job);
             return None;
         };
         // It may have been taken back since, and the poll loop may have found it in use then.
-        if self.borrower.load(Ordering::Acquire) == channel {
+        if self.borrower.load(Ordering::Acquire) == job {
             return Some(reading);
         }
         self.has_input.store(true, Ordering::Release);
@@ -150,10 +147,11 @@ impl Bulk {
         !self.is_borrowed() && self.has_input.load(Ordering::Acquire)
     }
 
-    /// A job gives it back, and sees to it that the poll loop has a turn.
-    pub(crate) fn give_back(&self, channel: u32) {
-        self.has_input.store(true, Ordering::Release);
-        let _ = self.swap_borrower(channel, FREE);
+    /// A job gives it back, if it has it, and sees to it that the poll loop has a turn.
+    pub(crate) fn give_back(&self, job: u32) {
+        if self.swap_borrower(job, FREE).is_ok() {
+            self.has_input.store(true, Ordering::Release);
+        }
     }
 
     fn swap_borrower(&self, from: u32, to: u32) -> Result<u32, u32> {
@@ -185,6 +183,7 @@ impl Bulk {
         self.take_back();
         self.outlet.reset();
         lock(&self.reading).restart();
+        self.has_input.store(false, Ordering::Release);
     }
 }
 
@@ -206,12 +205,19 @@ impl Watch {
         } else if self.at.is_none_or(|at| now.saturating_duration_since(at) >= GRACE) {
             bulk.is_left.store(false, Ordering::Release);
             // A borrower that holds the decoder waits for what comes.
-            if bulk.is_borrowed() && bulk.try_read().is_some() {
+            if bulk.is_borrowed()
+                && let Some(_held) = bulk.try_read()
+            {
                 bulk.take_back();
                 return true;
             }
         }
-        !bulk.is_borrowed() && bulk.has_input.swap(false, Ordering::AcqRel)
+        let has_input = !bulk.is_borrowed() && bulk.has_input.swap(false, Ordering::AcqRel);
+        if has_input {
+            // One turn may not be enough: the rest shows in a poll.
+            bulk.is_left.store(false, Ordering::Release);
+        }
+        has_input
     }
 }
 

@@ -68,6 +68,8 @@ impl Input {
 
 /// What a job works with.
 pub(crate) struct Desk {
+    /// Unlike its channel it is no other job's, whatever its session.
+    serial: u32,
     session: Session,
     channel: u32,
     words: Sender<Said>,
@@ -171,10 +173,11 @@ impl Desk {
         if let Some(bulk) = &self.bulk {
             let is_news = bulk.visit();
             let head = FrameHead::data(self.session, self.channel, Stream::Stdout);
-            bulk.data(head, buffer);
-            let written = bulk.outlet.write_out(self.stop(), &mut |buffer| self.pool.put(buffer));
-            // What is left after an error is the poll loop's.
-            if is_news || written.is_err() || bulk.is_unread() {
+            let ticket = bulk.data(head, buffer);
+            let mut keep = |buffer| self.pool.put(buffer);
+            let written = bulk.outlet.write_out(ticket, self.stop(), &mut keep);
+            // What is left, after an error too, is the poll loop's.
+            if is_news || written.is_err() || bulk.outlet.has_output() || bulk.is_unread() {
                 let _ = self.wake.write(1);
             }
             return if self.is_stopped() { Err(Stopped) } else { Ok(()) };
@@ -198,6 +201,10 @@ impl Desk {
     pub(crate) fn input(&self) -> Result<Input, RemoteError> {
         let stopped = || RemoteError::new(ErrorKind::Cancelled, "cancelled".to_owned());
         let queue = self.input.as_ref().ok_or_else(stopped)?;
+        // Another one may have the port by now.
+        if self.is_stopped() {
+            return Err(stopped());
+        }
         let input = match self.read_bulk(queue)? {
             Some(input) => input,
             None => queue.recv().map_err(|_| stopped())?,
@@ -208,7 +215,7 @@ impl Desk {
     /// Reads the bulk port until a frame of its own comes. None when it has to wait for what others read.
     fn read_bulk(&self, queue: &Receiver<Input>) -> Result<Option<Input>, RemoteError> {
         let Some(bulk) = &self.bulk else { return Ok(None) };
-        let Some(mut reading) = bulk.borrow(self.channel) else {
+        let Some(mut reading) = bulk.borrow(self.serial) else {
             if bulk.wants_turn() {
                 let _ = self.wake.write(1);
             }
@@ -277,6 +284,8 @@ pub(crate) struct Jobs {
     /// Threads that have not ended, of any session.
     running: Arc<()>,
     pool: Pool,
+    /// Of the last one.
+    serial: u32,
 }
 
 impl Jobs {
@@ -289,6 +298,7 @@ impl Jobs {
             wake: Arc::new(wake),
             running: Arc::new(()),
             pool: Pool::default(),
+            serial: 0,
         })
     }
 
@@ -334,7 +344,10 @@ impl Jobs {
             }
             false => (None, None),
         };
+        self.serial = self.serial.wrapping_add(1).max(1);
+        let serial = self.serial;
         let desk = Desk {
+            serial,
             session,
             channel,
             words: self.words.0.clone(),
@@ -346,13 +359,13 @@ impl Jobs {
             pool: self.pool.clone(),
         };
         if let (true, Some(bulk)) = (has_input, bulk) {
-            bulk.keep_for(channel);
+            bulk.keep_for(serial);
         }
         let running = self.running.clone();
         let run = move || {
             let reply = work(&desk);
             if let Some(bulk) = &desk.bulk {
-                bulk.give_back(channel);
+                bulk.give_back(serial);
             }
             // Before the last word: whoever has it may start another.
             drop(running);
@@ -360,7 +373,7 @@ impl Jobs {
         };
         thread::spawn(Box::new(run)).map_err(|error| {
             if let Some(bulk) = bulk {
-                bulk.give_back(channel);
+                bulk.give_back(serial);
             }
             let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
             system(errno, "cannot start a thread")

@@ -102,6 +102,11 @@ impl Link {
         control.into_iter().chain(bulk)
     }
 
+    /// Is there a host at the bulk port?
+    pub(crate) fn has_bulk_host(&self) -> bool {
+        self.bulk_host.is_polled()
+    }
+
     /// Poll found this on a lane.
     pub(crate) fn on_poll(&mut self, is_bulk: bool, found: PollFlags) -> Option<Look> {
         match (is_bulk, &self.bulk) {

@@ -25,9 +25,20 @@ const HOLD: Duration = Duration::from_millis(8);
 pub(crate) struct Outlet {
     file: Arc<File>,
     queue: Mutex<Queue>,
-    /// The frame that is being written, and how much of it is. Held while writing.
-    current: Mutex<Option<(Vec<u8>, usize)>>,
+    /// What is being written. Held while writing.
+    current: Mutex<Option<Current>>,
 }
+
+/// A frame, or several messages, of which some is written.
+struct Current {
+    bytes: Vec<u8>,
+    written: usize,
+    is_data: bool,
+}
+
+/// How many frames of data there were with one of them: whoever waits for it waits until so many have left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
 
 /// Frames that wait to be written; messages go before data.
 #[derive(Default)]
@@ -36,18 +47,21 @@ struct Queue {
     data: VecDeque<Vec<u8>>,
     /// Bytes of data in it.
     bytes: usize,
+    /// Frames of data that were queued so far, and that have left or were dropped.
+    queued: u64,
+    left: u64,
     /// What waits may wait until then, for more to be written with it.
     hold: Option<Instant>,
 }
 
 impl Queue {
-    fn next(&mut self) -> Option<Vec<u8>> {
-        if let Some(piece) = self.next_messages() {
-            return Some(piece);
+    fn next(&mut self) -> Option<Current> {
+        if let Some(bytes) = self.next_messages() {
+            return Some(Current { bytes, written: 0, is_data: false });
         }
-        let data = self.data.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(data.len());
-        Some(data)
+        let bytes = self.data.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(bytes.len());
+        Some(Current { bytes, written: 0, is_data: true })
     }
 
     /// The messages that wait, several in one piece: a write costs more than its bytes.
@@ -66,6 +80,11 @@ impl Queue {
         self.messages.is_empty() && self.data.is_empty()
     }
 
+    /// Drops all of it.
+    fn clear(&mut self) {
+        *self = Self { queued: self.queued, left: self.queued, ..Self::default() };
+    }
+
     fn is_held(&self) -> bool {
         self.hold.is_some_and(|until| until > Instant::now())
     }
@@ -78,8 +97,9 @@ impl Outlet {
 
     /// Queues a message, which may wait for the next one if nobody waits for it.
     pub(crate) fn message(&self, frame: Vec<u8>, may_wait: bool) {
+        let is_free = self.current.try_lock().is_ok_and(|current| current.is_none());
         let mut queue = lock(&self.queue);
-        let waits = may_wait && (queue.hold.is_some() || queue.is_empty());
+        let waits = may_wait && (queue.hold.is_some() || (queue.is_empty() && is_free));
         queue.messages.push_back(frame);
         queue.hold = match waits {
             true => queue.hold.or_else(|| Instant::now().checked_add(HOLD)),
@@ -93,11 +113,13 @@ impl Outlet {
     }
 
     /// Queues data.
-    pub(crate) fn data(&self, frame: Vec<u8>) {
+    pub(crate) fn data(&self, frame: Vec<u8>) -> Ticket {
         let mut queue = lock(&self.queue);
         queue.bytes = queue.bytes.saturating_add(frame.len());
         queue.data.push_back(frame);
         queue.hold = None;
+        queue.queued = queue.queued.saturating_add(1);
+        Ticket(queue.queued)
     }
 
     /// So many bytes of data may still be queued.
@@ -125,7 +147,10 @@ impl Outlet {
 
     /// Does anything wait that may be written now?
     fn wants_to_write(&self) -> bool {
-        self.has_output() && !lock(&self.queue).is_held()
+        // Who is at it looks again when he is done.
+        let Ok(current) = self.current.try_lock() else { return false };
+        let queue = lock(&self.queue);
+        (current.is_some() || !queue.is_empty()) && !queue.is_held()
     }
 
     /// Writes as much as is taken, unless somebody else is at it; `done` gets each buffer that is.
@@ -144,39 +169,46 @@ impl Outlet {
     /// False when the far end takes no more now.
     fn write_queued(
         &self,
-        current: &mut Option<(Vec<u8>, usize)>,
+        current: &mut Option<Current>,
         done: &mut dyn FnMut(Vec<u8>),
     ) -> io::Result<bool> {
         loop {
             if current.is_none() {
                 let mut queue = lock(&self.queue);
                 queue.hold = None;
-                *current = queue.next().map(|frame| (frame, 0));
+                *current = queue.next();
             }
-            let Some((frame, written)) = current.as_mut() else { return Ok(true) };
-            match (&*self.file).write(frame.get(*written..).unwrap_or_default()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(len) => *written = written.saturating_add(len),
-                Err(error) if is_transient(&error) => return Ok(false),
-                Err(error) => return Err(error),
+            let Some(Current { bytes, written, .. }) = current.as_mut() else { return Ok(true) };
+            if *written < bytes.len() {
+                match (&*self.file).write(bytes.get(*written..).unwrap_or_default()) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(len) => *written = written.saturating_add(len),
+                    Err(error) if is_transient(&error) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
             }
-            if *written >= frame.len()
-                && let Some((frame, _)) = current.take()
+            if *written >= bytes.len()
+                && let Some(Current { bytes, is_data, .. }) = current.take()
             {
-                done(frame);
+                let mut queue = lock(&self.queue);
+                queue.left = queue.left.saturating_add(u64::from(is_data));
+                drop(queue);
+                done(bytes);
             }
         }
     }
 
-    /// Writes what a job queued until there is room for more, or `stop` is readable. An error when the far end is gone.
+    /// Writes what is queued until a frame of a job has left and there is room for the next, or `stop` is readable. An
+    /// error when the far end is gone.
     pub(crate) fn write_out(
         &self,
+        ticket: Ticket,
         stop: BorrowedFd<'_>,
         done: &mut dyn FnMut(Vec<u8>),
     ) -> io::Result<()> {
         loop {
             self.write(done)?;
-            if self.room() > 0 && !self.has_output() {
+            if lock(&self.queue).left >= ticket.0 && self.room() > 0 {
                 return Ok(());
             }
             let out = PollFd::new(self.file.as_fd(), PollFlags::POLLOUT);
@@ -190,16 +222,16 @@ impl Outlet {
 
     /// Drops what waits, but for a frame that is half out: the host must never see half of one.
     pub(crate) fn forget(&self) {
-        *lock(&self.queue) = Queue::default();
+        lock(&self.queue).clear();
         let mut current = lock(&self.current);
-        if current.as_ref().is_some_and(|(_, written)| *written == 0) {
+        if current.as_ref().is_some_and(|current| current.written == 0) {
             *current = None;
         }
     }
 
     /// The other end is gone: half a frame is of no use to the next.
     pub(crate) fn reset(&self) {
-        *lock(&self.queue) = Queue::default();
+        lock(&self.queue).clear();
         *lock(&self.current) = None;
     }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// Where it is not known how much will come, so much is read at once.
 pub(crate) const READ_LEN: usize = 16 * 1024;
 
-/// A read of a virtio port gives so much at most (Linux `drivers/char/virtio_console.c`); one that gives less has emptied
-/// it.
+/// A read of a virtio port gives so much at most (Linux `drivers/char/virtio_console.c`); one that gives less than it was asked
+/// for has emptied it.
 const PORT_READ: usize = 4096;
 
 /// So many reads at most of what somebody left behind: more than a port has buffers.
@@ -67,8 +67,9 @@ impl Reading {
             match sys::read(self.file.as_fd(), rest) {
                 Ok(0) => break Read::Closed,
                 Ok(read) => {
+                    let wanted = rest.len().min(PORT_READ);
                     len = len.saturating_add(read);
-                    if read < PORT_READ {
+                    if read < wanted {
                         break Read::Last;
                     }
                 }
@@ -104,12 +105,16 @@ impl Reading {
         }
     }
 
-    /// The far end is gone: half a frame is of no use to the next, and what is left is nobody's.
+    /// The far end is gone: half a frame is of no use to the next, and what is left is nobody's, unless somebody else is
+    /// there by now.
     pub(crate) fn restart(&mut self) {
         self.framing.restart();
-        let mut buffer = [0; READ_LEN];
+        let mut buffer = [0; PORT_READ];
         for _ in 0..LEFT_READS {
-            if !matches!(sys::read(self.file.as_fd(), &mut buffer), Ok(1..)) {
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
+            let found = poll(&mut fds, PollTimeout::ZERO);
+            let is_gone = found.is_ok_and(|found| found > 0);
+            if !is_gone || !matches!(sys::read(self.file.as_fd(), &mut buffer), Ok(1..)) {
                 break;
             }
         }

@@ -140,6 +140,7 @@ impl Server {
             }
             let bulk = self.opened.link.bulk.as_ref();
             let has_input = bulk.is_some_and(|bulk| self.bulk_watch.look(bulk, Instant::now()));
+            let has_input = has_input && self.opened.link.has_bulk_host();
             if (ready.bulk == Some(Look::Read) || has_input) && open {
                 open = self.read_bulk();
             }

@@ -12,6 +12,7 @@ use guestline::text;
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The status when Guestline itself failed.
@@ -84,6 +85,8 @@ pub(crate) struct Up {
     pub(crate) name: MachineName,
     pub(crate) folder: PathBuf,
     pub(crate) status: MachineStatus,
+    /// The last boot of its guest that was heard of.
+    boot: AtomicU64,
 }
 
 /// A machine, and a session with its guest.
@@ -98,7 +101,10 @@ pub(crate) struct Attached {
 pub(crate) async fn find(dirs: Dirs, name: &MachineName) -> Result<Up, Failure> {
     let Some(folder) = supervise::find(&dirs, name) else { return Err(not_up(&dirs, name)) };
     match tokio::time::timeout(ANSWER, supervise::status(&folder)).await {
-        Ok(Ok(status)) => Ok(Up { dirs, name: name.clone(), folder, status }),
+        Ok(Ok(status)) => {
+            let boot = AtomicU64::new(status.boot);
+            Ok(Up { dirs, name: name.clone(), folder, status, boot })
+        }
         // It may have ended in this moment.
         Ok(Err(error)) => match supervise::find(&dirs, name) {
             None => Err(not_up(&dirs, name)),
@@ -196,15 +202,15 @@ impl Up {
         while let Ok(Ok(status)) =
             tokio::time::timeout(ANSWER, supervise::status(&self.folder)).await
         {
-            let is_same = status.boot == self.status.boot;
+            let has_booted = self.boot.fetch_max(status.boot, Ordering::Relaxed) < status.boot;
             match (status.state, status.why) {
                 (MachineState::Lost, Some(why)) => {
                     return format!("the session with `{name}` is lost, and what ran in it: {why}");
                 }
-                (MachineState::Ready, _) if is_same && tokio::time::Instant::now() > deadline => {
-                    return format!("the session with `{name}` was lost, and what ran in it");
-                }
-                (MachineState::Ready, _) if is_same => {
+                (MachineState::Ready, _) if !has_booted => {
+                    if tokio::time::Instant::now() > deadline {
+                        return format!("the session with `{name}` was lost, and what ran in it");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 _ => break,

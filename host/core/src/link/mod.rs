@@ -52,7 +52,7 @@ pub mod fuzzing {
 }
 
 /// Data that the guest may have under way on a channel of a process, and of a transfer, in bytes.
-pub(crate) const WINDOW: u32 = 1024 * 1024;
+pub(crate) const WINDOW: u32 = 384 * 1024;
 pub(crate) const BULK_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// And on all channels together; beyond it new channels get little.

@@ -36,8 +36,8 @@ pub(super) enum LifeEvent {
 /// What the owner has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Open a new session, whatever was being opened.
-    Reopen,
+    /// Open a new session, whatever was being opened; `again`: in the time that it had for that already.
+    Reopen { again: bool },
     /// Tell the state.
     Publish,
     /// Ask the guest to power off.
@@ -129,7 +129,9 @@ impl Life {
                 self.become_(MachineState::Ready, None)
             }
             // Another agent took the place of the one that was greeted.
-            LifeEvent::Reopened(Err(error)) if error.is_session_lost() => vec![Action::Reopen],
+            LifeEvent::Reopened(Err(error)) if error.is_session_lost() => {
+                vec![Action::Reopen { again: true }]
+            }
             LifeEvent::Reopened(Err(error)) | LifeEvent::LinkEnded(error) => {
                 match self.owns_machine {
                     true => self.become_(MachineState::Lost, Some(error.to_string())),
@@ -146,8 +148,10 @@ impl Life {
 
     fn reopen(&mut self, state: MachineState, why: Option<String>) -> Vec<Action> {
         self.epoch += 1;
+        // One that resets again on its way has no more time.
+        let again = self.state == MachineState::Rebooting;
         let mut actions = self.become_(state, why);
-        actions.push(Action::Reopen);
+        actions.push(Action::Reopen { again });
         actions
     }
 
@@ -171,7 +175,10 @@ mod tests {
     #[test]
     fn a_reboot_is_told_opens_a_session_and_is_over() {
         let mut life = Life::new(true);
-        assert_eq!(life.on_event(LifeEvent::Rebooted), [Action::Publish, Action::Reopen]);
+        assert_eq!(
+            life.on_event(LifeEvent::Rebooted),
+            [Action::Publish, Action::Reopen { again: false }]
+        );
         assert_eq!((life.state(), life.epoch()), (MachineState::Rebooting, 2));
         // Late news of the session before.
         assert_eq!(life.on_event(lost(1, LinkError::Restarted)), []);
@@ -179,17 +186,18 @@ mod tests {
         assert_eq!((life.state(), life.boot()), (MachineState::Ready, 2));
         assert_eq!(life.on_event(lost(1, LinkError::Restarted)), []);
         let anew = life.on_event(lost(2, LinkError::Restarted));
-        assert_eq!(anew, [Action::Publish, Action::Reopen]);
+        assert_eq!(anew, [Action::Publish, Action::Reopen { again: false }]);
         let again = life.on_event(LifeEvent::Reopened(Err(LinkError::Restarted)));
-        assert_eq!(again, [Action::Reopen]);
+        assert_eq!(again, [Action::Reopen { again: true }]);
     }
 
     #[test]
     fn boots_are_counted_by_the_agents_that_answer() {
         let mut life = Life::new(true);
         // Some machines reset twice on their way.
-        for _ in 0..2 {
-            assert_eq!(life.on_event(LifeEvent::Rebooted), [Action::Publish, Action::Reopen]);
+        for again in [false, true] {
+            let actions = [Action::Publish, Action::Reopen { again }];
+            assert_eq!(life.on_event(LifeEvent::Rebooted), actions);
             assert_eq!(life.boot(), 1);
         }
         life.on_event(LifeEvent::Reopened(Ok(true)));
@@ -197,9 +205,14 @@ mod tests {
         // A session that was lost by silence says nothing of a boot.
         let silent = LinkError::Silent { waited: Duration::from_secs(60), guest: Pulse::Idle };
         let actions = life.on_event(lost(life.epoch(), silent));
-        assert_eq!(actions, [Action::Publish, Action::Reopen]);
+        assert_eq!(actions, [Action::Publish, Action::Reopen { again: false }]);
         assert_eq!(life.state(), MachineState::Lost);
         assert!(life.why().unwrap().contains("no sign of life"), "{:?}", life.why());
+        // Should it reset now, it has all its time.
+        let mut reset = Life { why: None, ..life };
+        let actions = [Action::Publish, Action::Reopen { again: false }];
+        assert_eq!(reset.on_event(LifeEvent::Rebooted), actions);
+        let mut life = Life { state: MachineState::Lost, ..reset };
         life.on_event(LifeEvent::Reopened(Ok(false)));
         assert_eq!((life.state(), life.boot(), life.why()), (MachineState::Ready, 2, None));
     }

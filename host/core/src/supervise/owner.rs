@@ -198,7 +198,7 @@ impl Owner {
             for action in self.life.on_event(event) {
                 match action {
                     Action::Publish => self.publish(),
-                    Action::Reopen => self.reopen(),
+                    Action::Reopen { again } => self.reopen(again),
                     Action::PowerOff => self.power_off(),
                     Action::End(how) => return End { how, ending, link: link_error },
                 }
@@ -225,11 +225,12 @@ impl Owner {
         })
     }
 
-    fn reopen(&mut self) {
+    fn reopen(&mut self, again: bool) {
         self.close();
         self.haste_until = None;
-        // One that resets again on its way has no more time.
-        self.overdue.get_or_insert(Instant::now() + self.boot_timeout);
+        if !again {
+            self.overdue = Some(Instant::now() + self.boot_timeout);
+        }
         let guest = self.guest.clone();
         self.reopening = Some(Box::pin(async move { guest.reconnect().await }));
     }

@@ -57,7 +57,7 @@ pub(super) struct Violation {
 #[derive(Debug)]
 pub(super) struct ProxyState {
     session: Session,
-    /// The epoch of the guest in which the session was opened.
+    /// The epoch in which the session was opened: the supervisor's own session with the agent, counted.
     epoch: u64,
     /// Those whose last reply has not been written.
     channels: HashMap<u32, Proxied>,
@@ -87,7 +87,7 @@ impl ProxyState {
         }
     }
 
-    /// The epoch of the guest in which the session was opened.
+    /// The epoch in which the session was opened: the supervisor's own session with the agent, counted.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -118,7 +118,7 @@ impl ProxyState {
         if self.gone { std::mem::take(&mut self.frozen) } else { Vec::new() }
     }
 
-    /// A frame of the client; `epoch` is the guest's, when it is there.
+    /// A frame of the client; `epoch` is the present one, when the guest is there.
     pub(super) fn on_frame(
         &mut self,
         head: FrameHead,

@@ -52,7 +52,7 @@ impl Door {
 pub(super) enum Notice {
     /// The session with the agent is lost.
     SessionLost { epoch: u64, error: LinkError },
-    /// The guest said that it is about to end or to epoch.
+    /// The guest said that it is about to end or to boot.
     Leaving,
 }
 
