@@ -3,6 +3,8 @@
 use crate::web::Web;
 use guestline::guest::{PullOptions, PushOptions};
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use guestline_tests::wait_for;
+use nix::sys::signal::Signal;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -155,5 +157,25 @@ async fn transfers_and_a_command_share_the_port_and_one_that_hangs_stops_no_othe
     guest.thaw(b"/mnt").await.unwrap();
     stuck.await.unwrap().unwrap();
     assert_eq!(web.line("cmp /mnt/stuck /tmp/b && echo same"), "same");
+    web.down();
+}
+
+#[test]
+fn an_interrupted_pull_leaves_nothing_and_an_empty_path_is_none() {
+    let web = Web::up();
+    web.line("dd if=/dev/zero of=/tmp/big bs=1M count=60 2> /dev/null");
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().display().to_string();
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let pulling = web.0.start(&["pull", "web", "/tmp/big", &format!("{here}/")]);
+        let is_begun = || std::fs::read_dir(&here).unwrap().next().is_some();
+        wait_for("a temporary file", || is_begun().then_some(()));
+        pulling.signal(signal);
+        assert_eq!(pulling.wait().status, status);
+        assert!(!is_begun(), "{signal}");
+    }
+    let ran = web.0.run(&["push", "web", "/etc/hostname", ""]);
+    assert!(ran.stderr.contains("a path is empty"), "{}", ran.stderr);
+    assert_ne!(ran.status, 0);
     web.down();
 }

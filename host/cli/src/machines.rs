@@ -1,6 +1,7 @@
 //! What the commands on named machines share: finding one, attaching to it, and saying why that failed.
 
 use crate::error::CommandError;
+use crate::signals;
 pub(crate) use guestline::clock::now_us;
 use guestline::dirs::Dirs;
 use guestline::guest::Guest;
@@ -14,6 +15,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The status when Guestline itself failed.
 pub(crate) const FAILED: u8 = 255;
@@ -23,6 +25,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Longer than the supervisor's own patience with a guest that boots.
 const LONGER: Duration = Duration::from_secs(5);
+
+/// How long what is interrupted may take to remove what is not whole.
+const CLEAN_UP: Duration = Duration::from_secs(2);
 
 /// How long the reason of an end may take to be written down.
 const NEWS: Duration = Duration::from_secs(3);
@@ -65,18 +70,50 @@ pub(crate) fn run<W>(work: impl FnOnce(Dirs) -> W) -> Result<u8, CommandError>
 where
     W: Future<Output = Result<u8, Failure>>,
 {
+    let (dirs, runtime) = begin()?;
+    let result = runtime.block_on(work(dirs));
+    // A read of standard input that nobody waits for any more is left behind.
+    runtime.shutdown_background();
+    Ok(status_of(result))
+}
+
+/// As [`run`], of what leaves something on this host that is not whole when it is interrupted: what is under way is given
+/// time to remove it.
+pub(crate) fn run_to_clean_up<W>(work: impl FnOnce(Dirs) -> W) -> Result<u8, CommandError>
+where
+    W: Future<Output = Result<u8, Failure>>,
+{
+    let (dirs, runtime) = begin()?;
+    let cancel = CancellationToken::new();
+    let result = runtime.block_on(async {
+        let interrupted = signals::listen_as_told(cancel.clone())?;
+        tokio::select! {
+            biased;
+            result = work(dirs) => result,
+            () = cancel.cancelled() => Ok(interrupted.status()),
+        }
+    });
+    match cancel.is_cancelled() {
+        true => runtime.shutdown_timeout(CLEAN_UP),
+        false => runtime.shutdown_background(),
+    }
+    Ok(status_of(result))
+}
+
+fn begin() -> Result<(Dirs, tokio::runtime::Runtime), CommandError> {
     let dirs = Dirs::from_env().map_err(|error| {
         CommandError::new(error).hint("set HOME, or GUESTLINE_HOME to a folder")
     })?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(work(dirs));
-    // A read of standard input that nobody waits for any more is left behind.
-    runtime.shutdown_background();
-    Ok(result.unwrap_or_else(|failure| {
+    Ok((dirs, runtime))
+}
+
+fn status_of(result: Result<u8, Failure>) -> u8 {
+    result.unwrap_or_else(|failure| {
         failure.print();
         FAILED
-    }))
+    })
 }
 
 /// A machine that is up.

@@ -15,23 +15,44 @@ impl Interrupted {
     }
 }
 
-/// Whoever started us wants us to outlive the terminal, as nohup(1) does (proc_pid_status(5), `SigIgn`).
-fn hangup_is_ignored() -> bool {
+/// Whoever started us wants this signal to pass us by, as nohup(1) does with SIGHUP, and a shell with the SIGINT of what it
+/// starts in the background (proc_pid_status(5), `SigIgn`).
+fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & 1 == 1)
+        .is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1)
 }
 
-/// Listens from now on, in the runtime that calls.
+impl Interrupted {
+    /// The exit status of who was interrupted.
+    pub(crate) fn status(&self) -> u8 {
+        RunEnd { interrupt: self.get(), ..RunEnd::default() }.status()
+    }
+}
+
+/// Listens from now on, in the runtime that calls; to a SIGINT that was ignored, too.
 pub(crate) fn listen(cancel: CancellationToken, bisect: bool) -> std::io::Result<Interrupted> {
+    listen_to(cancel, bisect, |kind| kind == SignalKind::hangup() && is_ignored(kind))
+}
+
+/// Listens from now on to what was not ignored.
+pub(crate) fn listen_as_told(cancel: CancellationToken) -> std::io::Result<Interrupted> {
+    listen_to(cancel, false, is_ignored)
+}
+
+fn listen_to(
+    cancel: CancellationToken,
+    bisect: bool,
+    passes_by: impl Fn(SignalKind) -> bool,
+) -> std::io::Result<Interrupted> {
     let interrupted = Interrupted::default();
     for (kind, interrupt) in [
         (SignalKind::hangup(), Interrupt::Hangup),
         (SignalKind::interrupt(), Interrupt::Interrupt),
         (SignalKind::terminate(), Interrupt::Terminate),
     ] {
-        if interrupt == Interrupt::Hangup && hangup_is_ignored() {
+        if passes_by(kind) {
             continue;
         }
         let mut signals = signal(kind)?;

@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_millis(500);
 pub(crate) fn push(args: &PushArgs) -> Result<u8, CommandError> {
     let (from, to) = split(&args.paths)?;
     let to = guest_path(to);
-    machines::run(|dirs| async move {
+    machines::run_to_clean_up(|dirs| async move {
         let attached = machines::attach(dirs, &args.name).await?;
         let guest = &attached.guest;
         let is_folder = guest.stat(&to, true).await.is_ok_and(|info| info.kind == FileKind::Folder);
@@ -62,7 +62,7 @@ pub(crate) fn push(args: &PushArgs) -> Result<u8, CommandError> {
 
 pub(crate) fn pull(args: &PullArgs) -> Result<u8, CommandError> {
     let (from, to) = split(&args.paths)?;
-    machines::run(|dirs| async move {
+    machines::run_to_clean_up(|dirs| async move {
         let attached = machines::attach(dirs, &args.name).await?;
         let guest = &attached.guest;
         let to_stdout = to.as_bytes() == b"-";
@@ -140,6 +140,11 @@ fn no_folder(to: &str) -> Failure {
 }
 
 fn split(paths: &[OsString]) -> Result<(&[OsString], &OsStr), CommandError> {
+    if paths.iter().any(|path| path.is_empty()) {
+        return Err(
+            CommandError::new("a path is empty").hint("`/` is the guest's root, `.` this folder")
+        );
+    }
     match paths.split_last() {
         Some((to, from)) if !from.is_empty() => Ok((from, to)),
         _ => Err(CommandError::new("what to copy, and where to, are wanted")),
