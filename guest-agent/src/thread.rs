@@ -7,7 +7,8 @@ use std::thread::Builder;
 /// The stack of a thread, bytes.
 const STACK: usize = 256 * 1024;
 
-/// Runs something on a thread of its own, which is not preferred as the poll loop is. Boxed, so that there is one copy of what starting a thread takes.
+/// Runs something on a thread of its own, which is not preferred as the poll loop is. Boxed, so that there is one copy of
+/// what starting a thread takes.
 pub(crate) fn spawn(work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     let run = move || {
         crate::sys::set_nice(0);

@@ -150,8 +150,8 @@ impl ChannelReader {
         }
     }
 
-    /// The session grants no more before a quarter of the window is used up ([`guestline_protocol::ReceiveCredit::use_up`]), and a wake-up for
-    /// each piece would cost it as much as the piece.
+    /// The session grants no more before a quarter of the window is used up
+    /// ([`guestline_protocol::ReceiveCredit::use_up`]), and a wake-up for each piece would cost it as much as the piece.
     fn use_up(&mut self, len: usize) {
         self.used += len;
         if !self.relayed && self.used >= self.window as usize / 4 {
