@@ -9,7 +9,7 @@ use guestline_protocol::log::{LOG_HEAD_LEN, MAX_LOG_TEXT};
 use guestline_protocol::{
     DoneResponse, ErrorKind, FolderEntry, FollowRequest, HEADROOM, LeavingResponse, ListRequest,
     ListResponse, MAX_DATA_LEN, PowerRequest, PullDoneResponse, PullRequest, PushDoneResponse,
-    PushRequest, RemoteError, Reply, SampleRequest,
+    PushRequest, RemoteError, Reply, SampleRequest, worth_granting,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
@@ -54,8 +54,8 @@ pub(crate) fn pull(desk: &Desk, request: &PullRequest) -> Reply {
         Ok(reader) => reader,
         Err(error) => return Reply::Error(error),
     };
-    // Whoever grants credit grants it before a quarter of all is used up (`ReceiveCredit::use_up`).
-    let enough = usize::try_from(request.credit / 4).unwrap_or(usize::MAX).clamp(1, MAX_DATA_LEN);
+    let enough = usize::try_from(worth_granting(request.credit.into())).unwrap_or(usize::MAX);
+    let enough = enough.clamp(1, MAX_DATA_LEN);
     loop {
         let Ok(credit) = desk.credit(enough) else { return cancelled() };
         let mut buffer = desk.buffer();

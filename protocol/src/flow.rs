@@ -21,6 +21,12 @@ pub struct EndEvent {
     pub total: u64,
 }
 
+/// What must be used up of a window of so many bytes before the credit for it is worth a message: a quarter. Whoever grants
+/// does so by then, and whoever sends may wait for that much.
+pub const fn worth_granting(window: u64) -> u64 {
+    window / 4
+}
+
 /// A sender's account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SendCredit {
@@ -127,7 +133,7 @@ impl ReceiveCredit {
         self.used = self.used.saturating_add(len as u64).min(self.received);
         let wanted = self.used.saturating_add(self.window);
         let more = wanted.saturating_sub(self.granted);
-        if more == 0 || more < self.window / 4 {
+        if more == 0 || more < worth_granting(self.window) {
             return None;
         }
         let bytes = u32::try_from(more).unwrap_or(u32::MAX);

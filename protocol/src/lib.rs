@@ -86,7 +86,7 @@ pub use file::{
     ListResponse, MakeFolderRequest, PullDoneResponse, PullRequest, PushDoneResponse, PushRequest,
     PushStartedEvent, RemoveRequest, StatRequest, TreeCounts,
 };
-pub use flow::{CreditEvent, EndEvent, Overdrawn, ReceiveCredit, SendCredit};
+pub use flow::{CreditEvent, EndEvent, Overdrawn, ReceiveCredit, SendCredit, worth_granting};
 pub use forward::{
     AcceptRequest, AcceptedEvent, ConnectRequest, ConnectedEvent, ListenRequest, ListeningEvent,
     SocketAddress,

@@ -28,10 +28,7 @@ fn what_a_client_did_ends_with_it_though_it_reads_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_froze_goes_on_when_it_leaves() {
     let web = Web::up();
-    web.line(
-        "modprobe loop && truncate -s 8M /tmp/disk && mke2fs -F /tmp/disk > /dev/null && \
-         losetup /dev/loop0 /tmp/disk && mount -t ext4 /dev/loop0 /mnt",
-    );
+    web.mount_ext4(8);
     // Whoever writes to it waits, and cannot be killed.
     let frozen = || {
         web.line(

@@ -104,10 +104,7 @@ fn content(len: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn transfers_and_a_command_share_the_port_and_one_that_hangs_stops_no_other() {
     let web = Web::up();
-    web.line(
-        "modprobe loop && truncate -s 64M /tmp/disk && mke2fs -F /tmp/disk > /dev/null && \
-         losetup /dev/loop0 /tmp/disk && mount -t ext4 /dev/loop0 /mnt",
-    );
+    web.mount_ext4(64);
     let guest = web.session().await;
     let folder = tempfile::tempdir().unwrap();
     let (file, content) = (folder.path().join("file"), content(24 << 20));

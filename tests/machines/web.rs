@@ -29,6 +29,14 @@ impl Web {
         ran.stdout().trim().to_owned()
     }
 
+    /// Mounts a new ext4 of so many MiB on /mnt.
+    pub(crate) fn mount_ext4(&self, mib: u32) {
+        self.line(&format!(
+            "modprobe loop && truncate -s {mib}M /tmp/disk && mke2fs -F /tmp/disk > /dev/null && \
+             losetup /dev/loop0 /tmp/disk && mount -t ext4 /dev/loop0 /mnt"
+        ));
+    }
+
     /// How many processes of the machine have this in their command lines.
     pub(crate) fn count(&self, words: &str) -> usize {
         let (first, rest) = words.split_at(1);

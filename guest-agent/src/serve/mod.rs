@@ -67,7 +67,7 @@ pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
         bulk_watch: bulk::Watch::default(),
     };
     loop {
-        server.serve()?;
+        server.serve();
         if server.opened.ending == Ending::Exit {
             server.end_session();
             return Ok(());
@@ -126,9 +126,9 @@ struct Ready {
 
 impl Server {
     /// Serves until the link's other end is closed for good.
-    fn serve(&mut self) -> io::Result<()> {
+    fn serve(&mut self) {
         loop {
-            let ready = self.wait()?;
+            let ready = self.wait();
             if ready.signals {
                 self.take_signal();
             }
@@ -155,7 +155,7 @@ impl Server {
             if !open {
                 self.hang_up();
                 if self.opened.ending != Ending::LookAgain {
-                    return Ok(());
+                    return;
                 }
             }
             if let Some(leave) = self.leaving.take() {
@@ -181,7 +181,7 @@ impl Server {
     }
 
     /// Sleeps until something is to be done.
-    fn wait(&mut self) -> io::Result<Ready> {
+    fn wait(&mut self) -> Ready {
         let now = Instant::now();
         if self.look_again.is_some_and(|then| then <= now) {
             self.look_again = None;
@@ -229,7 +229,7 @@ impl Server {
             // The kernel has no memory for it (poll(2)): it may have some later.
             Err(_) => {
                 std::thread::sleep(FIRST_LOOK);
-                return Ok(Ready::default());
+                return Ready::default();
             }
         }
         let found: Vec<_> =
@@ -255,7 +255,7 @@ impl Server {
         if is_ready(1) {
             self.jobs.awake();
         }
-        Ok(ready)
+        ready
     }
 
     fn keep_tty_raw(&mut self) {

@@ -4,7 +4,9 @@ use super::ids::ChannelId;
 use super::inbox::{Inbox, Item};
 use super::session::{DataOrder, Order};
 use super::{Link, LinkError};
-use guestline_protocol::{CancelEvent, EndEvent, HEADROOM, Reply, Request, Stream, encode};
+use guestline_protocol::{
+    CancelEvent, EndEvent, HEADROOM, Reply, Request, Stream, encode, worth_granting,
+};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
@@ -150,11 +152,10 @@ impl ChannelReader {
         }
     }
 
-    /// The session grants no more before a quarter of the window is used up
-    /// ([`guestline_protocol::ReceiveCredit::use_up`]), and a wake-up for each piece would cost it as much as the piece.
+    /// The session is told when that makes it grant more: a wake-up for each piece would cost as much as the piece.
     fn use_up(&mut self, len: usize) {
         self.used += len;
-        if !self.relayed && self.used >= self.window as usize / 4 {
+        if !self.relayed && self.used as u64 >= worth_granting(self.window.into()) {
             let (channel, len) = (self.id.number(), std::mem::take(&mut self.used));
             let _ = self.link.orders.send(Order::UsedData { channel, len });
         }
