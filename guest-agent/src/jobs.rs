@@ -28,8 +28,10 @@ const MAX_JOBS: usize = 32;
 /// So many pieces of data may wait for the link.
 const QUEUE: usize = 2;
 
-/// Data that the host may have under way to a job, bytes.
-pub(crate) const INPUT_WINDOW: u32 = 4 * 1024 * 1024;
+/// Data that the host may have under way to a job, bytes; half of what others have left of all.
+const INPUT_WINDOW: u32 = 16 * 1024 * 1024;
+const ALL_INPUT_WINDOWS: u32 = 2 * INPUT_WINDOW;
+const LEAST_INPUT_WINDOW: u32 = 256 * 1024;
 
 /// What a job says to the poll loop.
 pub(crate) enum Word {
@@ -140,10 +142,15 @@ pub(crate) struct Stopped;
 impl Desk {
     /// Says something.
     pub(crate) fn say(&self, word: Word) {
+        self.tell(word);
+        let _ = self.wake.write(1);
+    }
+
+    /// Says something that is heard when the poll loop is awake next.
+    fn tell(&self, word: Word) {
         let said = Said { session: self.session, channel: self.channel, word };
         // Without a loop there is no agent.
         let _ = self.words.send(said);
-        let _ = self.wake.write(1);
     }
 
     /// Waits for this much credit at least and returns how much there is.
@@ -252,8 +259,11 @@ impl Desk {
     pub(crate) fn used(&self, input: Input) {
         self.pool.put(input.buffer);
         let credit = self.state().receive.use_up(input.span.len());
-        if let Some(credit) = credit {
-            self.say(Word::Reply(Reply::Credit(credit)));
+        let Some(credit) = credit else { return };
+        self.tell(Word::Reply(Reply::Credit(credit)));
+        // The host has three quarters of the window left, and the poll loop looks after a port that jobs are at.
+        if !self.bulk.as_ref().is_some_and(|bulk| bulk.is_used()) {
+            let _ = self.wake.write(1);
         }
     }
 
@@ -273,6 +283,8 @@ struct Job {
     channel: u32,
     account: Arc<Account>,
     input: Option<Sender<Input>>,
+    /// What the host was granted for it at first.
+    window: u32,
 }
 
 /// The jobs of the session.
@@ -315,7 +327,8 @@ impl Jobs {
         self.list.iter().any(|job| job.channel == channel)
     }
 
-    /// Starts a job, with credit for what it sends, and perhaps with input. Its last word is its reply.
+    /// Starts a job, with credit for what it sends, and perhaps with input, of which it gives the window. The job's last word
+    /// is its reply.
     #[inline(never)]
     pub(crate) fn start(
         &mut self,
@@ -325,7 +338,7 @@ impl Jobs {
         has_input: bool,
         bulk: Option<&Arc<Bulk>>,
         work: Box<dyn FnOnce(&Desk) -> Reply + Send>,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<u32, RemoteError> {
         // Those that hang after they were cancelled count, too.
         if Arc::strong_count(&self.running) > MAX_JOBS {
             let message = format!("{MAX_JOBS} jobs are at work already");
@@ -333,7 +346,8 @@ impl Jobs {
         }
         let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let stop = stop.map_err(|errno| system(errno, "cannot start a job"))?;
-        let (credit, receive) = (SendCredit::new(credit), ReceiveCredit::new(INPUT_WINDOW));
+        let window = if has_input { self.window() } else { 0 };
+        let (credit, receive) = (SendCredit::new(credit), ReceiveCredit::new(window));
         let state = AccountState { credit, receive, stopped: false };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let account = Arc::new(Account { state, changed, stop });
@@ -378,8 +392,15 @@ impl Jobs {
             let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
             system(errno, "cannot start a thread")
         })?;
-        self.list.push(Job { session, channel, account, input: sender });
-        Ok(())
+        self.list.push(Job { session, channel, account, input: sender, window });
+        Ok(window)
+    }
+
+    /// For the next job with input.
+    fn window(&self) -> u32 {
+        let taken = self.list.iter().fold(0_u32, |sum, job| sum.saturating_add(job.window));
+        let left = ALL_INPUT_WINDOWS.saturating_sub(taken);
+        (left / 2).clamp(LEAST_INPUT_WINDOW, INPUT_WINDOW)
     }
 
     /// Input for a job. An error when the host was not granted that much.
@@ -460,3 +481,6 @@ impl Job {
         let _ = self.account.stop.write(1);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,18 @@
 //! The poll loop writes what it queued. A job whose data takes the bulk port writes it there itself, which spares two
 //! changes of threads for each piece; whoever finds the other at it leaves his frames to him.
 
+use crate::sys;
 use crate::thread::lock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+/// A write of a virtio port takes so much at most (Linux `drivers/char/virtio_console.c`).
+const PORT_WRITE: usize = 32 * 1024;
 
 /// With so many bytes of data unsent, what makes more of them waits.
 const HIGH_WATER: usize = 256 * 1024;
@@ -180,7 +184,8 @@ impl Outlet {
             }
             let Some(Current { bytes, written, .. }) = current.as_mut() else { return Ok(true) };
             if *written < bytes.len() {
-                match (&*self.file).write(bytes.get(*written..).unwrap_or_default()) {
+                let rest = bytes.get(*written..).unwrap_or_default();
+                match sys::write_pieces(self.file.as_fd(), rest, PORT_WRITE) {
                     Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(len) => *written = written.saturating_add(len),
                     Err(error) if is_transient(&error) => return Ok(false),
@@ -240,3 +245,6 @@ impl Outlet {
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

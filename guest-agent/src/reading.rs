@@ -12,9 +12,12 @@ use std::sync::Arc;
 /// Where it is not known how much will come, so much is read at once.
 pub(crate) const READ_LEN: usize = 16 * 1024;
 
-/// A read of a virtio port gives so much at most (Linux `drivers/char/virtio_console.c`); one that gives less than it was asked
-/// for has emptied it.
+/// A read of a virtio port gives so much at most (Linux `drivers/char/virtio_console.c`).
 const PORT_READ: usize = 4096;
+
+/// One call brings so much at most; one that gives less than it was asked for has emptied the port, unless its first piece
+/// was the rest of a buffer.
+const MOST_READ: usize = sys::PIECES * PORT_READ;
 
 /// So many reads at most of what somebody left behind: more than a port has buffers.
 const LEFT_READS: usize = 256;
@@ -64,12 +67,11 @@ impl Reading {
             let Some(rest) = space.get_mut(len..).filter(|rest| !rest.is_empty()) else {
                 break Read::Some;
             };
-            match sys::read(self.file.as_fd(), rest) {
+            match sys::read_pieces(self.file.as_fd(), rest, PORT_READ) {
                 Ok(0) => break Read::Closed,
                 Ok(read) => {
-                    let wanted = rest.len().min(PORT_READ);
                     len = len.saturating_add(read);
-                    if read < wanted {
+                    if read < rest.len().min(MOST_READ) {
                         break Read::Last;
                     }
                 }
@@ -114,9 +116,14 @@ impl Reading {
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
             let found = poll(&mut fds, PollTimeout::ZERO);
             let is_gone = found.is_ok_and(|found| found > 0);
-            if !is_gone || !matches!(sys::read(self.file.as_fd(), &mut buffer), Ok(1..)) {
+            if !is_gone
+                || !matches!(sys::read_pieces(self.file.as_fd(), &mut buffer, PORT_READ), Ok(1..))
+            {
                 break;
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ impl Server {
         }
         let mut job = |credit, work: Box<dyn FnOnce(&Desk) -> Reply + Send>| {
             let bulk = self.opened.link.bulk_of(session);
-            self.jobs.start(session, channel, credit, false, bulk, work)
+            self.jobs.start(session, channel, credit, false, bulk, work).map(drop)
         };
         match request {
             Request::Cancel(_) => {
@@ -62,8 +62,8 @@ impl Server {
             Request::Push(request) => {
                 let work = Box::new(move |desk: &Desk| work::push(desk, &request));
                 let bulk = self.opened.link.bulk_of(session);
-                self.jobs.start(session, channel, 0, true, bulk, work)?;
-                let started = PushStartedEvent { credit: crate::jobs::INPUT_WINDOW };
+                let credit = self.jobs.start(session, channel, 0, true, bulk, work)?;
+                let started = PushStartedEvent { credit };
                 self.opened.link.message(session, channel, &Reply::PushStarted(started));
                 Ok(())
             }

@@ -41,15 +41,42 @@ pub(crate) fn signal_changes(fd: BorrowedFd<'_>, wanted: bool) {
     }
 }
 
-/// One read(2), without the C library's wrapper: that is a cancellation point, and its calls cost more than the system
-/// call where pieces of 4 KiB are read by the thousand.
-#[inline]
-pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the buffer is exclusively ours for the call, and its length goes with it.
-    let read = unsafe {
-        nix::libc::syscall(nix::libc::SYS_read, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
-    };
-    usize::try_from(read).map_err(|_| io::Error::last_os_error())
+/// One readv(2) into a buffer that is given in pieces of so many bytes. A driver that knows no vectors reads each piece
+/// alone, until one is not filled (Linux `do_loop_readv_writev`): where it gives one buffer of the host at most for each
+/// read, as a virtio port does, one call brings many.
+pub(crate) fn read_pieces(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    piece: usize,
+) -> io::Result<usize> {
+    let pieces = buffer.chunks_mut(piece).map(|piece| (piece.as_mut_ptr(), piece.len()));
+    move_pieces(nix::libc::SYS_readv, fd, pieces)
+}
+
+/// One writev(2) of a buffer in pieces of so many bytes, for a driver that takes no more in one write.
+pub(crate) fn write_pieces(fd: BorrowedFd<'_>, buffer: &[u8], piece: usize) -> io::Result<usize> {
+    let pieces = buffer.chunks(piece).map(|piece| (piece.as_ptr().cast_mut(), piece.len()));
+    move_pieces(nix::libc::SYS_writev, fd, pieces)
+}
+
+/// At most so many pieces in one call (the kernel takes up to `UIO_MAXIOV`, 1024).
+pub(crate) const PIECES: usize = 64;
+
+/// For the two above, whose pieces live as long as the call.
+fn move_pieces(
+    call: nix::libc::c_long,
+    fd: BorrowedFd<'_>,
+    pieces: impl Iterator<Item = (*mut u8, usize)>,
+) -> io::Result<usize> {
+    let mut vectors = [nix::libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PIECES];
+    let given = vectors.iter_mut().zip(pieces).map(|(vector, (base, len))| {
+        *vector = nix::libc::iovec { iov_base: base.cast(), iov_len: len };
+    });
+    let count = given.count();
+    // Without the C library's wrapper: that is a cancellation point, and its calls cost more than the system call.
+    // SAFETY: the pieces are parts of a buffer that the caller borrows for the call, exclusively where it is read into.
+    let moved = unsafe { nix::libc::syscall(call, fd.as_raw_fd(), vectors.as_ptr(), count) };
+    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
 }
 
 /// A number that no other agent draws (getrandom(2)); when the pool is not filled yet, the time since boot has to do.

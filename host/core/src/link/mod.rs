@@ -52,10 +52,10 @@ pub mod fuzzing {
 }
 
 /// Data that the guest may have under way on a channel of a process, and of a transfer, in bytes.
-pub(crate) const WINDOW: u32 = 384 * 1024;
-pub(crate) const BULK_WINDOW: u32 = 4 * 1024 * 1024;
+pub(crate) const WINDOW: u32 = 2 * 1024 * 1024;
+pub(crate) const BULK_WINDOW: u32 = 12 * 1024 * 1024;
 
-/// And on all channels together; beyond it new channels get little.
+/// And on all channels together, of which a new one gets at most half of what is left.
 const ALL_WINDOWS: usize = 24 * 1024 * 1024;
 const SMALL_WINDOW: u32 = 64 * 1024;
 
@@ -225,12 +225,9 @@ impl Link {
 
     /// A window for data from the guest, in bytes, as wanted or less.
     pub(crate) fn window(&self, wanted: u32) -> u32 {
-        let open = self.windows.load(Ordering::Relaxed);
-        if open.saturating_add(wanted as usize) > ALL_WINDOWS {
-            SMALL_WINDOW.min(wanted)
-        } else {
-            wanted
-        }
+        let left = ALL_WINDOWS.saturating_sub(self.windows.load(Ordering::Relaxed));
+        let share = u32::try_from(left / 2).unwrap_or(u32::MAX);
+        wanted.min(share.max(SMALL_WINDOW))
     }
 
     /// Opens a channel with a request, which grants `window` bytes of credit for data from the guest (0 where
