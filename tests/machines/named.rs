@@ -120,6 +120,21 @@ fn signals_go_to_the_command_and_its_end_takes_all_with_it() {
 }
 
 #[test]
+fn signals_that_were_ignored_pass_by() {
+    let mut web = Web::up();
+    web.0 = std::mem::take(&mut web.0).under(&["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"]);
+    let line = "echo begun; sleep 2; echo ended";
+    let mut running = web.0.start(&["exec", "web", "--shell", "--", line]);
+    assert_eq!(running.next_line(), "begun");
+    for signal in [Signal::SIGHUP, Signal::SIGINT] {
+        kill(running.pid(), signal).unwrap();
+    }
+    let ran = running.wait();
+    assert_eq!((ran.status, ran.stdout().as_str()), (0, "ended\n"), "{}", ran.stderr);
+    web.down();
+}
+
+#[test]
 fn many_clients_at_once_do_not_mind_each_other() {
     let web = Web::up();
     // One of them is stopped with its output unread, and holds nobody up.

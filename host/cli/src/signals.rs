@@ -17,7 +17,7 @@ impl Interrupted {
 
 /// Whoever started us wants this signal to pass us by, as nohup(1) does with SIGHUP, and a shell with the SIGINT of what it
 /// starts in the background (proc_pid_status(5), `SigIgn`).
-fn is_ignored(kind: SignalKind) -> bool {
+pub(crate) fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -8,6 +8,7 @@
 use crate::args::ExecArgs;
 use crate::error::CommandError;
 use crate::machines::{self, Attached, FAILED, Failure};
+use crate::signals::is_ignored;
 use crate::terminal::{self, RawTerminal, Shown};
 use guestline::guest::{ExecControl, ExecEvent, ExecHandle, ExecInput};
 use guestline::link::LinkError;
@@ -22,7 +23,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
 /// One read of standard input.
 const PIECE: usize = 64 * 1024;
@@ -210,23 +211,33 @@ async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &[u8]) -> i
     to.flush().await
 }
 
+/// Those that go to the command; none of those that whoever started us had us ignore.
 struct Signals {
-    hangup: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    resized: tokio::signal::unix::Signal,
+    hangup: Option<UnixSignal>,
+    interrupt: Option<UnixSignal>,
+    quit: Option<UnixSignal>,
+    terminate: Option<UnixSignal>,
+    resized: Option<UnixSignal>,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
+        let listen = |kind| (!is_ignored(kind)).then(|| signal(kind)).transpose();
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            terminate: signal(SignalKind::terminate())?,
-            resized: signal(SignalKind::window_change())?,
+            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            terminate: listen(SignalKind::terminate())?,
+            resized: listen(SignalKind::window_change())?,
         })
+    }
+}
+
+/// Waits for a signal, for ever if it is none.
+async fn next(signal: &mut Option<UnixSignal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -235,11 +246,11 @@ async fn watch(signals: &mut Signals, control: &ExecControl, tty: bool) -> u8 {
     let mut heard = 0;
     loop {
         let number = tokio::select! {
-            _ = signals.hangup.recv() => Signal::SIGHUP,
-            _ = signals.interrupt.recv() => Signal::SIGINT,
-            _ = signals.quit.recv() => Signal::SIGQUIT,
-            _ = signals.terminate.recv() => Signal::SIGTERM,
-            _ = signals.resized.recv() => {
+            () = next(&mut signals.hangup) => Signal::SIGHUP,
+            () = next(&mut signals.interrupt) => Signal::SIGINT,
+            () = next(&mut signals.quit) => Signal::SIGQUIT,
+            () = next(&mut signals.terminate) => Signal::SIGTERM,
+            () = next(&mut signals.resized) => {
                 if tty {
                     control.resize(terminal::size());
                 }
