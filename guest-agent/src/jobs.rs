@@ -19,6 +19,7 @@ use guestline_protocol::{
 };
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -28,10 +29,17 @@ const MAX_JOBS: usize = 32;
 /// So many pieces of data may wait for the link.
 const QUEUE: usize = 2;
 
-/// Data that the host may have under way to a job, bytes; half of what others have left of all.
+/// Data that the host may have under way to one job, bytes: at most half of what the others leave of all.
 const INPUT_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// To all jobs together, but for those that get the least.
 const ALL_INPUT_WINDOWS: u32 = 2 * INPUT_WINDOW;
-const LEAST_INPUT_WINDOW: u32 = 256 * 1024;
+
+/// Every job is granted so much.
+const LEAST_INPUT_WINDOW: u32 = 1024 * 1024;
+
+/// With such a window a job need not be heard at once: what is left of it lasts until the poll loop is awake anyway.
+const LARGE_INPUT_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// What a job says to the poll loop.
 pub(crate) enum Word {
@@ -79,6 +87,7 @@ pub(crate) struct Desk {
     wake: Arc<EventFd>,
     account: Arc<Account>,
     input: Option<Receiver<Input>>,
+    window: Window,
     /// Its data takes this way.
     bulk: Option<Arc<Bulk>>,
     pool: Pool,
@@ -113,6 +122,35 @@ impl Pool {
     }
 }
 
+/// A job's part of all windows, which ends with the job: what was sent to it takes memory until then.
+struct Window {
+    len: u32,
+    taken: Arc<AtomicU32>,
+}
+
+impl Window {
+    /// For the next job.
+    fn new(taken: &Arc<AtomicU32>, has_input: bool) -> Self {
+        let left = ALL_INPUT_WINDOWS.saturating_sub(taken.load(Ordering::Acquire));
+        let len = match has_input {
+            true => (left / 2).clamp(LEAST_INPUT_WINDOW, INPUT_WINDOW),
+            false => 0,
+        };
+        taken.fetch_add(len, Ordering::AcqRel);
+        Self { len, taken: taken.clone() }
+    }
+
+    fn end(&mut self) {
+        self.taken.fetch_sub(std::mem::take(&mut self.len), Ordering::AcqRel);
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// What the poll loop and a job share.
 struct Account {
     state: Mutex<AccountState>,
@@ -142,12 +180,12 @@ pub(crate) struct Stopped;
 impl Desk {
     /// Says something.
     pub(crate) fn say(&self, word: Word) {
-        self.tell(word);
+        self.say_later(word);
         let _ = self.wake.write(1);
     }
 
     /// Says something that is heard when the poll loop is awake next.
-    fn tell(&self, word: Word) {
+    fn say_later(&self, word: Word) {
         let said = Said { session: self.session, channel: self.channel, word };
         // Without a loop there is no agent.
         let _ = self.words.send(said);
@@ -260,10 +298,12 @@ impl Desk {
         self.pool.put(input.buffer);
         let credit = self.state().receive.use_up(input.span.len());
         let Some(credit) = credit else { return };
-        self.tell(Word::Reply(Reply::Credit(credit)));
-        // The host has three quarters of the window left, and the poll loop looks after a port that jobs are at.
-        if !self.bulk.as_ref().is_some_and(|bulk| bulk.is_used()) {
-            let _ = self.wake.write(1);
+        let word = Word::Reply(Reply::Credit(credit));
+        // The poll loop looks after a port that jobs are at (`bulk::GRACE`).
+        let is_heard_soon = self.bulk.as_ref().is_some_and(|bulk| bulk.is_used());
+        match is_heard_soon && self.window.len >= LARGE_INPUT_WINDOW {
+            true => self.say_later(word),
+            false => self.say(word),
         }
     }
 
@@ -283,8 +323,6 @@ struct Job {
     channel: u32,
     account: Arc<Account>,
     input: Option<Sender<Input>>,
-    /// What the host was granted for it at first.
-    window: u32,
 }
 
 /// The jobs of the session.
@@ -295,6 +333,8 @@ pub(crate) struct Jobs {
     wake: Arc<EventFd>,
     /// Threads that have not ended, of any session.
     running: Arc<()>,
+    /// Bytes of input that all of them are granted.
+    windows: Arc<AtomicU32>,
     pool: Pool,
     /// Of the last one.
     serial: u32,
@@ -309,6 +349,7 @@ impl Jobs {
             pieces: mpsc::sync_channel(QUEUE),
             wake: Arc::new(wake),
             running: Arc::new(()),
+            windows: Arc::default(),
             pool: Pool::default(),
             serial: 0,
         })
@@ -346,8 +387,9 @@ impl Jobs {
         }
         let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let stop = stop.map_err(|errno| system(errno, "cannot start a job"))?;
-        let window = if has_input { self.window() } else { 0 };
-        let (credit, receive) = (SendCredit::new(credit), ReceiveCredit::new(window));
+        let window = Window::new(&self.windows, has_input);
+        let granted = window.len;
+        let (credit, receive) = (SendCredit::new(credit), ReceiveCredit::new(granted));
         let state = AccountState { credit, receive, stopped: false };
         let (state, changed) = (Mutex::new(state), Condvar::new());
         let account = Arc::new(Account { state, changed, stop });
@@ -360,7 +402,7 @@ impl Jobs {
         };
         self.serial = self.serial.wrapping_add(1).max(1);
         let serial = self.serial;
-        let desk = Desk {
+        let mut desk = Desk {
             serial,
             session,
             channel,
@@ -369,6 +411,7 @@ impl Jobs {
             wake: self.wake.clone(),
             account: account.clone(),
             input: receiver,
+            window,
             bulk: bulk.cloned(),
             pool: self.pool.clone(),
         };
@@ -383,6 +426,7 @@ impl Jobs {
             }
             // Before the last word: whoever has it may start another.
             drop(running);
+            desk.window.end();
             desk.say(Word::Reply(reply));
         };
         thread::spawn(Box::new(run)).map_err(|error| {
@@ -392,15 +436,8 @@ impl Jobs {
             let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
             system(errno, "cannot start a thread")
         })?;
-        self.list.push(Job { session, channel, account, input: sender, window });
-        Ok(window)
-    }
-
-    /// For the next job with input.
-    fn window(&self) -> u32 {
-        let taken = self.list.iter().fold(0_u32, |sum, job| sum.saturating_add(job.window));
-        let left = ALL_INPUT_WINDOWS.saturating_sub(taken);
-        (left / 2).clamp(LEAST_INPUT_WINDOW, INPUT_WINDOW)
+        self.list.push(Job { session, channel, account, input: sender });
+        Ok(granted)
     }
 
     /// Input for a job. An error when the host was not granted that much.

@@ -22,7 +22,7 @@ const HIGH_WATER: usize = 256 * 1024;
 /// Messages are written together up to so many bytes.
 const TOGETHER: usize = 8 * 1024;
 
-/// A message that nobody waits for is held back for so long, to go with the next.
+/// A message that nobody waits for is held back, to go with the next.
 const HOLD: Duration = Duration::from_millis(8);
 
 /// See the module.
@@ -31,6 +31,8 @@ pub(crate) struct Outlet {
     queue: Mutex<Queue>,
     /// What is being written. Held while writing.
     current: Mutex<Option<Current>>,
+    /// For how long a message that nobody waits for is held back.
+    hold: Duration,
 }
 
 /// A frame, or several messages, of which some is written.
@@ -96,7 +98,7 @@ impl Queue {
 
 impl Outlet {
     pub(crate) fn new(file: Arc<File>) -> Self {
-        Self { file, queue: Mutex::default(), current: Mutex::default() }
+        Self { file, queue: Mutex::default(), current: Mutex::default(), hold: HOLD }
     }
 
     /// Queues a message, which may wait for the next one if nobody waits for it.
@@ -106,7 +108,7 @@ impl Outlet {
         let waits = may_wait && (queue.hold.is_some() || (queue.is_empty() && is_free));
         queue.messages.push_back(frame);
         queue.hold = match waits {
-            true => queue.hold.or_else(|| Instant::now().checked_add(HOLD)),
+            true => queue.hold.or_else(|| Instant::now().checked_add(self.hold)),
             false => None,
         };
     }

@@ -50,20 +50,25 @@ pub(crate) fn read_pieces(
     piece: usize,
 ) -> io::Result<usize> {
     let pieces = buffer.chunks_mut(piece).map(|piece| (piece.as_mut_ptr(), piece.len()));
-    move_pieces(nix::libc::SYS_readv, fd, pieces)
+    // SAFETY: the pieces are parts of a buffer that is exclusively ours for the call.
+    unsafe { move_pieces(nix::libc::SYS_readv, fd, pieces) }
 }
 
 /// One writev(2) of a buffer in pieces of so many bytes, for a driver that takes no more in one write.
 pub(crate) fn write_pieces(fd: BorrowedFd<'_>, buffer: &[u8], piece: usize) -> io::Result<usize> {
     let pieces = buffer.chunks(piece).map(|piece| (piece.as_ptr().cast_mut(), piece.len()));
-    move_pieces(nix::libc::SYS_writev, fd, pieces)
+    // SAFETY: the pieces are parts of a buffer that is borrowed for the call, which only reads it.
+    unsafe { move_pieces(nix::libc::SYS_writev, fd, pieces) }
 }
 
 /// At most so many pieces in one call (the kernel takes up to `UIO_MAXIOV`, 1024).
 pub(crate) const PIECES: usize = 64;
 
-/// For the two above, whose pieces live as long as the call.
-fn move_pieces(
+/// One system call that takes a descriptor and vectors.
+///
+/// # Safety
+/// `call` is readv(2) or writev(2), and the pieces are good for what it does with them.
+unsafe fn move_pieces(
     call: nix::libc::c_long,
     fd: BorrowedFd<'_>,
     pieces: impl Iterator<Item = (*mut u8, usize)>,
@@ -74,8 +79,9 @@ fn move_pieces(
     });
     let count = given.count();
     // Without the C library's wrapper: that is a cancellation point, and its calls cost more than the system call.
-    // SAFETY: the pieces are parts of a buffer that the caller borrows for the call, exclusively where it is read into.
-    let moved = unsafe { nix::libc::syscall(call, fd.as_raw_fd(), vectors.as_ptr(), count) };
+    let fd = nix::libc::c_long::from(fd.as_raw_fd());
+    // SAFETY: the vectors are `count` in number and live as long as the call; the rest is the caller's word.
+    let moved = unsafe { nix::libc::syscall(call, fd, vectors.as_ptr(), count) };
     usize::try_from(moved).map_err(|_| io::Error::last_os_error())
 }
 
@@ -109,4 +115,34 @@ const BEST: i32 = -20;
 pub(crate) fn set_nice(nice: i32) -> bool {
     // SAFETY: the call takes and gives numbers only; on Linux it is the calling thread's.
     unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, nice) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn pieces_are_moved_in_order_and_so_many_at_once() {
+        const PIECE: usize = 1000;
+        let content: Vec<u8> =
+            (0..PIECES * PIECE + 500).map(|at| at.to_le_bytes()[at % 3]).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        let mut written = 0;
+        while written < content.len() {
+            let wanted = (content.len() - written).min(PIECES * PIECE);
+            let moved = write_pieces(file.as_fd(), &content[written..], PIECE).unwrap();
+            assert_eq!(moved, wanted);
+            written += moved;
+        }
+        file.rewind().unwrap();
+        let mut buffer = vec![0; content.len() + 1];
+        let read = read_pieces(file.as_fd(), &mut buffer, PIECE).unwrap();
+        assert_eq!(read, PIECES * PIECE);
+        assert_eq!(read_pieces(file.as_fd(), &mut buffer[read..], PIECE).unwrap(), 500);
+        assert!(buffer[..content.len()] == content);
+        assert_eq!(file.read(&mut buffer).unwrap(), 0);
+        assert_eq!(read_pieces(file.as_fd(), &mut buffer, PIECE).unwrap(), 0);
+    }
 }
