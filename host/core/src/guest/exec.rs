@@ -3,8 +3,8 @@
 use super::{Guest, Way};
 use crate::link::qga::{QgaEvent, QgaProcess, QgaRefuser, unsupported};
 use crate::link::{
-    Arrival, ChannelReader, ChannelTeller, ChannelWriter, LinkError, WINDOW, clean, data_buffer,
-    unexpected,
+    Arrival, ChannelReader, ChannelTeller, ChannelWriter, LinkError, OUTPUT_WINDOW, clean,
+    data_buffer, unexpected,
 };
 use guestline_protocol::{
     CancelEvent, Command, ExecExitedEvent, ExecRequest, MAX_DATA_LEN, RemoteError, Reply, Request,
@@ -208,7 +208,7 @@ impl Guest {
             Way::Agent(link) => link,
             Way::Qga(qga) => return Ok(over_qga(qga.exec(&request, &[]).await?)),
         };
-        request.credit = link.window(WINDOW);
+        request.credit = link.window(OUTPUT_WINDOW);
         let credit = request.credit;
         let channel = link.channel(&Request::Exec(request), credit).await?;
         let (reader, writer) = channel.split();

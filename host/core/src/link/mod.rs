@@ -51,11 +51,12 @@ pub mod fuzzing {
     pub use super::state::{Effect, SessionState};
 }
 
-/// Data that the guest may have under way on a channel of a process, and of a transfer, in bytes.
-pub(crate) const WINDOW: u32 = 2 * 1024 * 1024;
+/// Data that the guest may have under way on a channel, of a process, and of a transfer, in bytes.
+pub(crate) const WINDOW: u32 = 384 * 1024;
+pub(crate) const OUTPUT_WINDOW: u32 = 2 * 1024 * 1024;
 pub(crate) const BULK_WINDOW: u32 = 12 * 1024 * 1024;
 
-/// And on all channels together, of which a new one gets at most half of what is left.
+/// And on all channels together, of which a new one gets at most half of what is left, but never less than a little.
 const ALL_WINDOWS: usize = 24 * 1024 * 1024;
 const SMALL_WINDOW: u32 = 64 * 1024;
 

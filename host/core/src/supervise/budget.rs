@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! channels   MAX_CHANNELS at once, each with a share of its own     16 MiB
-//! pool       for channels that move much: who comes first           24 MiB
+//! pool       for channels that move much: half of what is left      24 MiB
 //! messages   that clients have not taken                            16 MiB, and a little for each client
 //! ```
 //! Whoever does not take what was granted keeps it from the pool, and nobody from their shares.
@@ -59,10 +59,10 @@ impl Budget {
         taken.channels = taken.channels.saturating_sub(1);
     }
 
-    /// As much of the pool as there is, bytes.
+    /// Of the pool, bytes; at most half of what is left, so that who comes next gets some.
     pub(super) fn take(&self, wanted: u64) -> u64 {
         let mut taken = self.taken();
-        let got = wanted.min(POOL.saturating_sub(taken.pool));
+        let got = wanted.min(POOL.saturating_sub(taken.pool) / 2);
         taken.pool += got;
         got
     }
@@ -122,6 +122,16 @@ mod tests {
         assert!(budget.add_message(1000, LEAST_MESSAGES));
         assert!(!budget.add_message(1000, LEAST_MESSAGES + 1));
         budget.drop_messages(2000 + 4 * MESSAGES);
+        assert!(budget.is_untouched());
+    }
+
+    #[test]
+    fn nobody_takes_all_of_the_pool() {
+        let budget = Budget::default();
+        let all = [(); 5].map(|()| budget.take(u64::MAX));
+        assert_eq!(all, [2, 4, 8, 16, 32].map(|part| POOL / part));
+        assert_eq!(budget.take(1000), 1000);
+        budget.give_back(1000 + all.iter().sum::<u64>());
         assert!(budget.is_untouched());
     }
 
