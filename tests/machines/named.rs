@@ -123,12 +123,21 @@ fn signals_go_to_the_command_and_its_end_takes_all_with_it() {
 fn signals_that_were_ignored_pass_by() {
     let mut web = Web::up();
     web.0 = std::mem::take(&mut web.0).under(&["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh"]);
-    let line = "echo begun; sleep 2; echo ended";
-    let mut running = web.0.start(&["exec", "web", "--shell", "--", line]);
-    assert_eq!(running.next_line(), "begun");
-    for signal in [Signal::SIGHUP, Signal::SIGINT] {
-        kill(running.pid(), signal).unwrap();
-    }
+    let line = "echo begun; while ! [ -e /tmp/go ]; do sleep 0.1; done; echo ended";
+    let begin = || {
+        let mut running = web.0.start(&["exec", "web", "--shell", "--", line]);
+        assert_eq!(running.next_line(), "begun");
+        for signal in [Signal::SIGHUP, Signal::SIGINT] {
+            kill(running.pid(), signal).unwrap();
+        }
+        running
+    };
+    // One that was not ignored still goes to the command.
+    let running = begin();
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait().status, 143);
+    let running = begin();
+    web.line("touch /tmp/go");
     let ran = running.wait();
     assert_eq!((ran.status, ran.stdout().as_str()), (0, "ended\n"), "{}", ran.stderr);
     web.down();
