@@ -2,7 +2,7 @@
 
 use guestline_harness::outcome::{Interrupt, RunEnd};
 use std::sync::{Arc, OnceLock};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Remembers the first signal.
@@ -17,7 +17,7 @@ impl Interrupted {
 
 /// Whoever started us wants this signal to pass us by, as nohup(1) does with SIGHUP, and a shell with the SIGINT of what it
 /// starts in the background (proc_pid_status(5), `SigIgn`).
-pub(crate) fn is_ignored(kind: SignalKind) -> bool {
+fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
@@ -28,6 +28,24 @@ impl Interrupted {
     /// The exit status of who was interrupted.
     pub(crate) fn status(&self) -> u8 {
         RunEnd { interrupt: self.get(), ..RunEnd::default() }.status()
+    }
+}
+
+/// A signal that is listened to, unless it was ignored when we began: then it stays ignored, and never comes.
+pub(crate) struct Heeded(Option<Signal>);
+
+impl Heeded {
+    /// Listens from now on, in the runtime that calls.
+    pub(crate) fn listen(kind: SignalKind) -> std::io::Result<Self> {
+        (!is_ignored(kind)).then(|| signal(kind)).transpose().map(Self)
+    }
+
+    /// Waits for the next one. Cancel safe.
+    pub(crate) async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
     }
 }
 

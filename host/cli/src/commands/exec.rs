@@ -8,7 +8,7 @@
 use crate::args::ExecArgs;
 use crate::error::CommandError;
 use crate::machines::{self, Attached, FAILED, Failure};
-use crate::signals::is_ignored;
+use crate::signals::Heeded;
 use crate::terminal::{self, RawTerminal, Shown};
 use guestline::guest::{ExecControl, ExecEvent, ExecHandle, ExecInput};
 use guestline::link::LinkError;
@@ -23,7 +23,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 /// One read of standard input.
 const PIECE: usize = 64 * 1024;
@@ -211,33 +211,23 @@ async fn write(to: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &[u8]) -> i
     to.flush().await
 }
 
-/// Those that go to the command; none of those that whoever started us had us ignore.
 struct Signals {
-    hangup: Option<UnixSignal>,
-    interrupt: Option<UnixSignal>,
-    quit: Option<UnixSignal>,
-    terminate: Option<UnixSignal>,
-    resized: Option<UnixSignal>,
+    hangup: Heeded,
+    interrupt: Heeded,
+    quit: Heeded,
+    terminate: Heeded,
+    resized: Heeded,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let listen = |kind| (!is_ignored(kind)).then(|| signal(kind)).transpose();
         Ok(Self {
-            hangup: listen(SignalKind::hangup())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            quit: listen(SignalKind::quit())?,
-            terminate: listen(SignalKind::terminate())?,
-            resized: listen(SignalKind::window_change())?,
+            hangup: Heeded::listen(SignalKind::hangup())?,
+            interrupt: Heeded::listen(SignalKind::interrupt())?,
+            quit: Heeded::listen(SignalKind::quit())?,
+            terminate: Heeded::listen(SignalKind::terminate())?,
+            resized: Heeded::listen(SignalKind::window_change())?,
         })
-    }
-}
-
-/// Waits for a signal, for ever if it is none.
-async fn next(signal: &mut Option<UnixSignal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
     }
 }
 
@@ -246,11 +236,11 @@ async fn watch(signals: &mut Signals, control: &ExecControl, tty: bool) -> u8 {
     let mut heard = 0;
     loop {
         let number = tokio::select! {
-            () = next(&mut signals.hangup) => Signal::SIGHUP,
-            () = next(&mut signals.interrupt) => Signal::SIGINT,
-            () = next(&mut signals.quit) => Signal::SIGQUIT,
-            () = next(&mut signals.terminate) => Signal::SIGTERM,
-            () = next(&mut signals.resized) => {
+            () = signals.hangup.recv() => Signal::SIGHUP,
+            () = signals.interrupt.recv() => Signal::SIGINT,
+            () = signals.quit.recv() => Signal::SIGQUIT,
+            () = signals.terminate.recv() => Signal::SIGTERM,
+            () = signals.resized.recv() => {
                 if tty {
                     control.resize(terminal::size());
                 }

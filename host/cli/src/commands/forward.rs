@@ -3,13 +3,14 @@
 use crate::args::ForwardArgs;
 use crate::error::CommandError;
 use crate::machines::{self, Attached, Failure};
+use crate::signals::Heeded;
 use guestline::guest::{ForwardError, HostTarget};
 use guestline::link::LinkError;
 use guestline_protocol::{ByteBuf, SocketAddress};
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 /// How often the guest is asked whether it is still the same.
 const LOOK: Duration = Duration::from_secs(2);
@@ -23,9 +24,9 @@ pub(crate) fn run(args: &ForwardArgs) -> Result<u8, CommandError> {
     machines::run(|dirs| async move {
         let attached = machines::attach(dirs, &args.name).await?;
         let (mut interrupt, mut terminate, mut hangup) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
+            Heeded::listen(SignalKind::interrupt())?,
+            Heeded::listen(SignalKind::terminate())?,
+            Heeded::listen(SignalKind::hangup())?,
         );
         let forwarding = async {
             match args.from_guest {
@@ -36,9 +37,9 @@ pub(crate) fn run(args: &ForwardArgs) -> Result<u8, CommandError> {
         tokio::select! {
             failure = forwarding => Err(failure),
             // To be interrupted is how this ends.
-            _ = interrupt.recv() => Ok(0),
-            _ = terminate.recv() => Ok(0),
-            _ = hangup.recv() => Ok(0),
+            () = interrupt.recv() => Ok(0),
+            () = terminate.recv() => Ok(0),
+            () = hangup.recv() => Ok(0),
         }
     })
 }

@@ -10,7 +10,7 @@ use crate::args::{AccelArg, GlobalArgs, UpArgs};
 use crate::commands::check;
 use crate::context::{Context, agent};
 use crate::error::CommandError;
-use crate::signals;
+use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
 use guestline::image::{Image, Recipe};
 use guestline::link::Endpoint;
@@ -31,7 +31,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 /// The set-up broke, or the usage was wrong.
@@ -427,18 +427,18 @@ fn evidence(failed: &FailedLease) -> String {
 /// Every signal takes the machine down; from the second on without asking the guest.
 fn obey_signals(down: &Down) -> io::Result<()> {
     let (mut hangup, mut interrupt, mut terminate) = (
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
+        Heeded::listen(SignalKind::hangup())?,
+        Heeded::listen(SignalKind::interrupt())?,
+        Heeded::listen(SignalKind::terminate())?,
     );
     let down = down.clone();
     tokio::spawn(async move {
         let mut force = false;
         loop {
             tokio::select! {
-                _ = hangup.recv() => {}
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                () = hangup.recv() => {}
+                () = interrupt.recv() => {}
+                () = terminate.recv() => {}
             }
             down.order(force);
             force = true;
