@@ -1,8 +1,13 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
-use super::{ExtraPort, MachineSpec};
+use super::{ExtraPort, MachineSpec, Origin, QemuVersion};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+/// From here on QEMU opens a memory file that others may not write read-only, and still lets the guest write to what it
+/// maps of it (`rom=off`); it takes `file:` for a migration as well.
+pub(super) const READS_ONLY: QemuVersion = QemuVersion(8, 2);
 
 /// Descriptor numbers that QEMU inherits.
 pub(super) struct Ends {
@@ -27,7 +32,12 @@ impl Ends {
 ///
 /// q35 without its SATA, SMBus, USB, HPET and VMware port, which cost boot time and which nothing
 /// here uses; measured in `docs/boot.md`.
-pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
+pub(super) fn command_line(
+    spec: &MachineSpec,
+    version: QemuVersion,
+    origin: &Origin<'_>,
+    ends: &Ends,
+) -> Vec<String> {
     let mut args = Vec::new();
     let mut add = |option: &str, value: String| {
         args.push(format!("-{option}"));
@@ -36,7 +46,14 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
     let socket = |id: &str, fd: RawFd| format!("socket,id={id},fd={fd}");
 
     add("name", "guestline".to_owned());
-    add("machine", "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off".to_owned());
+    // Versioned: what a state was saved on is what it is restored on.
+    let mut machine = format!("pc-q35-{version},sata=off,smbus=off,usb=off,hpet=off,vmport=off");
+    if let Some((ram, sharing)) = memory(origin, version) {
+        let (size, path) = (spec.memory_mib, value(ram));
+        add("object", format!("memory-backend-file,id=ram,size={size}M,mem-path={path},{sharing}"));
+        machine += ",memory-backend=ram";
+    }
+    add("machine", machine);
     add("accel", spec.accel.as_str().to_owned());
     add("cpu", spec.accel.cpu().to_owned());
     add("smp", spec.cpus.to_string());
@@ -89,11 +106,46 @@ pub(super) fn command_line(spec: &MachineSpec, ends: &Ends) -> Vec<String> {
     add("device", "pcie-root-port,id=hotplug0,chassis=1,addr=0x4".to_owned());
     add("device", "pcie-root-port,id=hotplug1,chassis=2,addr=0x5".to_owned());
 
+    if origin.is_restored() {
+        add("incoming", "defer".to_owned());
+    }
     add("kernel", spec.kernel.display().to_string());
     add("initrd", spec.initrd.display().to_string());
     add("append", spec.cmdline.clone());
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     args
+}
+
+/// What of a machine its guest can see, but for the kernel, the initial RAM file system and the kernel's command line: the
+/// same text is the same machine.
+pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String {
+    let spec = MachineSpec {
+        kernel: "".into(),
+        initrd: "".into(),
+        cmdline: String::new(),
+        reboots: false,
+        ..spec.clone()
+    };
+    let ports = vec![-1; spec.ports.len()];
+    let ends = Ends { qmp: -1, control: -1, console: -1, reserve: -1, bulk: -1, ports };
+    command_line(&spec, version, &Origin::Boot, &ends).join("\n")
+}
+
+/// The file that is the guest's memory, and how QEMU has it.
+fn memory<'a>(origin: &Origin<'a>, version: QemuVersion) -> Option<(&'a Path, &'static str)> {
+    match origin {
+        Origin::Boot => None,
+        Origin::BootSavable { ram } | Origin::RestoreSavable { ram } => Some((ram, "share=on")),
+        Origin::Restore { ram } if version >= READS_ONLY => {
+            Some((ram, "share=off,readonly=on,rom=off"))
+        }
+        Origin::Restore { ram } => Some((ram, "share=off")),
+    }
+}
+
+/// A path as the value of an option: a comma would end it there (qemu(1), "-drive").
+fn value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// The device of all ports, numbers below `count`. It has no more queues than these need, each with an interrupt of its
@@ -109,9 +161,8 @@ mod tests {
     use super::super::Accel;
     use super::*;
 
-    #[test]
-    fn the_default_machine() {
-        let spec = MachineSpec {
+    fn spec() -> MachineSpec {
+        MachineSpec {
             memory_mib: 256,
             cpus: 1,
             kernel: "/k".into(),
@@ -121,14 +172,53 @@ mod tests {
             reboots: false,
             ports: Vec::new(),
             ssh_port: None,
-        };
+        }
+    }
+
+    fn args(spec: &MachineSpec, version: QemuVersion, origin: &Origin<'_>) -> Vec<String> {
         let ends =
             Ends { qmp: 10, control: 11, console: 12, reserve: 13, bulk: 14, ports: Vec::new() };
+        command_line(spec, version, origin, &ends)
+    }
+
+    #[test]
+    fn the_default_machine() {
         let mut text = String::new();
-        for arg in command_line(&spec, &ends) {
+        for arg in args(&spec(), QemuVersion(10, 0), &Origin::Boot) {
             text += if arg.starts_with('-') { "\n" } else { " " };
             text += &arg;
         }
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn memory_in_a_file() {
+        let ram = Path::new("/a,b/ram");
+        let (new, old) = (QemuVersion(8, 2), QemuVersion(7, 2));
+        let text = |version, origin: &Origin<'_>| args(&spec(), version, origin).join(" ");
+        let file = "-object memory-backend-file,id=ram,size=256M,mem-path=/a,,b/ram";
+        let restored = text(new, &Origin::Restore { ram });
+        assert!(restored.contains(&format!("{file},share=off,readonly=on,rom=off ")), "{restored}");
+        assert!(restored.contains(",memory-backend=ram ") && restored.contains("-incoming defer"));
+        assert!(text(old, &Origin::Restore { ram }).contains(&format!("{file},share=off -")));
+        let savable = text(new, &Origin::BootSavable { ram });
+        assert!(savable.contains(&format!("{file},share=on ")) && !savable.contains("-incoming"));
+        assert!(text(new, &Origin::RestoreSavable { ram }).contains("-incoming defer"));
+    }
+
+    #[test]
+    fn what_the_guest_sees_has_no_paths_and_no_policy() {
+        let seen = |spec: &MachineSpec| seen_by_guest(spec, QemuVersion(10, 0));
+        let same = MachineSpec { kernel: "/other".into(), reboots: true, ..spec() };
+        assert_eq!(seen(&same), seen(&spec()));
+        for other in [
+            MachineSpec { memory_mib: 512, ..spec() },
+            MachineSpec { cpus: 2, ..spec() },
+            MachineSpec { accel: Accel::Kvm, ..spec() },
+            MachineSpec { ports: vec![ExtraPort::Serial], ..spec() },
+        ] {
+            assert_ne!(seen(&other), seen(&spec()));
+        }
+        assert_ne!(seen_by_guest(&spec(), QemuVersion(9, 2)), seen(&spec()));
     }
 }

@@ -16,8 +16,8 @@ pub enum Ending {
     QemuDied {
         /// How its process ended, in words.
         how: String,
-        /// A signal from outside killed it.
-        killed: bool,
+        /// The signal that killed it, when we did not send it.
+        signal: Option<i32>,
         /// The last lines of its standard error.
         stderr: String,
     },
@@ -25,7 +25,7 @@ pub enum Ending {
 
 impl Ending {
     pub(super) fn unknown() -> Self {
-        Self::QemuDied { how: "is gone".to_owned(), killed: false, stderr: String::new() }
+        Self::QemuDied { how: "is gone".to_owned(), signal: None, stderr: String::new() }
     }
 }
 
@@ -48,8 +48,8 @@ impl LifeState {
             LifeEvent::Qmp(QmpEvent::GuestShutdown) => Ending::PoweredOff,
             LifeEvent::Qmp(QmpEvent::GuestReset) => Ending::Reset,
             LifeEvent::Qmp(QmpEvent::GuestReboots | QmpEvent::Other) => return None,
-            LifeEvent::Exited(Exit { how, killed, stderr }) => {
-                Ending::QemuDied { how, killed, stderr }
+            LifeEvent::Exited(Exit { how, signal, stderr }) => {
+                Ending::QemuDied { how, signal, stderr }
             }
         };
         let first = !std::mem::replace(&mut self.ended, true);
@@ -69,7 +69,7 @@ mod tests {
         let panicked = life.on_event(LifeEvent::Qmp(QmpEvent::GuestPanicked));
         assert_eq!(panicked, Some(Ending::Panicked));
         assert_eq!(life.on_event(LifeEvent::Qmp(QmpEvent::GuestReset)), None);
-        let exit = Exit { how: "exited".into(), killed: false, stderr: String::new() };
+        let exit = Exit { how: "exited".into(), signal: None, stderr: String::new() };
         assert_eq!(life.on_event(LifeEvent::Exited(exit)), None);
     }
 }

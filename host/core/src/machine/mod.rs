@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! spec ──> args ──> process (spawn, guard, reap) ──┐
-//!                   qmp (events, commands) ────────┴──> life: how it ended, if it ended
+//!                   qmp (events, commands) ────────┼──> life: how it ended, if it ended
+//!                                                  └──> state: saved, restored
 //! ```
 //! A [`Machine`] runs from the moment it is made and dies with it. QEMU is told to pause, not to
 //! exit, when the guest panics, resets or powers off (`-action`), so that the end is told by an
@@ -15,19 +16,22 @@ mod process;
 mod qemu;
 mod qmp;
 mod spec;
+mod state;
 
 pub use accel::{Accel, AccelChoice, Acceleration};
 pub use life::Ending;
 pub use process::CpuShare;
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
+pub use qmp::QmpError;
 pub use spec::{ExtraPort, MachineSpec};
+pub use state::{Origin, StateError};
 
 use crate::pulse::{Pulse, PulseWatch};
 use crate::text;
 use life::{LifeEvent, LifeState};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use process::Process;
-use qmp::QmpEvent;
+use qmp::{Qmp, QmpEvent};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -72,18 +76,22 @@ pub struct Channels {
 #[derive(Debug)]
 pub struct Machine {
     process: Process,
+    qmp: Qmp,
+    version: QemuVersion,
     ending: watch::Receiver<Option<Ending>>,
     reboots: watch::Receiver<u64>,
 }
 
 impl Machine {
-    /// Spawns QEMU; the guest boots at once. `folder` becomes QEMU's working folder.
+    /// Spawns QEMU; a guest that boots does so at once, one that is restored waits for [`Machine::restore`]. `folder`
+    /// becomes QEMU's working folder.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then. That QEMU itself refuses is told by [`Machine::ended`].
     pub async fn start(
         qemu: &Qemu,
         spec: &MachineSpec,
+        origin: &Origin<'_>,
         folder: &Path,
     ) -> Result<(Self, Channels), StartError> {
         let mut inherited = Vec::new();
@@ -97,7 +105,7 @@ impl Machine {
             ours.push(host);
             inherited.push(machine);
         }
-        let args = args::command_line(spec, &args::Ends::of(&inherited));
+        let args = args::command_line(spec, qemu.version, origin, &args::Ends::of(&inherited));
         debug!(qemu = %qemu.path.display(), ?args, "starting");
         let program = qemu.path.to_string_lossy();
         let words = std::iter::once(&*program).chain(args.iter().map(String::as_str));
@@ -115,7 +123,7 @@ impl Machine {
         let (ended, ending) = watch::channel(None);
         let (rebooted, reboots) = watch::channel(0);
         let mut exit = process.exit();
-        let mut events = qmp::connect(qmp);
+        let (qmp, mut events) = Qmp::connect(qmp);
         tokio::spawn(async move {
             let mut life = LifeState::default();
             loop {
@@ -139,7 +147,7 @@ impl Machine {
             }
         });
         Ok((
-            Self { process, ending, reboots },
+            Self { process, qmp, version: qemu.version, ending, reboots },
             Channels { control, console, reserve, bulk, ports: ours.collect() },
         ))
     }

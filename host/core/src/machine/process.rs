@@ -32,8 +32,8 @@ const STDERR_KEPT: usize = 16 * 1024;
 pub(super) struct Exit {
     /// In words, as in "exited with status 1".
     pub(super) how: String,
-    /// By a signal that we did not send.
-    pub(super) killed: bool,
+    /// The signal that killed it, when we did not send it.
+    pub(super) signal: Option<i32>,
     /// The end of its standard error.
     pub(super) stderr: String,
 }
@@ -44,7 +44,7 @@ pub(super) struct ExitWatch(watch::Receiver<Option<Exit>>);
 
 impl ExitWatch {
     pub(super) async fn wait(&mut self) -> Exit {
-        let gone = || Exit { how: "is gone".to_owned(), killed: false, stderr: String::new() };
+        let gone = || Exit { how: "is gone".to_owned(), signal: None, stderr: String::new() };
         match self.0.wait_for(Option::is_some).await {
             Ok(exit) => exit.clone().unwrap_or_else(gone),
             Err(_) => gone(),
@@ -120,11 +120,11 @@ async fn own(mut child: Child, killed: oneshot::Receiver<()>, exited: watch::Sen
         Ok(Ok(text)) if !ours => text,
         _ => String::new(),
     };
-    let (how, killed) = match status {
-        Ok(status) => (in_words(status), status.signal().is_some() && !ours),
-        Err(error) => (format!("could not be reaped: {error}"), false),
+    let (how, signal) = match status {
+        Ok(status) => (in_words(status), status.signal().filter(|_| !ours)),
+        Err(error) => (format!("could not be reaped: {error}"), None),
     };
-    exited.send_replace(Some(Exit { how, killed, stderr }));
+    exited.send_replace(Some(Exit { how, signal, stderr }));
 }
 
 async fn keep_tail(mut stderr: ChildStderr, said: oneshot::Sender<String>) {

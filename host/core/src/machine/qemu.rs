@@ -1,5 +1,7 @@
 //! Finding QEMU, and knowing which version it is.
 
+use super::args::READS_ONLY;
+use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::sys;
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,8 @@ pub struct Qemu {
     pub path: PathBuf,
     /// Its version.
     pub version: QemuVersion,
+    /// Digest of the program.
+    pub digest: Digest,
 }
 
 /// There is no QEMU to use.
@@ -78,10 +82,11 @@ struct Remembered {
     mtime: i64,
     inode: u64,
     version: QemuVersion,
+    digest: Digest,
 }
 
 impl Qemu {
-    /// The QEMU of this host. Asking it for its version takes 20 ms, so the answer is remembered in
+    /// The QEMU of this host. Asking it for its version takes 20 ms, its digest as long, so both are remembered in
     /// the cache folder as long as the program's file is the same.
     ///
     /// # Errors
@@ -97,11 +102,16 @@ impl Qemu {
             }
             None => on_path(OsStr::new(PROGRAM)).ok_or(QemuError::Missing)?,
         };
-        let version = remembered_version(dirs, &path)?;
+        let Remembered { path, version, digest, .. } = remembered(dirs, &path)?;
         if version < OLDEST_QEMU {
             return Err(QemuError::TooOld { path, version });
         }
-        Ok(Self { path, version })
+        Ok(Self { path, version, digest })
+    }
+
+    /// Does it open a memory file for reading only? Older ones want to write to it, though they do not.
+    pub fn opens_read_only(&self) -> bool {
+        self.version >= READS_ONLY
     }
 }
 
@@ -115,7 +125,7 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-fn remembered_version(dirs: &Dirs, path: &Path) -> Result<QemuVersion, QemuError> {
+fn remembered(dirs: &Dirs, path: &Path) -> Result<Remembered, QemuError> {
     let cannot = |error: io::Error| QemuError::NoVersion {
         path: path.to_owned(),
         how: format!("cannot run: {error}"),
@@ -125,19 +135,20 @@ fn remembered_version(dirs: &Dirs, path: &Path) -> Result<QemuVersion, QemuError
     let file = dirs.cache.join("qemu.json");
     let known =
         fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Remembered>(&text).ok());
-    if let Some(known) = known {
-        let same = Remembered { path: path.to_owned(), size, mtime, inode, version: known.version };
-        if known == same {
-            return Ok(known.version);
-        }
+    let is_same = |known: &Remembered| {
+        (&*known.path, known.size, known.mtime, known.inode) == (path, size, mtime, inode)
+    };
+    if let Some(known) = known.filter(is_same) {
+        return Ok(known);
     }
     let version = ask_version(path)?;
-    let known = Remembered { path: path.to_owned(), size, mtime, inode, version };
+    let digest = Digest::of_file(path).map_err(cannot)?;
+    let known = Remembered { path: path.to_owned(), size, mtime, inode, version, digest };
     // A memory that cannot be written only costs time.
     if let Ok(text) = serde_json::to_vec(&known) {
         let _ = fs::create_dir_all(&dirs.cache).and_then(|()| fs::write(&file, text));
     }
-    Ok(version)
+    Ok(known)
 }
 
 fn ask_version(path: &Path) -> Result<QemuVersion, QemuError> {

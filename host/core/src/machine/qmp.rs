@@ -2,13 +2,19 @@
 //!
 //! QEMU may know events and values that the crate's schema does not. Each line is therefore read
 //! as JSON first; an event that the schema does not know is passed over, and the connection goes
-//! on. Lines are bounded.
+//! on. Lines are bounded. Whoever gives a command writes it; one task reads, and hands out replies by their ids.
 
-use qapi::qmp::{Event, ShutdownCause, qmp_capabilities};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use qapi::qmp::{Event, MigrationStatus, QmpCommand, ShutdownCause, qmp_capabilities};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 /// A QMP line is read up to this length; QEMU sends none as long.
@@ -26,48 +32,239 @@ pub(super) enum QmpEvent {
     Other,
 }
 
-/// Negotiates capabilities and hands out events until the connection ends.
-pub(super) fn connect(stream: UnixStream) -> mpsc::Receiver<QmpEvent> {
-    let (sender, receiver) = mpsc::channel(16);
-    tokio::spawn(async move {
-        if let Err(error) = converse(stream, sender).await {
-            debug!(%error, "QMP connection ended");
-        }
-    });
-    receiver
+/// A command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// QEMU refused it.
+    #[error("QEMU refuses `{command}`: {reason}")]
+    Refused {
+        /// The command.
+        command: &'static str,
+        /// As QEMU says.
+        reason: String,
+    },
+    /// Its answer is not what the schema says.
+    #[error("QEMU answers `{command}` with what is no answer to it")]
+    Strange {
+        /// The command.
+        command: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The connection has ended: QEMU has, or is about to.
+    #[error("QEMU is gone")]
+    Gone,
 }
 
-async fn converse(stream: UnixStream, sender: mpsc::Sender<QmpEvent>) -> std::io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    // `{"execute": NAME, "arguments": {…}}`; the greeting need not be awaited (qmp-spec 2.1).
-    let name = <qmp_capabilities as qapi::Command>::NAME;
-    writer.write_all(format!("{}\n", json!({ "execute": name })).as_bytes()).await?;
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let len = (&mut reader).take(MAX_LINE_LEN).read_until(b'\n', &mut line).await?;
-        if len == 0 {
-            return Ok(());
+/// A machine's QMP connection. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Qmp {
+    writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    callers: Arc<Mutex<Callers>>,
+    migration: watch::Receiver<Option<MigrationStatus>>,
+}
+
+/// Who waits for a reply, by the id of his command.
+#[derive(Debug, Default)]
+struct Callers {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<Value>>,
+    gone: bool,
+}
+
+impl Qmp {
+    /// Negotiates capabilities, and hands out events until the connection ends.
+    pub(super) fn connect(stream: UnixStream) -> (Self, mpsc::Receiver<QmpEvent>) {
+        let (sender, receiver) = mpsc::channel(16);
+        let (reader, writer) = stream.into_split();
+        let (migrated, migration) = watch::channel(None);
+        let callers = Arc::new(Mutex::new(Callers::default()));
+        let writer = Arc::new(tokio::sync::Mutex::new(writer));
+        let qmp = Self { writer, callers: callers.clone(), migration };
+        let negotiating = qmp.clone();
+        // Taken before anybody else can have it: nothing may be said before it (qmp-spec 2.3).
+        let first = negotiating.writer.clone().try_lock_owned();
+        tokio::spawn(async move {
+            if let Ok(mut writer) = first {
+                // The greeting need not be awaited.
+                let name = <qmp_capabilities as qapi::Command>::NAME;
+                let line = format!("{}\n", json!({ "execute": name }));
+                let _ = writer.write_all(line.as_bytes()).await;
+            }
+            let mut reading = Reading { callers: &callers, events: sender, migrated };
+            if let Err(error) = reading.read(reader).await {
+                debug!(%error, "QMP connection ended");
+            }
+            let mut callers = lock(&callers);
+            callers.gone = true;
+            callers.waiting.clear();
+        });
+        (qmp, receiver)
+    }
+
+    /// Gives a command and waits for its answer. Commands are carried out in the order in which they were given.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub(super) async fn execute<C: QmpCommand>(&self, command: &C) -> Result<C::Ok, QmpError> {
+        self.give(command, None).await
+    }
+
+    /// As [`Qmp::execute`], with a descriptor beside the command (`SCM_RIGHTS`, unix(7)).
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub(super) async fn execute_with<C: QmpCommand>(
+        &self,
+        command: &C,
+        fd: BorrowedFd<'_>,
+    ) -> Result<C::Ok, QmpError> {
+        self.give(command, Some(fd)).await
+    }
+
+    async fn give<C: QmpCommand>(
+        &self,
+        command: &C,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<C::Ok, QmpError> {
+        let strange = |source| QmpError::Strange { command: C::NAME, source };
+        let (reply, replied) = oneshot::channel();
+        let mut writer = self.writer.lock().await;
+        let id = lock(&self.callers).add(reply).ok_or(QmpError::Gone)?;
+        let arguments = serde_json::to_value(command).map_err(strange)?;
+        let line = format!("{}\n", json!({ "execute": C::NAME, "arguments": arguments, "id": id }));
+        let written = write(&mut writer, line.as_bytes(), fd).await;
+        drop(writer);
+        written.map_err(|_| QmpError::Gone)?;
+        let mut answer = replied.await.map_err(|_| QmpError::Gone)?;
+        match answer.get("error") {
+            Some(error) => {
+                let reason = error["desc"].as_str().unwrap_or("without a reason");
+                Err(QmpError::Refused { command: C::NAME, reason: crate::text::printable(reason) })
+            }
+            None => serde_json::from_value(answer["return"].take()).map_err(strange),
         }
-        let Some(event) = understand(&line) else {
-            continue;
-        };
-        if sender.send(event).await.is_err() {
-            return Ok(());
+    }
+
+    /// To wait for the end of a migration that is not begun yet.
+    pub(super) fn watch_migration(&self) -> MigrationWatch {
+        let mut watch = self.migration.clone();
+        // A machine that was restored may be saved: an earlier end is none of this one's.
+        watch.mark_unchanged();
+        MigrationWatch(watch)
+    }
+}
+
+/// Waits for the end of a migration (QMP `MIGRATION`, which is told with the capability `events`).
+pub(super) struct MigrationWatch(watch::Receiver<Option<MigrationStatus>>);
+
+impl MigrationWatch {
+    /// True when it was completed.
+    ///
+    /// # Errors
+    /// [`QmpError::Gone`].
+    pub(super) async fn ended(mut self) -> Result<bool, QmpError> {
+        use MigrationStatus::{cancelled, completed, failed};
+        loop {
+            self.0.changed().await.map_err(|_| QmpError::Gone)?;
+            match *self.0.borrow_and_update() {
+                Some(completed) => return Ok(true),
+                Some(failed | cancelled) => return Ok(false),
+                _ => {}
+            }
         }
     }
 }
 
-/// The event in a line, if there is one. Nothing in a line is an error: this is QEMU's log book.
-fn understand(line: &[u8]) -> Option<QmpEvent> {
-    let value: Value = match serde_json::from_slice(line) {
-        Ok(value) => value,
-        Err(error) => {
-            warn!(%error, "a QMP line is no JSON");
+impl Callers {
+    /// A number for a command; none when nobody will answer it.
+    fn add(&mut self, reply: oneshot::Sender<Value>) -> Option<u64> {
+        if self.gone {
             return None;
         }
+        self.next += 1;
+        self.waiting.insert(self.next, reply);
+        Some(self.next)
+    }
+}
+
+fn lock(callers: &Mutex<Callers>) -> MutexGuard<'_, Callers> {
+    callers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes a line; a descriptor goes with its first bytes.
+async fn write(
+    writer: &mut OwnedWriteHalf,
+    line: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let Some(fd) = fd else { return writer.write_all(line).await };
+    let fds = [fd.as_raw_fd()];
+    let sent = loop {
+        writer.writable().await?;
+        let socket = writer.as_ref();
+        let sent = socket.try_io(Interest::WRITABLE, || {
+            let (rights, bytes) = ([ControlMessage::ScmRights(&fds)], [IoSlice::new(line)]);
+            Ok(sendmsg::<()>(socket.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None)?)
+        });
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => break sent?,
+        }
     };
+    writer.write_all(line.get(sent..).unwrap_or_default()).await
+}
+
+/// Reads what QEMU says.
+struct Reading<'a> {
+    callers: &'a Mutex<Callers>,
+    events: mpsc::Sender<QmpEvent>,
+    migrated: watch::Sender<Option<MigrationStatus>>,
+}
+
+impl Reading<'_> {
+    async fn read(&mut self, reader: OwnedReadHalf) -> io::Result<()> {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let len = (&mut reader).take(MAX_LINE_LEN).read_until(b'\n', &mut line).await?;
+            if len == 0 {
+                return Ok(());
+            }
+            let value: Value = match serde_json::from_slice(&line) {
+                Ok(value) => value,
+                Err(error) => {
+                    warn!(%error, "a QMP line is no JSON");
+                    continue;
+                }
+            };
+            if let Some(id) = value.get("id").and_then(Value::as_u64) {
+                if let Some(caller) = lock(self.callers).waiting.remove(&id) {
+                    let _ = caller.send(value);
+                }
+                continue;
+            }
+            if let Some(status) = migration_status(&value) {
+                self.migrated.send_replace(Some(status));
+            }
+            let Some(event) = understand(value) else { continue };
+            if self.events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What a `MIGRATION` event says; a status that the schema does not know is none that ends one.
+fn migration_status(value: &Value) -> Option<MigrationStatus> {
+    let is_it = value.get("event")? == "MIGRATION";
+    serde_json::from_value(value["data"]["status"].clone()).ok().filter(|_| is_it)
+}
+
+/// The event in what QEMU said, if there is one. Nothing in it is an error: this is QEMU's log book.
+fn understand(value: Value) -> Option<QmpEvent> {
     if let Some(error) = value.get("error") {
         warn!(%error, "QEMU refused a command");
     }
@@ -105,6 +302,10 @@ mod tests {
         format!(r#"{{"event":"{name}","data":{data},{time}}}"#).into_bytes()
     }
 
+    fn understand(line: &[u8]) -> Option<QmpEvent> {
+        super::understand(serde_json::from_slice(line).unwrap())
+    }
+
     #[test]
     fn knows_the_events_that_end_a_machine() {
         let shutdown = |reason: &str| {
@@ -130,28 +331,115 @@ mod tests {
         let panicked = line("GUEST_PANICKED", r#"{"action":"of-the-future"}"#);
         assert_eq!(understand(&panicked), Some(QmpEvent::GuestPanicked));
         assert_eq!(understand(br#"{"return":{}}"#), None);
-        assert_eq!(understand(b"no json"), None);
         assert_eq!(understand(br#"{"event":7}"#), None);
+    }
+
+    async fn say(qemu: &mut UnixStream, lines: &[Vec<u8>]) {
+        for line in lines {
+            qemu.write_all(line).await.unwrap();
+            qemu.write_all(b"\n").await.unwrap();
+        }
     }
 
     #[tokio::test]
     async fn the_connection_outlives_what_it_does_not_know() {
         let (ours, mut qemu) = UnixStream::pair().unwrap();
-        let mut events = connect(ours);
-        let mut lines = br#"{"QMP":{"version":{},"capabilities":["oob","later"]}}"#.to_vec();
-        lines.push(b'\n');
-        for next in [
-            line("FROM_THE_FUTURE", "{}"),
-            b"noise".to_vec(),
-            line("GUEST_PANICKED", r#"{"action":"pause"}"#),
-        ] {
-            lines.extend(next);
-            lines.push(b'\n');
-        }
-        qemu.write_all(&lines).await.unwrap();
+        let (_qmp, mut events) = Qmp::connect(ours);
+        let greeting = br#"{"QMP":{"version":{},"capabilities":["oob","later"]}}"#.to_vec();
+        let panicked = line("GUEST_PANICKED", r#"{"action":"pause"}"#);
+        let future = line("FROM_THE_FUTURE", "{}");
+        say(&mut qemu, &[greeting, future, b"noise".to_vec(), panicked]).await;
         assert_eq!(events.recv().await, Some(QmpEvent::Other));
         assert_eq!(events.recv().await, Some(QmpEvent::GuestPanicked));
         drop(qemu);
         assert_eq!(events.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn replies_find_their_callers_and_nobody_waits_for_a_dead_qemu() {
+        use qapi::qmp::{cont, stop};
+        let (ours, qemu) = UnixStream::pair().unwrap();
+        let (qmp, _events) = Qmp::connect(ours);
+        let (qemu, mut answers) = qemu.into_split();
+        let mut lines = BufReader::new(qemu).lines();
+        let peer = async {
+            let mut said = Vec::new();
+            for _ in 0..3 {
+                let line = lines.next_line().await.unwrap().unwrap();
+                said.push(serde_json::from_str::<Value>(&line).unwrap());
+            }
+            assert_eq!(said[0]["execute"], "qmp_capabilities");
+            // In another order, and with a stranger's id between them.
+            let refused = json!({ "error": { "class": "GenericError", "desc": "not\u{1b}now" }, "id": said[2]["id"] });
+            for line in [
+                json!({"return": {}, "id": 99}),
+                refused,
+                json!({"return": {}, "id": said[1]["id"]}),
+            ] {
+                answers.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+            }
+        };
+        let (stopped, continued, ()) =
+            tokio::join!(qmp.execute(&stop {}), qmp.execute(&cont {}), peer);
+        assert!(stopped.is_ok());
+        let text = continued.unwrap_err().to_string();
+        assert!(text.starts_with("QEMU refuses `cont`: not") && !text.contains('\u{1b}'), "{text}");
+        let dying = async {
+            lines.next_line().await.unwrap();
+            drop(lines);
+            drop(answers);
+        };
+        let (cut, ()) = tokio::join!(qmp.execute(&stop {}), dying);
+        assert!(matches!(cut, Err(QmpError::Gone)));
+        assert!(matches!(qmp.execute(&stop {}).await, Err(QmpError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_goes_with_its_command_and_a_migration_is_waited_for() {
+        use nix::sys::socket::{ControlMessageOwned, recvmsg};
+        use qapi::qmp::getfd;
+        use std::os::fd::AsFd;
+        let (ours, mut qemu) = UnixStream::pair().unwrap();
+        let (qmp, _events) = Qmp::connect(ours);
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, b"state").unwrap();
+        let watch = qmp.watch_migration();
+        let command = getfd { fdname: "state".to_owned() };
+        let peer = async {
+            let (mut said, mut came) = (String::new(), None);
+            while !said.contains("getfd") {
+                qemu.readable().await.unwrap();
+                let received = qemu.try_io(Interest::READABLE, || {
+                    let (mut bytes, mut space) = ([0; 512], nix::cmsg_space!([i32; 1]));
+                    let mut slices = [io::IoSliceMut::new(&mut bytes)];
+                    let fd = qemu.as_raw_fd();
+                    let message =
+                        recvmsg::<()>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
+                    for control in message.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(fds) = control {
+                            came = Some(fds[0]);
+                        }
+                    }
+                    let len = message.bytes;
+                    Ok(String::from_utf8(bytes[..len].to_vec()).unwrap())
+                });
+                said += &received.unwrap_or_default();
+            }
+            let line = said.lines().last().unwrap();
+            let id = serde_json::from_str::<Value>(line).unwrap()["id"].clone();
+            say(&mut qemu, &[json!({ "return": {}, "id": id }).to_string().into_bytes()]).await;
+            say(&mut qemu, &[line_of("setup"), line_of("of-the-future"), line_of("completed")])
+                .await;
+            came.unwrap()
+        };
+        let (given, came) = tokio::join!(qmp.execute_with(&command, file.as_fd()), peer);
+        given.unwrap();
+        let text = std::fs::read_to_string(format!("/proc/self/fd/{came}")).unwrap();
+        assert_eq!(text, "state");
+        assert!(watch.ended().await.unwrap());
+    }
+
+    fn line_of(status: &str) -> Vec<u8> {
+        line("MIGRATION", &json!({ "status": status }).to_string())
     }
 }

@@ -1,6 +1,6 @@
 //! What a machine is made of.
 
-use super::Accel;
+use super::{Accel, QemuVersion, args};
 use std::path::PathBuf;
 
 /// A machine, as wanted. Devices that every machine has are in `args.rs`.
@@ -35,4 +35,12 @@ pub enum ExtraPort {
     Serial,
     /// A virtual console on the virtio-serial bus; the first is hvc0.
     VirtConsole,
+}
+
+impl MachineSpec {
+    /// What of it the guest can see, but for the kernel, the initial RAM file system and the kernel's command line: the
+    /// same text is the same machine.
+    pub fn seen_by_guest(&self, version: QemuVersion) -> String {
+        args::seen_by_guest(self, version)
+    }
 }

@@ -17,7 +17,9 @@ use crate::digest::Digest;
 use crate::guest::Guest;
 use crate::image::{Image, KernelError, inspect_kernel};
 use crate::link::{Lane, Link, LinkError, Transport, listen_to_reserve};
-use crate::machine::{Accel, CpuShare, Ending, ExtraPort, Machine, MachineSpec, Qemu, StartError};
+use crate::machine::{
+    Accel, CpuShare, Ending, ExtraPort, Machine, MachineSpec, Origin, Qemu, StartError,
+};
 use crate::pulse::PulseWatch;
 use guestline_protocol::HelloResponse;
 use std::collections::HashMap;
@@ -115,8 +117,8 @@ pub enum LeaseError {
     QemuDied {
         /// How its process ended.
         how: String,
-        /// A signal from outside killed it.
-        killed: bool,
+        /// The signal that killed it, when we did not send it.
+        signal: Option<i32>,
         /// The end of its standard error.
         stderr: String,
     },
@@ -154,7 +156,7 @@ impl LeaseError {
     /// The machine ended before it was ready.
     fn ended(ending: Ending) -> Self {
         match ending {
-            Ending::QemuDied { how, killed, stderr } => Self::QemuDied { how, killed, stderr },
+            Ending::QemuDied { how, signal, stderr } => Self::QemuDied { how, signal, stderr },
             ending => Self::Ended { ending },
         }
     }
@@ -280,7 +282,9 @@ impl Provisioner {
         };
         let started = Instant::now();
         let (machine, mut channels) =
-            Machine::start(&self.qemu, &spec, folder.path()).await.map_err(LeaseError::from)?;
+            Machine::start(&self.qemu, &spec, &Origin::Boot, folder.path())
+                .await
+                .map_err(LeaseError::from)?;
         let console = folder.path().join("console.log");
         let mut console = match Console::capture(channels.console, &console, started) {
             Ok(console) => console,

@@ -194,7 +194,7 @@ mod tests {
 
     fn died() -> Ending {
         let (how, stderr) = ("was killed by SIGKILL".to_owned(), String::new());
-        Ending::QemuDied { how, killed: true, stderr }
+        Ending::QemuDied { how, signal: Some(9), stderr }
     }
 
     fn says(finding: &Finding, around: &Circumstances) -> String {
@@ -253,8 +253,8 @@ mod tests {
         let around = Circumstances { panic_on_console: true, ..subject() };
         let reset = Finding::NoMachine(LeaseError::Ended { ending: Ending::Reset });
         assert_eq!(says(&reset, &around), "failed | boot: guest panicked");
-        let Ending::QemuDied { how, killed, stderr } = died() else { unreachable!() };
-        let killed = Finding::NoMachine(LeaseError::QemuDied { how, killed, stderr });
+        let Ending::QemuDied { how, signal, stderr } = died() else { unreachable!() };
+        let killed = Finding::NoMachine(LeaseError::QemuDied { how, signal, stderr });
         assert_eq!(says(&killed, &around), "errored | host: QEMU was killed by SIGKILL");
     }
 
