@@ -11,6 +11,7 @@ mod interrupts;
 mod kernels;
 mod named;
 mod output;
+mod templates;
 mod transfers;
 mod web;
 

@@ -312,7 +312,7 @@ fn deaths_are_told_and_leave_nothing() {
     let ran = booting.wait();
     assert_eq!(ran.status, 130, "{}", ran.stderr);
     web.0.assert_nothing_left();
-    let never = web.0.run(&["up", "web", "--boot-timeout", "200ms"]);
+    let never = web.0.run(&["up", "web", "--fresh-reboot", "--boot-timeout", "200ms"]);
     assert_eq!(never.status, 125);
     assert!(never.stderr.contains("the agent did not answer within 200ms"), "{}", never.stderr);
     assert!(never.stderr.contains("--boot-timeout gives it more time"), "{}", never.stderr);

@@ -7,7 +7,9 @@ use guestline::guest::{Guest, PushOptions};
 use guestline::image::{Agent, PackageSource, Store};
 use guestline::link::{Lane, LinkError, QgaHandle, TransportKind};
 use guestline::machine::{Accel, Ending, ExtraPort, Qemu};
-use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
+use guestline::provision::{
+    Lease, LinkChoice, MachineRequest, Provisioner, TemplateStore, WorkRoot,
+};
 use guestline_protocol::{Command, ErrorKind, ExecRequest};
 use guestline_tests::{named_by, shared_cache};
 use std::path::{Path, PathBuf};
@@ -33,17 +35,10 @@ async fn lease(link: LinkChoice, ports: Vec<ExtraPort>) -> Leased {
     let made = tokio::task::spawn_blocking(move || store.get("tiny", &agent, || ())).await;
     let image = made.unwrap().unwrap();
     let (qemu, root) = (Qemu::find(&dirs).unwrap(), WorkRoot::create(&dirs, false).unwrap());
-    let provisioner = Provisioner::new(qemu, Accel::Tcg, root);
-    let request = MachineRequest {
-        memory_mib: image.manifest.memory_mib,
-        image,
-        kernel: None,
-        cpus: 1,
-        boot_timeout: Duration::from_secs(120),
-        ports,
-        link,
-        ssh_port: None,
-    };
+    let templates = TemplateStore::new(&dirs);
+    let provisioner = Provisioner::new(qemu, Accel::Tcg, root, templates);
+    let request =
+        MachineRequest { ports, link, ..MachineRequest::new(image, Duration::from_secs(120)) };
     match provisioner.lease(&request, &CancellationToken::new()).await {
         Ok(lease) => Leased { lease, _home: home },
         Err(failed) => panic!("{:?} {:?}", failed.error, failed.console),

@@ -126,6 +126,9 @@ pub(crate) struct CheckArgs {
     /// CPUs of each machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    /// Boot every machine, instead of restoring it from a template that was saved after a boot
+    #[arg(long)]
+    pub(crate) fresh_reboot: bool,
     /// At most N machines at once [default: as many as the host has cores, and memory for]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod provision;
 pub mod pulse;
 mod refusals;
+mod seal;
 pub mod supervise;
 mod sys;
 pub mod text;

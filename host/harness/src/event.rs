@@ -71,6 +71,25 @@ pub enum RunEvent {
         /// How long it took, microseconds.
         elapsed_us: u64,
     },
+    /// A template was made: a machine that has booted was saved, to be restored from now on.
+    TemplateMade {
+        /// Its id.
+        template: String,
+        /// From the start of QEMU, microseconds.
+        elapsed_us: u64,
+    },
+    /// A template could not be used and is gone; another is made.
+    TemplateDropped {
+        /// Its id.
+        template: String,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// No template can be used or made: the machine boots.
+    TemplateMissing {
+        /// Why.
+        why: String,
+    },
     /// An attempt begins; it may still wait for memory.
     AttemptStarted {
         /// The test's place in the run, from 1.
@@ -82,12 +101,19 @@ pub enum RunEvent {
     },
     /// The attempt's machine is ready.
     MachineReady {
-        /// From the start of QEMU to the agent's answer, microseconds.
+        /// From the start of QEMU to the agent's answer, microseconds; with the making of its template, if that was made
+        /// for this attempt.
         elapsed_us: u64,
         /// The agent's build id.
         agent: String,
         /// The guest's clock, microseconds since 1970, as the guest says.
         guest_time_us: u64,
+        /// The template that it was restored from; none when it has booted.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        template: Option<String>,
+        /// How far the guest's clock was off before it was set, microseconds: guest less host.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        skew_us: Option<i64>,
     },
     /// The test wrote.
     Output {

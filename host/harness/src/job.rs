@@ -55,6 +55,8 @@ pub struct MachineWanted {
     pub memory_mib: Option<u64>,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// Boot it, instead of restoring it from a template.
+    pub fresh_reboot: bool,
 }
 
 /// How long things may take.
@@ -102,6 +104,7 @@ mod tests {
                 kernel: Some(Digest::of(b"kernel")),
                 memory_mib: None,
                 cpus: 2,
+                fresh_reboot: false,
             },
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },
         };

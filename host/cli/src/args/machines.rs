@@ -55,9 +55,12 @@ pub(crate) struct UpArgs {
     /// more on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) boot_timeout: Option<Duration>,
+    /// Boot it, instead of restoring it from a template that was saved after a boot
+    #[arg(long)]
+    pub(crate) fresh_reboot: bool,
     /// Boot nothing: reach an agent elsewhere, as tty:/dev/ttyUSB0,115200, unix:/path, vsock:CID:PORT,
     /// exec:COMMAND or ssh:HOST
-    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus"])]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus", "fresh_reboot"])]
     pub(crate) connect: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use crate::signals::{self, Interrupted};
 use guestline::digest::Digest;
 use guestline::image::{MAX_KERNEL_LEN, Recipe};
 use guestline::machine::{Accel, Qemu, QemuError};
-use guestline::provision::{Provisioner, WorkRoot};
+use guestline::provision::{Provisioner, TemplateStore, WorkRoot};
 use guestline_harness::event::RunEvent;
 use guestline_harness::job::{Job, Limits, MachineWanted, TestCommand};
 use guestline_harness::outcome::{RunEnd, Stage};
@@ -55,6 +55,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
         kernel: kernel.as_ref().map(|(digest, _)| digest.clone()),
         memory_mib: args.memory,
         cpus: args.cpus,
+        fresh_reboot: args.fresh_reboot,
     };
     let jobs: Vec<Job> = commands
         .into_iter()
@@ -92,7 +93,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let root = WorkRoot::create(&context.dirs, args.keep);
     let kept = root.as_ref().ok().filter(|_| args.keep).map(|root| root.path().to_owned());
     let provisioner = match (qemu, root) {
-        (Ok(qemu), Ok(root)) => Ok(Provisioner::new(qemu, acceleration.accel, root)),
+        (Ok(qemu), Ok(root)) => {
+            let templates = TemplateStore::new(&context.dirs);
+            Ok(Provisioner::new(qemu, acceleration.accel, root, templates))
+        }
         (Err(error), _) => Err(no_qemu(&error)),
         (_, Err(error)) => Err(Broken {
             stage: Stage::Host,
@@ -105,13 +109,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     };
     let kernels: HashMap<Digest, PathBuf> = kernel.into_iter().collect();
     let executor =
-        Executor::new(provisioner, context.store(&cancel), agent, kernels, folder, facts);
+        Arc::new(Executor::new(provisioner, context.store(&cancel), agent, kernels, folder, facts));
     let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
     let tally = runtime.block_on(async {
         emitter.emit(started).await;
-        run::run(jobs, parallel, Arc::new(executor), emitter).await
+        run::run(jobs, parallel, executor.clone(), emitter).await
     });
     let lost = end_report(reporting, &interrupted);
+    // The verdict stands; what is done for the next run is done now.
+    runtime.block_on(executor.finish());
     let interrupt = interrupted.get();
     let mut err = io::stderr();
     if let Some(error) = &lost {
@@ -290,6 +296,9 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
             AccelArg::Tcg => Some("tcg".to_owned()),
         },
     );
+    if args.fresh_reboot {
+        words.push("--fresh-reboot".to_owned());
+    }
     if args.bisect {
         words.push("--bisect".to_owned());
     }

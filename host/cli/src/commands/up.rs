@@ -16,7 +16,7 @@ use guestline::image::{Image, Recipe};
 use guestline::link::Endpoint;
 use guestline::machine::Qemu;
 use guestline::provision::{
-    FailedLease, LeaseError, LinkChoice, MachineRequest, Provisioner, WorkRoot,
+    FailedLease, LeaseError, MachineRequest, Provisioner, TemplateStore, WorkRoot,
 };
 use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
@@ -202,6 +202,9 @@ fn supervisor_words(
             add("image", Some(args.image.as_str().into()));
             add("memory", args.memory.map(|mib| format!("{mib}M").into()));
             add("cpus", Some(args.cpus.to_string().into()));
+            if args.fresh_reboot {
+                words.push("--fresh-reboot".into());
+            }
         }
     }
     for _ in 0..global.verbose {
@@ -313,15 +316,14 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
             let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
             let request = MachineRequest {
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
-                image,
                 kernel: kernel.map(|(digest, path)| (path, digest)),
                 cpus: args.cpus,
-                boot_timeout: limit,
-                ports: Vec::new(),
-                link: LinkChoice::Auto,
-                ssh_port: None,
+                fresh_reboot: args.fresh_reboot,
+                hostname: Some(args.name.as_str().to_owned()),
+                ..MachineRequest::new(image, limit)
             };
-            let provisioner = Provisioner::new(qemu, accel, root.clone()).with_reboots();
+            let templates = TemplateStore::new(&context.dirs);
+            let provisioner = Provisioner::new(qemu, accel, root.clone(), templates).with_reboots();
             let (provisioner, request) = (Box::new(provisioner), Box::new(request));
             (Source::Boot { provisioner, request }, limit)
         }

@@ -14,12 +14,11 @@ use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
+use crate::seal::FileSeal;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -97,22 +96,6 @@ pub struct ImageStatus {
     pub recipe: Recipe,
     /// Its manifest, when it is made for the agent in use.
     pub manifest: Option<Manifest>,
-}
-
-/// What a file was when it was last known to be right: cheap to compare.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seal {
-    name: String,
-    size: u64,
-    mtime: (i64, i64),
-    inode: u64,
-}
-
-impl Seal {
-    fn of(name: &str, found: &Metadata) -> Self {
-        let mtime = (found.mtime(), found.mtime_nsec());
-        Self { name: name.to_owned(), size: found.len(), mtime, inode: found.ino() }
-    }
 }
 
 /// The images of one user.
@@ -282,7 +265,7 @@ fn open(name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
 /// Compares the files with the seal, which is quick; where that differs, with their digests.
 fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
     let seals = fs::read(folder.join(SEAL)).ok();
-    let seals: Vec<Seal> =
+    let seals: Vec<FileSeal> =
         seals.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let mut resealed = false;
     for FileRecord { name, size, sha256 } in &manifest.files {
@@ -291,7 +274,7 @@ fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
         if found.len() != *size {
             return Err(format!("{name} has {} bytes, not {size}", found.len()));
         }
-        if !seals.contains(&Seal::of(name, &found)) {
+        if !seals.contains(&FileSeal::of(name, &found)) {
             let digest = Digest::of_file(&path).map_err(|error| format!("{name}: {error}"))?;
             if digest != *sha256 {
                 return Err(format!("{name} has another content"));
@@ -308,7 +291,7 @@ fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
 fn seal(folder: &Path) -> io::Result<()> {
     let seals = [KERNEL, INITRD]
         .iter()
-        .map(|name| Ok(Seal::of(name, &fs::metadata(folder.join(name))?)))
+        .map(|name| Ok(FileSeal::of(name, &fs::metadata(folder.join(name))?)))
         .collect::<io::Result<Vec<_>>>()?;
     fs::write(folder.join(SEAL), serde_json::to_vec(&seals)?)
 }

@@ -132,7 +132,9 @@ fn remembered(dirs: &Dirs, path: &Path) -> Result<Remembered, QemuError> {
     };
     let found = fs::metadata(path).map_err(cannot)?;
     let (size, mtime, inode) = (found.len(), found.mtime(), found.ino());
-    let file = dirs.cache.join("qemu.json");
+    // A file for each, so that two that take turns do not make each other forgotten.
+    let name = Digest::of(path.as_os_str().as_encoded_bytes());
+    let file = dirs.cache.join(format!("qemu-{}.json", name.short()));
     let known =
         fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Remembered>(&text).ok());
     let is_same = |known: &Remembered| {

@@ -1,36 +1,48 @@
 //! Leases of machines: whoever needs one gets it here, ready, and gives it back.
 //!
 //! ```text
-//! MachineRequest ─> memory (wait, or refuse) ─> work folder ─> image ─> QEMU ─> hello ─> Lease
+//! MachineRequest ─> memory (wait, or refuse) ─> work folder ─> template ─> restore ─> identity ─> Lease
+//!                                                  └ none, or not wanted ─> boot ───────┘
+//! template: found and checked, else made: boot (or the template below) ─> set-up ─> quiet ─> saved, killed
 //! ```
 //! A lease owns its machine, its work folder and its share of the host's memory; ending or dropping
-//! it gives all of that back. Each failure names the stage at which it happened.
+//! it gives all of that back. Each failure names the stage at which it happened. What is wrong with a template is never
+//! a machine's failure: the template is dropped and made anew, or the machine boots.
 
+mod identity;
+mod lease;
+mod making;
 mod memory;
+mod opening;
+mod start;
+mod template;
 mod workfolder;
 
+pub use lease::{FailedLease, Lease, LeaseError, Remains, SetUpFailure};
 pub use memory::{MemoryError, MemoryLedger, available_mib};
+pub use opening::LinkChoice;
+pub use template::{Notice, Template, TemplateId, TemplateKey, TemplateRecord, TemplateStore};
 pub use workfolder::{WorkFolder, WorkRoot};
 
-use crate::capture::{Console, ConsoleLine};
 use crate::digest::Digest;
-use crate::guest::Guest;
-use crate::image::{Image, KernelError, inspect_kernel};
-use crate::link::{Lane, Link, LinkError, Transport, listen_to_reserve};
-use crate::machine::{
-    Accel, CpuShare, Ending, ExtraPort, Machine, MachineSpec, Origin, Qemu, StartError,
-};
-use crate::pulse::PulseWatch;
-use guestline_protocol::HelloResponse;
+use crate::image::{Image, inspect_kernel};
+use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu};
+use crate::text;
+use making::{NoTemplate, Plan, set_up};
+use start::{Beginning, NotStarted, Running, Terms, start};
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use tokio::net::UnixStream;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+
+/// How long a machine that was restored may take until its agent answers; it takes a tenth of a second.
+const RESTORE: Duration = Duration::from_secs(15);
+
+/// So often a template that does not do is made anew for one lease.
+const ATTEMPTS: u32 = 2;
 
 /// A machine, as wanted.
 #[derive(Debug, Clone)]
@@ -43,8 +55,16 @@ pub struct MachineRequest {
     pub memory_mib: u64,
     /// Virtual CPUs.
     pub cpus: u32,
-    /// How long it may take until the agent answers.
+    /// How long it may take until the agent answers, when it boots.
     pub boot_timeout: Duration,
+    /// Boot it, whatever templates there are.
+    pub fresh_reboot: bool,
+    /// Lines that are run in it after its boot, before it is leased, each layer a template of its own.
+    pub layers: Vec<Vec<String>>,
+    /// How long each of these lines may take.
+    pub set_up_timeout: Duration,
+    /// Its host name; one that no other machine has when none is given.
+    pub hostname: Option<String>,
     /// More ports; see [`Lease::ports`].
     pub ports: Vec<ExtraPort>,
     /// Over what the link goes.
@@ -53,150 +73,27 @@ pub struct MachineRequest {
     pub ssh_port: Option<u16>,
 }
 
-/// Over what the link goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LinkChoice {
-    /// The virtio-serial ports, or the serial line where the guest has none.
-    #[default]
-    Auto,
-    /// The serial line, ttyS1, although there are ports.
-    Serial,
-    /// A virtual console, hvc0.
-    VirtConsole,
-}
-
-impl LinkChoice {
-    /// The kernel command line that has the agent take it.
-    fn cmdline(self, cmdline: &str) -> String {
-        match self {
-            Self::Auto => cmdline.to_owned(),
-            Self::Serial => format!("guestline.link=tty:/dev/ttyS1 {cmdline}"),
-            Self::VirtConsole => format!("guestline.link=tty:/dev/hvc0 {cmdline}"),
+impl MachineRequest {
+    /// A machine of an image with the defaults of everything else.
+    pub fn new(image: Image, boot_timeout: Duration) -> Self {
+        Self {
+            memory_mib: image.manifest.memory_mib,
+            image,
+            kernel: None,
+            cpus: 1,
+            boot_timeout,
+            fresh_reboot: false,
+            layers: Vec::new(),
+            set_up_timeout: boot_timeout,
+            hostname: None,
+            ports: Vec::new(),
+            link: LinkChoice::Auto,
+            ssh_port: None,
         }
     }
 }
 
-/// A machine could not be leased.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// The host's memory.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The work folder.
-    #[error("cannot make a work folder in `{path}`", path = path.display())]
-    WorkFolder {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A file of the run cannot be written.
-    #[error("cannot write `{path}`", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel file.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The kernel file changed after it was chosen.
-    #[error("kernel `{path}` changed while it was waited for", path = path.display())]
-    KernelChanged {
-        /// The file.
-        path: PathBuf,
-    },
-    /// QEMU cannot be started.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// QEMU refused or died.
-    #[error("QEMU {how}{}", after_colon(stderr))]
-    QemuDied {
-        /// How its process ended.
-        how: String,
-        /// The signal that killed it, when we did not send it.
-        signal: Option<i32>,
-        /// The end of its standard error.
-        stderr: String,
-    },
-    /// The guest ended before its agent answered.
-    #[error("the guest {} before its agent answered", ending_in_words(ending))]
-    Ended {
-        /// How.
-        ending: Ending,
-    },
-    /// The agent has no port.
-    #[error("kernel {kernel} has no link to the host: it lacks {}", lacks.join(", "))]
-    NoPort {
-        /// `uname -r`, as the guest says.
-        kernel: String,
-        /// What is missing, as the guest says.
-        lacks: Vec<String>,
-    },
-    /// The link failed before the agent answered.
-    #[error("no session with the agent")]
-    Link(#[source] LinkError),
-    /// The agent never answered.
-    #[error("the agent did not answer within {waited:?}")]
-    Silent {
-        /// How long was waited.
-        waited: Duration,
-        /// The host kept QEMU from running for so much of it.
-        starved: Duration,
-    },
-    /// Cancelled by the caller.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl LeaseError {
-    /// The machine ended before it was ready.
-    fn ended(ending: Ending) -> Self {
-        match ending {
-            Ending::QemuDied { how, signal, stderr } => Self::QemuDied { how, signal, stderr },
-            ending => Self::Ended { ending },
-        }
-    }
-}
-
-fn after_colon(text: &str) -> String {
-    match text.lines().last() {
-        Some(line) => format!(": {line}"),
-        None => String::new(),
-    }
-}
-
-/// "panicked", "powered off", "reset".
-fn ending_in_words(ending: &Ending) -> &'static str {
-    match ending {
-        Ending::Panicked => "panicked",
-        Ending::PoweredOff => "powered off",
-        Ending::Reset => "reset",
-        Ending::QemuDied { .. } => "lost its QEMU",
-    }
-}
-
-/// A lease that failed, with what is left to look at.
-#[derive(Debug)]
-pub struct FailedLease {
-    /// Why.
-    pub error: LeaseError,
-    /// The work folder, when there was one: console and command line.
-    pub folder: Option<WorkFolder>,
-    /// The console's last lines.
-    pub console: Vec<ConsoleLine>,
-}
-
-impl<E: Into<LeaseError>> From<E> for FailedLease {
-    fn from(error: E) -> Self {
-        Self { error: error.into(), folder: None, console: Vec::new() }
-    }
-}
-
-/// Boots machines for leases, within the host's memory.
+/// Restores or boots machines for leases, within the host's memory.
 #[derive(Debug)]
 pub struct Provisioner {
     qemu: Qemu,
@@ -204,42 +101,19 @@ pub struct Provisioner {
     memory: MemoryLedger,
     root: WorkRoot,
     reboots: bool,
+    templates: TemplateStore,
+    /// Digests that are being taken of templates' memory.
+    digests: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and copied into the run's folder once.
     kernels: Mutex<HashMap<Digest, PathBuf>>,
 }
 
-/// A ready machine.
-#[derive(Debug)]
-pub struct Lease {
-    /// What may be done to it.
-    pub guest: Guest,
-    /// The machine itself.
-    pub machine: Machine,
-    /// From the start of QEMU to the agent's answer.
-    pub ready_in: Duration,
-    /// The host's ends of the ports that were asked for.
-    pub ports: Vec<UnixStream>,
-    console: Console,
-    folder: WorkFolder,
-    _memory: memory::Share,
-}
-
-/// What is left of a machine.
-#[derive(Debug)]
-pub struct Remains {
-    /// Its work folder, removed when dropped.
-    pub folder: WorkFolder,
-    /// Its console's last lines.
-    pub console: Vec<ConsoleLine>,
-    /// Writing the console to disk failed.
-    pub console_error: Option<io::Error>,
-}
-
 impl Provisioner {
     /// With this QEMU and accelerator, work folders below `root`.
-    pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot) -> Self {
-        let memory = MemoryLedger::of_this_host();
-        Self { qemu, accel, memory, root, reboots: false, kernels: Mutex::default() }
+    pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot, templates: TemplateStore) -> Self {
+        let (memory, digests) = (MemoryLedger::of_this_host(), std::sync::Mutex::default());
+        let kernels = Mutex::default();
+        Self { qemu, accel, memory, root, reboots: false, templates, digests, kernels }
     }
 
     /// Its machines outlive a reboot of their guest.
@@ -247,7 +121,8 @@ impl Provisioner {
         Self { reboots: true, ..self }
     }
 
-    /// Waits for memory, boots a machine and waits for its agent.
+    /// Waits for memory, and gives a machine whose agent answers: restored from its template, which is made first when
+    /// there is none, or booted.
     ///
     /// # Errors
     /// [`FailedLease`]; nothing runs then.
@@ -264,77 +139,118 @@ impl Provisioner {
             path: self.root.path().to_owned(),
             source,
         })?;
-        let kernel = self.kernel(request).await?;
+        let spec = self.spec(request).await?;
+        let began = Instant::now();
+        let mut notices = Vec::new();
+        let key = self.key(request, &spec);
+        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
+        match self.running(plan, &mut notices).await {
+            Ok((running, template)) => {
+                let Running { machine, guest, console, ports, skew, .. } = running;
+                Ok(Lease {
+                    guest,
+                    machine,
+                    ready_in: began.elapsed(),
+                    template: template.as_ref().map(Template::id),
+                    notices,
+                    skew,
+                    ports,
+                    console,
+                    folder,
+                    _memory: share,
+                    _template: template,
+                })
+            }
+            Err(NotStarted { error, console }) => {
+                Err(FailedLease { error, folder: Some(folder), console, notices })
+            }
+        }
+    }
+
+    /// A machine that is ready, and what it was restored from.
+    async fn running(
+        &self,
+        plan: Plan<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(Running, Option<Template>), NotStarted> {
+        let hostname = plan.request.hostname.clone();
+        let hostname =
+            hostname.unwrap_or_else(|| identity::hostname(&plan.request.image.manifest.name));
+        let terms = |timeout| {
+            let (link, cancel) = (plan.request.link, plan.cancel);
+            Terms { link, hostname: Some(&hostname), timeout, cancel }
+        };
+        for _ in 0..ATTEMPTS {
+            // What goes to a fixed port of the host cannot be restored twice at once.
+            if plan.request.fresh_reboot || plan.request.ssh_port.is_some() {
+                break;
+            }
+            let template = match self.template(plan, notices).await {
+                Ok(template) => template,
+                Err(NoTemplate::NotStarted(not)) => return Err(not),
+                Err(NoTemplate::Impossible(why)) => {
+                    notices.push(Notice::Without { why });
+                    break;
+                }
+            };
+            let (ram, state) = (template.ram(), template.state());
+            let beginning =
+                Beginning { origin: Origin::Restore { ram: &ram }, state: Some(&state) };
+            let terms = terms(RESTORE);
+            match start(&self.qemu, plan.spec, beginning, plan.folder, terms).await {
+                Ok(running) => return Ok((running, Some(template))),
+                Err(not) if !not.error.is_templates_fault() => return Err(not),
+                Err(not) => {
+                    self.templates.drop_id(&template.id());
+                    let why = text::chain(&not.error);
+                    notices.push(Notice::Dropped { id: template.id(), why });
+                }
+            }
+        }
+        let terms = terms(plan.request.boot_timeout);
+        let mut running = start(&self.qemu, plan.spec, Beginning::BOOT, plan.folder, terms).await?;
+        for lines in &plan.key.layers {
+            if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
+                running.machine.kill().await;
+                let _ = running.console.finish().await;
+                let console = running.console.last_lines();
+                return Err(NotStarted { error, console });
+            }
+        }
+        Ok((running, None))
+    }
+
+    /// The machine that is wanted.
+    async fn spec(&self, request: &MachineRequest) -> Result<MachineSpec, LeaseError> {
         let mut ports = request.ports.clone();
         if request.link == LinkChoice::VirtConsole {
             ports.push(ExtraPort::VirtConsole);
         }
-        let spec = MachineSpec {
+        Ok(MachineSpec {
             memory_mib: request.memory_mib,
             cpus: request.cpus,
-            kernel,
+            kernel: self.kernel(request).await?,
             initrd: request.image.initrd.clone(),
             cmdline: request.link.cmdline(&request.image.manifest.cmdline),
             accel: self.accel,
             reboots: self.reboots,
             ports,
             ssh_port: request.ssh_port,
-        };
-        let started = Instant::now();
-        let (machine, mut channels) =
-            Machine::start(&self.qemu, &spec, &Origin::Boot, folder.path())
-                .await
-                .map_err(LeaseError::from)?;
-        let console = folder.path().join("console.log");
-        let mut console = match Console::capture(channels.console, &console, started) {
-            Ok(console) => console,
-            Err(source) => {
-                machine.kill().await;
-                let path = folder.path().join("console.log");
-                return Err(LeaseError::Write { path, source }.into());
-            }
-        };
-        let pulse = machine.pulse();
-        let virt_console = match request.link {
-            LinkChoice::VirtConsole => channels.ports.pop(),
-            LinkChoice::Auto | LinkChoice::Serial => None,
-        };
-        let lines = Lines {
-            control: channels.control,
-            bulk: channels.bulk,
-            reserve: channels.reserve,
-            virt_console,
-        };
-        let opening = open_link(lines, request.link, pulse);
-        let opened = tokio::select! {
-            // An end is told before its consequence, the closed link.
-            biased;
-            ending = machine.ended() => Err(LeaseError::ended(ending)),
-            opened = opening => match opened {
-                Ok(opened) => Ok(opened),
-                Err(error) => Err(match machine.ended_soon().await {
-                    Some(ending) => LeaseError::ended(ending),
-                    None => error,
-                }),
-            },
-            () = tokio::time::sleep(request.boot_timeout) => {
-                let starved = machine.cpu_share().waited_since(&CpuShare::default());
-                Err(LeaseError::Silent { waited: request.boot_timeout, starved })
-            }
-            () = cancel.cancelled() => Err(LeaseError::Cancelled),
-        };
-        match opened {
-            Ok((link, hello)) => {
-                let (guest, ready_in) = (Guest::new(link, hello), started.elapsed());
-                let ports = channels.ports;
-                Ok(Lease { guest, machine, ready_in, ports, console, folder, _memory: share })
-            }
-            Err(error) => {
-                machine.kill().await;
-                let _ = console.finish().await;
-                let console = console.last_lines();
-                Err(FailedLease { error, folder: Some(folder), console })
-            }
+        })
+    }
+
+    /// What its template depends on.
+    fn key(&self, request: &MachineRequest, spec: &MachineSpec) -> TemplateKey {
+        TemplateKey {
+            format: template::FORMAT,
+            image: request.image.manifest.digest(),
+            agent: request.image.manifest.agent.clone(),
+            kernel: request.kernel.as_ref().map(|(_, digest)| digest.clone()),
+            cmdline: spec.cmdline.clone(),
+            machine: spec.seen_by_guest(self.qemu.version),
+            host_cpu: (self.accel == Accel::Kvm).then(template::host_cpu),
+            qemu: self.qemu.digest.clone(),
+            layers: request.layers.clone(),
         }
     }
 
@@ -365,86 +281,5 @@ impl Provisioner {
         }
         kernels.insert(digest.clone(), copy.clone());
         Ok(copy)
-    }
-}
-
-/// All that a link may go over.
-struct Lines {
-    control: UnixStream,
-    bulk: UnixStream,
-    reserve: UnixStream,
-    virt_console: Option<UnixStream>,
-}
-
-/// Opens the link: over the line that was chosen; else over the ports, or over the reserve line when the agent says
-/// there that it has none.
-async fn open_link(
-    lines: Lines,
-    choice: LinkChoice,
-    pulse: PulseWatch,
-) -> Result<(Link, HelloResponse), LeaseError> {
-    let Lines { control, bulk, mut reserve, virt_console } = lines;
-    match (choice, virt_console) {
-        (LinkChoice::Auto, _) => {}
-        (LinkChoice::VirtConsole, Some(line)) => {
-            drain(reserve);
-            return open_tty(line, pulse).await;
-        }
-        (LinkChoice::Serial | LinkChoice::VirtConsole, _) => {
-            return open_tty(reserve, pulse).await;
-        }
-    }
-    let pulse = Arc::new(std::sync::Mutex::new(pulse));
-    let watch = |pulse: &Arc<std::sync::Mutex<PulseWatch>>| -> PulseWatch {
-        let pulse = pulse.clone();
-        Box::new(move || (pulse.lock().unwrap_or_else(PoisonError::into_inner))())
-    };
-    let over_ports = Link::open_watched(Transport::virtio_serial(control, bulk), watch(&pulse));
-    let trouble = tokio::select! {
-        biased;
-        opened = over_ports => {
-            drain(reserve);
-            return opened.map_err(LeaseError::Link);
-        }
-        trouble = listen_to_reserve(&mut reserve) => trouble,
-    };
-    let Some(trouble) = trouble else { return Err(LeaseError::Link(LinkError::Closed)) };
-    warn!(kernel = %trouble.kernel, lacks = ?trouble.lacks, "the link goes over the serial line");
-    match Link::open_watched(Transport::tty(Lane::socket(reserve)), watch(&pulse)).await {
-        Ok(opened) => Ok(opened),
-        Err(LinkError::Closed) => Err(LeaseError::Link(LinkError::Closed)),
-        Err(_) => Err(LeaseError::NoPort { kernel: trouble.kernel, lacks: trouble.lacks }),
-    }
-}
-
-async fn open_tty(
-    line: UnixStream,
-    pulse: PulseWatch,
-) -> Result<(Link, HelloResponse), LeaseError> {
-    let opened = Link::open_watched(Transport::tty(Lane::socket(line)), pulse).await;
-    opened.map_err(LeaseError::Link)
-}
-
-/// Keeps a line open that no link goes over, so that nothing of the guest blocks on it.
-fn drain(mut line: UnixStream) {
-    tokio::spawn(async move { while listen_to_reserve(&mut line).await.is_some() {} });
-}
-
-impl Lease {
-    /// The folder of the machine: its console and QEMU's command line.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The console's last lines so far.
-    pub fn console(&self) -> Vec<ConsoleLine> {
-        self.console.last_lines()
-    }
-
-    /// Kills the machine and hands over what is left of it.
-    pub async fn end(mut self) -> Remains {
-        self.machine.kill().await;
-        let console_error = self.console.finish().await.err();
-        Remains { folder: self.folder, console: self.console.last_lines(), console_error }
     }
 }

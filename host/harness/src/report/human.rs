@@ -8,7 +8,7 @@ use super::Report;
 use crate::event::{AttemptFinished, Record, RunEvent, StreamName};
 use crate::outcome::Outcome;
 use crate::text;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 use ulid::Ulid;
@@ -51,6 +51,8 @@ pub struct Human<O, E> {
     arguments: HashMap<Ulid, String>,
     count: u32,
     finished: u32,
+    /// What is said once.
+    said: HashSet<String>,
 }
 
 #[derive(Default)]
@@ -75,6 +77,7 @@ impl<O: Write + Send, E: Write + Send> Human<O, E> {
             arguments: HashMap::new(),
             count: 0,
             finished: 0,
+            said: HashSet::new(),
         }
     }
 
@@ -185,6 +188,14 @@ impl<O: Write + Send, E: Write + Send> Human<O, E> {
         self.err.flush()
     }
 
+    /// What many attempts would say alike.
+    fn say_once(&mut self, line: String) -> io::Result<()> {
+        match self.said.insert(line.clone()) {
+            true => self.say(&line),
+            false => Ok(()),
+        }
+    }
+
     fn show(&mut self, line: &str) -> io::Result<()> {
         if self.config.stderr_is_terminal {
             self.clear_progress()?;
@@ -262,6 +273,16 @@ impl<O: Write + Send, E: Write + Send> Report for Human<O, E> {
             RunEvent::ImageMade { image, packages, elapsed_us, .. } => {
                 let elapsed = Duration::from_micros(*elapsed_us).as_secs_f64();
                 self.say(&format!("image {image}: made from {packages} packages in {elapsed:.1} s"))
+            }
+            RunEvent::TemplateMade { elapsed_us, .. } => {
+                let elapsed = Duration::from_micros(*elapsed_us).as_secs_f64();
+                self.say(&format!("template: booted and saved in {elapsed:.1} s"))
+            }
+            RunEvent::TemplateDropped { why, .. } => {
+                self.say_once(format!("template: dropped ({why}); it is made anew"))
+            }
+            RunEvent::TemplateMissing { why } => {
+                self.say_once(format!("template: none ({why}); machines boot instead"))
             }
             RunEvent::AttemptStarted { job, .. } => {
                 self.arguments.insert(attempt, job.command.to_arguments());

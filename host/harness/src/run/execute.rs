@@ -12,7 +12,7 @@ use guestline::digest::Digest;
 use guestline::guest::{ExecEvent, ExecHandle};
 use guestline::image::{Agent, Image, Store};
 use guestline::machine::Ending;
-use guestline::provision::{Lease, LeaseError, MachineRequest, Provisioner};
+use guestline::provision::{Lease, LeaseError, MachineRequest, Notice, Provisioner};
 use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus, Stream};
 use serde_json::json;
 use std::collections::HashMap;
@@ -157,19 +157,18 @@ impl Executor {
         let request = MachineRequest {
             memory_mib: job.machine.memory_mib.unwrap_or(image.manifest.memory_mib),
             cpus: job.machine.cpus,
+            fresh_reboot: job.machine.fresh_reboot,
             kernel: job.machine.kernel.as_ref().map(|digest| {
                 (self.kernels.get(digest).cloned().unwrap_or_default(), digest.clone())
             }),
-            boot_timeout: job.limits.boot(),
-            ports: Vec::new(),
-            link: guestline::provision::LinkChoice::Auto,
-            ssh_port: None,
-            image,
+            set_up_timeout: job.limits.check(),
+            ..MachineRequest::new(image, job.limits.boot())
         };
         attempt.record_facts(&self.facts, &request);
         let lease = match provisioner.lease(&request, cancel).await {
             Ok(lease) => lease,
             Err(failed) => {
+                tell(failed.notices, emitter).await;
                 attempt.console = failed.console;
                 if let (Some(from), Some(to)) = (&failed.folder, &attempt.folder) {
                     let _ = to.adopt(&from.path().join("console.log"));
@@ -180,12 +179,15 @@ impl Executor {
                 };
             }
         };
+        tell(lease.notices.clone(), emitter).await;
         attempt.machine = Some(lease.ready_in);
         let agent = lease.guest.agent();
         let ready = RunEvent::MachineReady {
             elapsed_us: u64::try_from(lease.ready_in.as_micros()).unwrap_or(u64::MAX),
             agent: text::one_line(&agent.build, 64),
             guest_time_us: agent.clock_us,
+            template: lease.template.as_ref().map(|id| id.to_string()),
+            skew_us: lease.skew.map(|skew| skew.micros),
         };
         emitter.emit(ready).await;
         let finding = check(job, &lease, attempt, emitter, cancel).await;
@@ -199,6 +201,13 @@ impl Executor {
             }
         }
         finding
+    }
+
+    /// Waits for what is still done for the next run.
+    pub async fn finish(&self) {
+        if let Ok(provisioner) = &self.provisioner {
+            provisioner.finish().await;
+        }
     }
 
     /// The image, from the store; the first attempt that wants it makes it, the others wait.
@@ -239,6 +248,24 @@ impl Executor {
         }
         images.insert(name.to_owned(), image.clone());
         image
+    }
+}
+
+/// What became of templates, as events.
+async fn tell(notices: Vec<Notice>, emitter: &mut Emitter) {
+    for notice in notices {
+        let event = match notice {
+            Notice::Made { id, elapsed } => RunEvent::TemplateMade {
+                template: id.to_string(),
+                elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            },
+            Notice::Dropped { id, why } => RunEvent::TemplateDropped {
+                template: id.to_string(),
+                why: text::one_line(&why, 300),
+            },
+            Notice::Without { why } => RunEvent::TemplateMissing { why: text::one_line(&why, 300) },
+        };
+        emitter.emit(event).await;
     }
 }
 

@@ -109,6 +109,9 @@ fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
         }
         LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } => errored(Stage::Image),
         LeaseError::NoPort { .. } => errored(Stage::Link),
+        LeaseError::Restore(_) => errored(Stage::Host),
+        LeaseError::Settle(_) => errored(Stage::Agent),
+        LeaseError::SetUp { .. } => errored(Stage::Fixture),
         LeaseError::Link(LinkError::Version { .. } | LinkError::Refused(_)) => {
             errored(Stage::Agent)
         }

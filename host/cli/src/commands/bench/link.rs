@@ -11,7 +11,7 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::guest::{ExecEvent, Guest, PullOptions, PushOptions};
 use guestline::machine::{ExtraPort, Qemu};
-use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
+use guestline::provision::{Lease, MachineRequest, Provisioner, TemplateStore, WorkRoot};
 use guestline_harness::text;
 use guestline_protocol::{ByteBuf, Command, ExecRequest, ExitStatus, Stream};
 use serde_json::json;
@@ -60,20 +60,18 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let rows = runtime.block_on(async {
         let root = WorkRoot::create(&context.dirs, false)?;
-        let provisioner = Provisioner::new(qemu, accel, root);
+        let templates = TemplateStore::new(&context.dirs);
+        let provisioner = Provisioner::new(qemu, accel, root, templates);
         let request = MachineRequest {
-            image,
-            kernel: None,
             memory_mib: 1024,
             cpus: args.cpus,
-            boot_timeout: PATIENCE,
             ports: vec![
                 ExtraPort::Virtio(RAW_PORT.to_owned()),
                 ExtraPort::Virtio(peers::QGA_PORT.to_owned()),
                 ExtraPort::Serial,
             ],
-            link: guestline::provision::LinkChoice::Auto,
             ssh_port: Some(peers.ssh_port),
+            ..MachineRequest::new(image, PATIENCE)
         };
         let lease = provisioner.lease(&request, &CancellationToken::new()).await;
         let mut lease = lease.map_err(|failed| CommandError::new(text::chain(&failed.error)))?;

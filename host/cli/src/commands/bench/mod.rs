@@ -13,7 +13,7 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::image::{Agent, Image};
 use guestline::machine::{Accel, Qemu};
-use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
+use guestline::provision::{Lease, MachineRequest, Provisioner, TemplateStore, WorkRoot};
 use guestline_harness::text;
 use serde_json::Value;
 use std::path::Path;
@@ -241,17 +241,9 @@ impl Bench {
     /// Resident memory (proc_pid_smaps(5), exact, unlike `VmRSS`) of process 1 and of the shell that asks, in kB.
     async fn resident(&self) -> Result<(u64, u64), CommandError> {
         let root = WorkRoot::create(&self.context.dirs, false)?;
-        let provisioner = Provisioner::new(self.qemu.clone(), self.accel, root);
-        let request = MachineRequest {
-            image: self.image.clone(),
-            kernel: None,
-            memory_mib: self.image.manifest.memory_mib,
-            cpus: 1,
-            boot_timeout: PATIENCE,
-            ports: Vec::new(),
-            link: guestline::provision::LinkChoice::Auto,
-            ssh_port: None,
-        };
+        let templates = TemplateStore::new(&self.context.dirs);
+        let provisioner = Provisioner::new(self.qemu.clone(), self.accel, root, templates);
+        let request = MachineRequest::new(self.image.clone(), PATIENCE);
         let lease = provisioner.lease(&request, &CancellationToken::new()).await;
         let lease = lease.map_err(|failed| CommandError::new(text::chain(&failed.error)))?;
         let result = read_resident(&lease).await;

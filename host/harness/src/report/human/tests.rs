@@ -43,7 +43,13 @@ fn run_started(tests: u32) -> (u64, RunEvent) {
 fn started(number: u32, line: &str) -> (u64, RunEvent) {
     let job = Job {
         command: TestCommand::Line(line.to_owned()),
-        machine: MachineWanted { image: "tiny".into(), kernel: None, memory_mib: None, cpus: 1 },
+        machine: MachineWanted {
+            image: "tiny".into(),
+            kernel: None,
+            memory_mib: None,
+            cpus: 1,
+            fresh_reboot: false,
+        },
         limits: Limits { check_ms: 1, boot_ms: 1 },
     };
     let event = RunEvent::AttemptStarted { number, test: line.to_owned(), job: Box::new(job) };

@@ -1,0 +1,276 @@
+//! A leased machine, and why there is none.
+
+use super::memory::{MemoryError, Share};
+use super::template::{Notice, Template, TemplateId};
+use super::workfolder::WorkFolder;
+use crate::capture::{Console, ConsoleLine};
+use crate::guest::{Guest, Skew};
+use crate::image::KernelError;
+use crate::link::LinkError;
+use crate::machine::{Ending, Machine, StartError, StateError};
+use crate::text;
+use guestline_protocol::{ExitStatus, RemoteError};
+use nix::libc;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// A machine could not be leased.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The host's memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The work folder.
+    #[error("cannot make a work folder in `{path}`", path = path.display())]
+    WorkFolder {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the run cannot be written.
+    #[error("cannot write `{path}`", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel file.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel file changed after it was chosen.
+    #[error("kernel `{path}` changed while it was waited for", path = path.display())]
+    KernelChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// QEMU cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// QEMU refused or died.
+    #[error("QEMU {how}{}", after_colon(stderr))]
+    QemuDied {
+        /// How its process ended.
+        how: String,
+        /// The signal that killed it, when we did not send it.
+        signal: Option<i32>,
+        /// The end of its standard error.
+        stderr: String,
+    },
+    /// The guest ended before its agent answered.
+    #[error("the guest {} before its agent answered", ending_in_words(ending))]
+    Ended {
+        /// How.
+        ending: Ending,
+    },
+    /// The agent has no port.
+    #[error("kernel {kernel} has no link to the host: it lacks {}", lacks.join(", "))]
+    NoPort {
+        /// `uname -r`, as the guest says.
+        kernel: String,
+        /// What is missing, as the guest says.
+        lacks: Vec<String>,
+    },
+    /// It cannot go on from its template.
+    #[error("the machine does not go on from its template")]
+    Restore(#[source] StateError),
+    /// The agent does not make the machine what it is to be.
+    #[error("the agent cannot give the machine its time, randomness and name")]
+    Settle(#[source] LinkError),
+    /// A line of its set-up did not do.
+    #[error("set-up `{}` {failure}", text::one_line(line, 60))]
+    SetUp {
+        /// The line.
+        line: String,
+        /// What became of it.
+        failure: SetUpFailure,
+    },
+    /// The link failed before the agent answered.
+    #[error("no session with the agent")]
+    Link(#[source] LinkError),
+    /// The agent never answered.
+    #[error("the agent did not answer within {waited:?}")]
+    Silent {
+        /// How long was waited.
+        waited: Duration,
+        /// The host kept QEMU from running for so much of it.
+        starved: Duration,
+    },
+    /// Cancelled by the caller.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What became of a line of a set-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetUpFailure {
+    /// It ended with another status than 0.
+    Ended {
+        /// With this.
+        status: ExitStatus,
+        /// The end of what it said.
+        output: String,
+    },
+    /// It could not be started.
+    Refused {
+        /// As the agent says.
+        error: RemoteError,
+    },
+    /// It did not end.
+    TimedOut {
+        /// Its time.
+        limit: Duration,
+        /// The host kept QEMU from running for so much of it.
+        starved: Duration,
+    },
+    /// The guest ended.
+    GuestEnded(Ending),
+}
+
+impl fmt::Display for SetUpFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended { status: ExitStatus::Exited(status), output } => {
+                write!(f, "ended with status {status}")?;
+                match output.lines().last() {
+                    Some(line) => write!(f, ": {}", text::one_line(line, 200)),
+                    None => Ok(()),
+                }
+            }
+            Self::Ended { status: ExitStatus::Signaled { signal, .. }, .. } => {
+                write!(f, "was killed by signal {signal}")
+            }
+            Self::Refused { error } => {
+                write!(f, "cannot be started: {}", text::one_line(&error.message, 200))
+            }
+            Self::TimedOut { limit, .. } => {
+                write!(f, "did not end within {}", text::limit(*limit))
+            }
+            Self::GuestEnded(ending) => {
+                write!(f, "took the guest down: it {}", ending_in_words(ending))
+            }
+        }
+    }
+}
+
+impl LeaseError {
+    /// The machine ended before it was ready.
+    pub(super) fn ended(ending: Ending) -> Self {
+        match ending {
+            Ending::QemuDied { how, signal, stderr } => Self::QemuDied { how, signal, stderr },
+            ending => Self::Ended { ending },
+        }
+    }
+}
+
+impl LeaseError {
+    /// May the template be to blame for a machine that did not come up from it? Not when somebody ended it, or the host
+    /// could not run it.
+    pub(super) fn is_templates_fault(&self) -> bool {
+        match self {
+            Self::QemuDied { signal: Some(signal), .. } => !matches!(
+                *signal,
+                libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT
+            ),
+            Self::Silent { waited, starved } => *starved <= *waited / 2,
+            Self::Cancelled | Self::Start(_) | Self::Write { .. } => false,
+            _ => true,
+        }
+    }
+}
+
+fn after_colon(text: &str) -> String {
+    match text.lines().last() {
+        Some(line) => format!(": {line}"),
+        None => String::new(),
+    }
+}
+
+/// "panicked", "powered off", "reset".
+fn ending_in_words(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Panicked => "panicked",
+        Ending::PoweredOff => "powered off",
+        Ending::Reset => "reset",
+        Ending::QemuDied { .. } => "lost its QEMU",
+    }
+}
+
+/// A lease that failed, with what is left to look at.
+#[derive(Debug)]
+pub struct FailedLease {
+    /// Why.
+    pub error: LeaseError,
+    /// The work folder, when there was one: console and command line.
+    pub folder: Option<WorkFolder>,
+    /// The console's last lines.
+    pub console: Vec<ConsoleLine>,
+    /// What became of templates meanwhile.
+    pub notices: Vec<Notice>,
+}
+
+impl<E: Into<LeaseError>> From<E> for FailedLease {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), folder: None, console: Vec::new(), notices: Vec::new() }
+    }
+}
+
+/// A ready machine.
+#[derive(Debug)]
+pub struct Lease {
+    /// What may be done to it.
+    pub guest: Guest,
+    /// The machine itself.
+    pub machine: Machine,
+    /// From the start of QEMU to the agent's answer; with the making of its template, if it was made for this lease.
+    pub ready_in: Duration,
+    /// The template that it was restored from; none when it booted.
+    pub template: Option<TemplateId>,
+    /// What became of templates meanwhile.
+    pub notices: Vec<Notice>,
+    /// How far its clock was off before it was set.
+    pub skew: Option<Skew>,
+    /// The host's ends of the ports that were asked for.
+    pub ports: Vec<UnixStream>,
+    pub(super) console: Console,
+    pub(super) folder: WorkFolder,
+    pub(super) _memory: Share,
+    /// Held so that nobody removes the template while its memory file is in use.
+    pub(super) _template: Option<Template>,
+}
+
+/// What is left of a machine.
+#[derive(Debug)]
+pub struct Remains {
+    /// Its work folder, removed when dropped.
+    pub folder: WorkFolder,
+    /// Its console's last lines.
+    pub console: Vec<ConsoleLine>,
+    /// Writing the console to disk failed.
+    pub console_error: Option<io::Error>,
+}
+
+impl Lease {
+    /// The folder of the machine: its console and QEMU's command line.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The console's last lines so far.
+    pub fn console(&self) -> Vec<ConsoleLine> {
+        self.console.last_lines()
+    }
+
+    /// Kills the machine and hands over what is left of it.
+    pub async fn end(mut self) -> Remains {
+        self.machine.kill().await;
+        let console_error = self.console.finish().await.err();
+        Remains { folder: self.folder, console: self.console.last_lines(), console_error }
+    }
+}

@@ -1,0 +1,335 @@
+//! Making templates: a machine is booted, or restored from the template below; its layer's lines are run; when it is quiet
+//! it is saved, and killed.
+
+use super::lease::{LeaseError, SetUpFailure};
+use super::start::{Beginning, NotStarted, Running, Terms, start};
+use super::template::{
+    Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateKey, TemplateRecord, copy_ram,
+};
+use super::{MachineRequest, Provisioner, identity};
+use crate::clock::now_us;
+use crate::guest::Guest;
+use crate::link::LinkError;
+use crate::machine::{Ending, Machine, MachineSpec, Origin};
+use crate::text;
+use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use nix::libc;
+use nix::sys::statvfs::statvfs;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks whether another process has made it.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Beside a machine's memory, so much room has to be on the disk.
+const ROOM_MIB: u64 = 64;
+
+/// So much of a set-up line's output is read, and so much of its end is shown.
+const OUTPUT: usize = 1024 * 1024;
+const OUTPUT_SHOWN: usize = 4096;
+
+/// What is made, and out of what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) key: &'a TemplateKey,
+    pub(super) request: &'a MachineRequest,
+    pub(super) spec: &'a MachineSpec,
+    /// Where its QEMU works.
+    pub(super) folder: &'a Path,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// Why there is no template.
+#[derive(Debug)]
+pub(super) enum NoTemplate {
+    /// It cannot be kept; a machine can still be booted.
+    Impossible(String),
+    /// Its machine did not come up, or its set-up failed.
+    NotStarted(NotStarted),
+}
+
+impl<E: Into<LeaseError>> From<E> for NoTemplate {
+    fn from(error: E) -> Self {
+        Self::NotStarted(error.into().into())
+    }
+}
+
+impl Provisioner {
+    /// The template of a key: found, or made.
+    pub(super) async fn template(
+        &self,
+        plan: Plan<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Template, NoTemplate> {
+        let impossible = |why: String| Err(NoTemplate::Impossible(why));
+        loop {
+            match self.templates.open(plan.key) {
+                Found::Ready(template) => return Ok(*template),
+                Found::Foreign(why) => return impossible(why),
+                Found::Absent => {}
+                Found::Damaged(why) => {
+                    self.templates.drop_id(&plan.key.id());
+                    notices.push(Notice::Dropped { id: plan.key.id(), why });
+                }
+            }
+            let making = match self.templates.begin(plan.key) {
+                Ok(Some(making)) => making,
+                Ok(None) => {
+                    // Another process makes it.
+                    tokio::select! {
+                        () = tokio::time::sleep(LOOK) => continue,
+                        () = plan.cancel.cancelled() => return Err(LeaseError::Cancelled.into()),
+                    }
+                }
+                Err(error) => {
+                    let folder = self.templates.folder().display();
+                    return impossible(format!("cannot use `{folder}`: {error}"));
+                }
+            };
+            // It may have been made just before its lock was had.
+            if let Found::Ready(template) = self.templates.open(plan.key) {
+                return Ok(*template);
+            }
+            let began = Instant::now();
+            let made = match plan.key.parent() {
+                None => self.make_booted(plan, making).await?,
+                Some(below) => Box::pin(self.make_layer(plan, &below, making, notices)).await?,
+            };
+            let Some(template) = made else { continue };
+            notices.push(Notice::Made { id: template.id(), elapsed: began.elapsed() });
+            return Ok(template);
+        }
+    }
+
+    /// Boots the machine and saves it.
+    async fn make_booted(
+        &self,
+        plan: Plan<'_>,
+        making: Making,
+    ) -> Result<Option<Template>, NoTemplate> {
+        check_room(making.folder(), plan.spec.memory_mib)?;
+        let ram = making.ram();
+        // QEMU would make it readable for others.
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&ram);
+        made.map_err(|error| {
+            NoTemplate::Impossible(format!("cannot make `{}`: {error}", ram.display()))
+        })?;
+        let beginning = Beginning { origin: Origin::BootSavable { ram: &ram }, state: None };
+        let terms = plan.terms(None);
+        let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
+        let running = started.map_err(|not| match not.error {
+            // Its memory is a file on a disk that is full now (mmap(2)).
+            LeaseError::QemuDied { signal: Some(libc::SIGBUS), .. } => {
+                NoTemplate::Impossible(format!("the disk is full: {}", not.error))
+            }
+            _ => NoTemplate::NotStarted(not),
+        })?;
+        self.save(plan, making, running).await
+    }
+
+    /// Restores the template below with memory that can be saved again, runs the layer's lines and saves it.
+    async fn make_layer(
+        &self,
+        plan: Plan<'_>,
+        below: &TemplateKey,
+        making: Making,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Option<Template>, NoTemplate> {
+        let below = self.template(Plan { key: below, ..plan }, notices).await?;
+        check_room(making.folder(), plan.spec.memory_mib)?;
+        let (from, ram) = (below.ram(), making.ram());
+        let copied = tokio::task::spawn_blocking({
+            let ram = ram.clone();
+            move || copy_ram(&from, &ram)
+        });
+        let copied = copied.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        copied.map_err(|error| {
+            NoTemplate::Impossible(format!("cannot write `{}`: {error}", ram.display()))
+        })?;
+        let state = below.state();
+        let beginning =
+            Beginning { origin: Origin::RestoreSavable { ram: &ram }, state: Some(&state) };
+        let name = identity::hostname(&plan.request.image.manifest.name);
+        let terms = plan.terms(Some(&name));
+        let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
+        let mut running = started.map_err(NoTemplate::NotStarted)?;
+        let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
+        if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
+            running.machine.kill().await;
+            let _ = running.console.finish().await;
+            let console = running.console.last_lines();
+            return Err(NoTemplate::NotStarted(NotStarted { error, console }));
+        }
+        self.save(plan, making, running).await
+    }
+
+    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved.
+    async fn save(
+        &self,
+        plan: Plan<'_>,
+        making: Making,
+        running: Running,
+    ) -> Result<Option<Template>, NoTemplate> {
+        let Running { machine, mut console, started, guest, .. } = running;
+        let (ready, waiting) = (started.elapsed(), Instant::now());
+        let saved = tokio::select! {
+            biased;
+            ending = machine.ended() => Err(LeaseError::ended(ending).into()),
+            () = plan.cancel.cancelled() => Err(LeaseError::Cancelled.into()),
+            saved = async {
+                let quiet = until_quiet(&machine).await;
+                let waited = waiting.elapsed();
+                let saved = machine.save(&making.state()).await;
+                saved.map(|()| (quiet, waited)).map_err(|error| {
+                    NoTemplate::Impossible(format!("cannot save the machine: {}", text::chain(&error)))
+                })
+            } => saved,
+        };
+        machine.kill().await;
+        drop(guest);
+        let _ = console.finish().await;
+        let (quiet, waited) = saved?;
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let manifest = &plan.request.image.manifest;
+        let record = TemplateRecord {
+            key: plan.key.clone(),
+            image: manifest.name.clone(),
+            kernel_release: manifest.kernel_release.clone(),
+            qemu: self.qemu.version.to_string(),
+            memory_mib: plan.spec.memory_mib,
+            guestline: env!("CARGO_PKG_VERSION").to_owned(),
+            made_us: now_us(),
+            ready_us: us(ready),
+            quiet_us: us(waited),
+            quiet,
+        };
+        let published = making.publish(record, self.qemu.opens_read_only());
+        let template = published.map_err(|error| {
+            NoTemplate::Impossible(format!("cannot keep the saved machine: {error}"))
+        })?;
+        if let Some(template) = &template {
+            self.digest_later(template.id(), plan.cancel);
+        }
+        Ok(template)
+    }
+
+    /// Takes the digest of a template's memory beside what is done next.
+    fn digest_later(&self, id: super::TemplateId, cancel: &CancellationToken) {
+        let (store, cancel) = (self.templates.clone(), cancel.clone());
+        let taking = tokio::task::spawn_blocking(move || {
+            if let Found::Ready(template) = store.open_id(&id) {
+                let taken = template.digest_ram(&|| !cancel.is_cancelled());
+                if let Err(error) = taken {
+                    tracing::debug!(%error, "no digest of a template's memory");
+                }
+            }
+        });
+        self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(taking);
+    }
+
+    /// Waits for what is still done beside: digests of templates that were made.
+    pub async fn finish(&self) {
+        let digests = {
+            let mut digests =
+                self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::take(&mut *digests)
+        };
+        for digest in digests {
+            let _ = digest.await;
+        }
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn terms(self, hostname: Option<&'a str>) -> Terms<'a> {
+        let link = self.request.link;
+        Terms { link, hostname, timeout: self.request.boot_timeout, cancel: self.cancel }
+    }
+}
+
+/// A memory file that does not find its room on the disk kills QEMU in the middle of the guest's boot (SIGBUS, mmap(2)).
+fn check_room(folder: &Path, memory_mib: u64) -> Result<(), NoTemplate> {
+    let Ok(found) = statvfs(folder) else { return Ok(()) };
+    let free_mib = found.blocks_available().saturating_mul(found.fragment_size()) >> 20;
+    let wanted_mib = memory_mib.saturating_add(ROOM_MIB);
+    match free_mib >= wanted_mib {
+        true => Ok(()),
+        false => Err(NoTemplate::Impossible(format!(
+            "the disk of `{}` has {free_mib} MiB free, and {wanted_mib} MiB are wanted to save the machine",
+            folder.parent().unwrap_or(folder).display(),
+        ))),
+    }
+}
+
+/// True when it came to rest.
+async fn until_quiet(machine: &Machine) -> bool {
+    let (mut quiet, began) = (Quiet::default(), Instant::now());
+    let before = machine.cpu_share();
+    while began.elapsed() < PATIENCE {
+        if quiet.on_sample(Instant::now(), machine.cpu_share().ran_since(&before)) {
+            return true;
+        }
+        tokio::time::sleep(SAMPLE).await;
+    }
+    false
+}
+
+/// Runs lines one after the other; the first that does not end with status 0 is the last.
+pub(super) async fn set_up(
+    plan: Plan<'_>,
+    machine: &Machine,
+    guest: &Guest,
+    lines: &[String],
+) -> Result<(), LeaseError> {
+    for line in lines {
+        let failed = |failure| LeaseError::SetUp { line: line.clone(), failure };
+        let request = ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
+        let limit = plan.request.set_up_timeout;
+        let before = machine.cpu_share();
+        let ran = tokio::select! {
+            biased;
+            ran = guest.run(request, &[], OUTPUT) => ran,
+            ending = machine.ended() => return Err(ended_in_set_up(ending, line)),
+            () = plan.cancel.cancelled() => return Err(LeaseError::Cancelled),
+            () = tokio::time::sleep(limit) => {
+                let starved = machine.cpu_share().waited_since(&before);
+                return Err(failed(SetUpFailure::TimedOut { limit, starved }));
+            }
+        };
+        match ran {
+            Ok(output) if output.exited.status == ExitStatus::Exited(0) => {}
+            Ok(output) => {
+                let (status, mut said) = (output.exited.status, output.stdout);
+                said.extend(output.stderr);
+                let from = said.len().saturating_sub(OUTPUT_SHOWN);
+                let output = String::from_utf8_lossy(said.get(from..).unwrap_or_default());
+                let output = output.trim_end().to_owned();
+                return Err(failed(SetUpFailure::Ended { status, output }));
+            }
+            Err(LinkError::Refused(error)) => {
+                return Err(failed(SetUpFailure::Refused { error }));
+            }
+            // A guest that goes down takes the link with it first.
+            Err(error) => {
+                return Err(match machine.ended_soon().await {
+                    Some(ending) => ended_in_set_up(ending, line),
+                    None => LeaseError::Link(error),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ended_in_set_up(ending: Ending, line: &str) -> LeaseError {
+    match ending {
+        Ending::QemuDied { .. } => LeaseError::ended(ending),
+        ending => {
+            LeaseError::SetUp { line: line.to_owned(), failure: SetUpFailure::GuestEnded(ending) }
+        }
+    }
+}

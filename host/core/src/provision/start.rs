@@ -1,0 +1,136 @@
+//! From a spec to a machine whose agent answers: booted, or restored.
+
+use super::identity::settle;
+use super::lease::LeaseError;
+use super::opening::{Lines, LinkChoice, open_link};
+use crate::capture::{Console, ConsoleLine};
+use crate::guest::{Guest, Skew};
+use crate::machine::{CpuShare, Machine, MachineSpec, Origin, Qemu};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+/// A machine whose agent answers.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) machine: Machine,
+    pub(super) guest: Guest,
+    pub(super) console: Console,
+    /// The host's ends of the ports that were asked for.
+    pub(super) ports: Vec<UnixStream>,
+    /// When QEMU was started.
+    pub(super) started: Instant,
+    /// How far its clock was off, when it was set.
+    pub(super) skew: Option<Skew>,
+}
+
+/// What a machine begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beginning<'a> {
+    pub(super) origin: Origin<'a>,
+    /// The state file, for a machine that is restored.
+    pub(super) state: Option<&'a Path>,
+}
+
+impl Beginning<'_> {
+    pub(super) const BOOT: Self = Self { origin: Origin::Boot, state: None };
+}
+
+/// How it is begun, and until when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    pub(super) link: LinkChoice,
+    /// The name that it is to have; without one it keeps all that it has.
+    pub(super) hostname: Option<&'a str>,
+    pub(super) timeout: Duration,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// Why there is no machine, and what its console showed.
+#[derive(Debug)]
+pub(super) struct NotStarted {
+    pub(super) error: LeaseError,
+    pub(super) console: Vec<ConsoleLine>,
+}
+
+impl<E: Into<LeaseError>> From<E> for NotStarted {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), console: Vec::new() }
+    }
+}
+
+/// Starts a machine in `folder`, where its console goes, and waits for its agent.
+///
+/// # Errors
+/// [`NotStarted`]; nothing runs then.
+pub(super) async fn start(
+    qemu: &Qemu,
+    spec: &MachineSpec,
+    beginning: Beginning<'_>,
+    folder: &Path,
+    terms: Terms<'_>,
+) -> Result<Running, NotStarted> {
+    let started = Instant::now();
+    let (machine, mut channels) =
+        Machine::start(qemu, spec, &beginning.origin, folder).await.map_err(LeaseError::from)?;
+    let path = folder.join("console.log");
+    let mut console = match Console::capture(channels.console, &path, started) {
+        Ok(console) => console,
+        Err(source) => {
+            machine.kill().await;
+            return Err(LeaseError::Write { path, source }.into());
+        }
+    };
+    let pulse = machine.pulse();
+    let virt_console = match terms.link {
+        LinkChoice::VirtConsole => channels.ports.pop(),
+        LinkChoice::Auto | LinkChoice::Serial => None,
+    };
+    let lines = Lines {
+        control: channels.control,
+        bulk: channels.bulk,
+        reserve: channels.reserve,
+        virt_console,
+    };
+    let opening = async {
+        if let Some(state) = beginning.state {
+            machine.restore(state).await.map_err(LeaseError::Restore)?;
+        }
+        let (link, hello) = open_link(lines, terms.link, pulse).await?;
+        let guest = Guest::new(link, hello);
+        let skew = match terms.hostname {
+            Some(name) => Some(settle(&guest, name).await?),
+            None => None,
+        };
+        Ok((guest, skew))
+    };
+    let opened = tokio::select! {
+        // An end is told before its consequence, the closed link.
+        biased;
+        ending = machine.ended() => Err(LeaseError::ended(ending)),
+        opened = opening => match opened {
+            Ok(opened) => Ok(opened),
+            Err(error) => Err(match machine.ended_soon().await {
+                Some(ending) => LeaseError::ended(ending),
+                None => error,
+            }),
+        },
+        () = tokio::time::sleep(terms.timeout) => {
+            let starved = machine.cpu_share().waited_since(&CpuShare::default());
+            Err(LeaseError::Silent { waited: terms.timeout, starved })
+        }
+        () = terms.cancel.cancelled() => Err(LeaseError::Cancelled),
+    };
+    match opened {
+        Ok((guest, skew)) => {
+            let ports = channels.ports;
+            Ok(Running { machine, guest, console, ports, started, skew })
+        }
+        Err(error) => {
+            machine.kill().await;
+            let _ = console.finish().await;
+            Err(NotStarted { error, console: console.last_lines() })
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Templates: saved machines, each restored many times.
+//!
+//! ```text
+//! key (what it depends on) ─> store (found and checked, or made and published) ─> Template
+//! quiet (when a machine may be saved)     ram (digest of its memory)
+//! ```
+
+mod key;
+mod quiet;
+mod ram;
+mod store;
+
+pub(super) use key::host_cpu;
+pub use key::{TemplateId, TemplateKey};
+pub(super) use quiet::{PATIENCE, Quiet, SAMPLE};
+pub(super) use ram::copy_ram;
+pub(super) use store::{Found, Making};
+pub use store::{Template, TemplateRecord, TemplateStore};
+
+use std::time::Duration;
+
+/// The format of the folder.
+pub(super) const FORMAT: u32 = key::FORMAT;
+
+/// What became of a template while a machine was leased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// It was made, and published.
+    Made {
+        /// Which.
+        id: TemplateId,
+        /// How long that took, from the start of QEMU.
+        elapsed: Duration,
+    },
+    /// It could not be used, and is gone.
+    Dropped {
+        /// Which.
+        id: TemplateId,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// There is none, so the machine boots.
+    Without {
+        /// Why not.
+        why: String,
+    },
+}
