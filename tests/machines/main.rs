@@ -10,6 +10,7 @@ mod images;
 mod interrupts;
 mod kernels;
 mod named;
+mod oldest_qemu;
 mod output;
 mod templates;
 mod transfers;

@@ -11,7 +11,11 @@ pub(crate) struct Web(pub(crate) Guestline);
 
 impl Web {
     pub(crate) fn up() -> Self {
-        let web = Self(Guestline::new());
+        Self::up_by(Guestline::new())
+    }
+
+    pub(crate) fn up_by(guestline: Guestline) -> Self {
+        let web = Self(guestline);
         let ran = web.0.run(&["up", "web"]);
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         assert!(ran.stdout().starts_with("web is up: kernel "), "{}", ran.stdout());

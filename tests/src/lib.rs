@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the program as a user runs it, with folders of its own, and what it leaves behind.
 //!
-//! `make test` names the program and the agent in `GUESTLINE_PROGRAM` and `GUESTLINE_AGENT`.
+//! `make test` names the program and the agent in `GUESTLINE_PROGRAM` and `GUESTLINE_AGENT`, and the oldest QEMU that
+//! is promised to work in `GUESTLINE_OLDEST_QEMU`.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub fn named_by(variable: &str) -> PathBuf {
     let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
     path.unwrap_or_else(|| panic!("{variable} names no file: run the tests with `make test`"))
+}
+
+/// The oldest QEMU that is promised to work.
+///
+/// # Panics
+/// When the environment names none: `make test` goes on without it, so that only what needs it fails.
+pub fn oldest_qemu() -> PathBuf {
+    let path = std::env::var_os("GUESTLINE_OLDEST_QEMU").map(PathBuf::from);
+    path.filter(|path| path.is_file()).unwrap_or_else(|| {
+        panic!(
+            "GUESTLINE_OLDEST_QEMU names no file: `setup/qemu-7.2.sh` fetches that QEMU and prints its path, or says \
+             why it cannot"
+        )
+    })
 }
 
 /// The program with state, evidence and work folders of this test; images are shared by all tests.
