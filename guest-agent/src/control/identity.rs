@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! checked as a whole ── kernel's host name ── files ── interfaces
-//! file:  new file beside it, renamed over it
-//!          └ EROFS, EBUSY: written to /run/guestline, mounted over it (as systemd does with machine-id)
+//! file:  written in place, if it is a plain one
+//!          └ else: new file beside it, renamed over it
+//!                    └ EROFS, EBUSY: written to /run/guestline, mounted over it (as systemd does with machine-id)
 //! ```
 //! A file that is mounted over has its content changed in place by the next request: it is /run/guestline's own then.
 
@@ -11,10 +12,11 @@ use super::{errno, invalid, net, quoted, refused};
 use guestline_files::describe;
 use guestline_protocol::{IdentityRequest, RemoteError};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Length of the longest host name (`HOST_NAME_MAX`).
@@ -79,9 +81,12 @@ fn write_files(root: &Path, request: &IdentityRequest) -> Result<(), RemoteError
     }
 }
 
-/// Gives a file a new content, by a rename, or by a mount where it cannot be replaced.
+/// Gives a file a new content: in place, by a rename, or by a mount where it cannot be replaced.
 fn replace(root: &Path, name: &str, content: &str, mode: u32) -> Result<(), RemoteError> {
     let target = root.join(name);
+    if write_in_place(&target, content).is_ok_and(|written| written) {
+        return Ok(());
+    }
     let cover = root.join(COVERS).join(name.replace('/', "-"));
     let is_covered = match (fs::metadata(&target), fs::metadata(&cover)) {
         (Ok(target), Ok(cover)) => target.dev() == cover.dev() && target.ino() == cover.ino(),
@@ -106,6 +111,24 @@ fn replace(root: &Path, name: &str, content: &str, mode: u32) -> Result<(), Remo
             errno,
         )
     })
+}
+
+/// Writes a file that is there, if it is one, and nobody else's: no link, no mount, and without other names. Its mode stays. A few
+/// system calls instead of a dozen: a restored machine, whose code is all cold, waits for this.
+fn write_in_place(target: &Path, content: &str) -> io::Result<bool> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new().write(true).custom_flags(flags).open(target)?;
+    let found = file.metadata()?;
+    let folder = target.parent().map(fs::metadata).transpose()?;
+    let is_mount = folder.is_none_or(|folder| folder.dev() != found.dev());
+    if !found.is_file() || found.nlink() != 1 || is_mount {
+        return Ok(false);
+    }
+    file.write_all_at(content.as_bytes(), 0)?;
+    if found.len() > content.len() as u64 {
+        file.set_len(content.len() as u64)?;
+    }
+    Ok(true)
 }
 
 /// Writes a new file beside `target` and gives it its name. It is not synced: a machine that was given an identity is

@@ -66,6 +66,7 @@ pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
         tty_look: None,
         bulk_watch: bulk::Watch::default(),
     };
+    thread::prepare();
     loop {
         server.serve();
         if server.opened.ending == Ending::Exit {
