@@ -195,6 +195,9 @@ pub(crate) enum Figure {
     Agent,
     /// The link beside the raw port and what else gives commands to guests; only when named
     Link,
+    /// Restored machines beside bare QEMU with the same template, and what else runs a check in a fresh machine; only when
+    /// named
+    Machine,
 }
 
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {

@@ -77,6 +77,8 @@ pub enum RunEvent {
         template: String,
         /// From the start of QEMU, microseconds.
         elapsed_us: u64,
+        /// From when the machine was quiet until the template was there, microseconds.
+        saved_us: u64,
     },
     /// A template could not be used and is gone; another is made.
     TemplateDropped {

@@ -182,6 +182,11 @@ impl Machine {
         process::cpu_share(self.pid())
     }
 
+    /// What QEMU's threads have taken of the host's CPUs so far.
+    pub fn cpu_time(&self) -> Duration {
+        self.cpu_share().ran_since(&CpuShare::default())
+    }
+
     /// Tells, each time it is asked, what the guest's CPUs did since the time before.
     pub fn pulse(&self) -> PulseWatch {
         let pid = self.pid();

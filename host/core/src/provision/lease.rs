@@ -83,6 +83,12 @@ pub enum LeaseError {
     /// The agent does not make the machine what it is to be.
     #[error("the agent cannot give the machine its time, randomness and name")]
     Settle(#[source] LinkError),
+    /// A template was wanted, and none can be kept.
+    #[error("no template can be kept: {why}")]
+    NoTemplate {
+        /// Why.
+        why: String,
+    },
     /// A line of its set-up did not do.
     #[error("set-up `{}` {failure}", text::one_line(line, 60))]
     SetUp {

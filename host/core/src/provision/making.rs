@@ -99,8 +99,9 @@ impl Provisioner {
                 None => self.make_booted(plan, making).await?,
                 Some(below) => Box::pin(self.make_layer(plan, &below, making, notices)).await?,
             };
-            let Some(template) = made else { continue };
-            notices.push(Notice::Made { id: template.id(), elapsed: began.elapsed() });
+            let Some((template, saved_in)) = made else { continue };
+            let elapsed = began.elapsed();
+            notices.push(Notice::Made { id: template.id(), elapsed, saved_in });
             return Ok(template);
         }
     }
@@ -110,7 +111,7 @@ impl Provisioner {
         &self,
         plan: Plan<'_>,
         making: Making,
-    ) -> Result<Option<Template>, NoTemplate> {
+    ) -> Result<Option<(Template, Duration)>, NoTemplate> {
         check_room(making.folder(), plan.spec.memory_mib)?;
         let ram = making.ram();
         // QEMU would make it readable for others.
@@ -119,7 +120,9 @@ impl Provisioner {
             NoTemplate::Impossible(format!("cannot make `{}`: {error}", ram.display()))
         })?;
         let beginning = Beginning { origin: Origin::BootSavable { ram: &ram }, state: None };
-        let terms = plan.terms(None);
+        // It is given a name as those that are restored from it are: what that takes is ready then.
+        let name = identity::hostname(&plan.request.image.manifest.name);
+        let terms = plan.terms(Some(&name));
         let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
         let running = started.map_err(|not| match not.error {
             // Its memory is a file on a disk that is full now (mmap(2)).
@@ -138,7 +141,7 @@ impl Provisioner {
         below: &TemplateKey,
         making: Making,
         notices: &mut Vec<Notice>,
-    ) -> Result<Option<Template>, NoTemplate> {
+    ) -> Result<Option<(Template, Duration)>, NoTemplate> {
         let below = self.template(Plan { key: below, ..plan }, notices).await?;
         check_room(making.folder(), plan.spec.memory_mib)?;
         let (from, ram) = (below.ram(), making.ram());
@@ -167,13 +170,13 @@ impl Provisioner {
         self.save(plan, making, running).await
     }
 
-    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved.
+    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved. Tells how long it took since then.
     async fn save(
         &self,
         plan: Plan<'_>,
         making: Making,
         running: Running,
-    ) -> Result<Option<Template>, NoTemplate> {
+    ) -> Result<Option<(Template, Duration)>, NoTemplate> {
         let Running { machine, mut console, started, guest, .. } = running;
         let (ready, waiting) = (started.elapsed(), Instant::now());
         let saved = tokio::select! {
@@ -211,10 +214,11 @@ impl Provisioner {
         let template = published.map_err(|error| {
             NoTemplate::Impossible(format!("cannot keep the saved machine: {error}"))
         })?;
+        let saved_in = waiting.elapsed().saturating_sub(waited);
         if let Some(template) = &template {
             self.digest_later(template.id(), plan.cancel);
         }
-        Ok(template)
+        Ok(template.map(|template| (template, saved_in)))
     }
 
     /// Takes the digest of a template's memory beside what is done next.

@@ -73,6 +73,13 @@ pub struct MachineRequest {
     pub ssh_port: Option<u16>,
 }
 
+/// Where a machine is to be: what it is, its folder and its share of the host's memory.
+struct Place {
+    spec: MachineSpec,
+    folder: WorkFolder,
+    _memory: memory::Share,
+}
+
 impl MachineRequest {
     /// A machine of an image with the defaults of everything else.
     pub fn new(image: Image, boot_timeout: Duration) -> Self {
@@ -131,15 +138,7 @@ impl Provisioner {
         request: &MachineRequest,
         cancel: &CancellationToken,
     ) -> Result<Lease, FailedLease> {
-        let share = tokio::select! {
-            share = self.memory.take(request.memory_mib) => share?,
-            () = cancel.cancelled() => return Err(LeaseError::Cancelled.into()),
-        };
-        let folder = self.root.machine_folder().map_err(|source| LeaseError::WorkFolder {
-            path: self.root.path().to_owned(),
-            source,
-        })?;
-        let spec = self.spec(request).await?;
+        let Place { spec, folder, _memory } = self.place(request, cancel).await?;
         let began = Instant::now();
         let mut notices = Vec::new();
         let key = self.key(request, &spec);
@@ -157,7 +156,7 @@ impl Provisioner {
                     ports,
                     console,
                     folder,
-                    _memory: share,
+                    _memory,
                     _template: template,
                 })
             }
@@ -165,6 +164,48 @@ impl Provisioner {
                 Err(FailedLease { error, folder: Some(folder), console, notices })
             }
         }
+    }
+
+    /// The template of a machine, made when there is none, and the machine that is restored from it.
+    ///
+    /// # Errors
+    /// [`FailedLease`]; [`LeaseError::NoTemplate`] where none can be kept.
+    pub async fn template_of(
+        &self,
+        request: &MachineRequest,
+        cancel: &CancellationToken,
+    ) -> Result<(MachineSpec, Template, Vec<Notice>), FailedLease> {
+        let Place { spec, folder, _memory } = self.place(request, cancel).await?;
+        let mut notices = Vec::new();
+        let key = self.key(request, &spec);
+        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
+        match self.template(plan, &mut notices).await {
+            Ok(template) => Ok((spec, template, notices)),
+            Err(NoTemplate::Impossible(why)) => {
+                let (error, console) = (LeaseError::NoTemplate { why }, Vec::new());
+                Err(FailedLease { error, folder: Some(folder), console, notices })
+            }
+            Err(NoTemplate::NotStarted(NotStarted { error, console })) => {
+                Err(FailedLease { error, folder: Some(folder), console, notices })
+            }
+        }
+    }
+
+    /// Waits until the host has room for a machine, and makes its folder.
+    async fn place(
+        &self,
+        request: &MachineRequest,
+        cancel: &CancellationToken,
+    ) -> Result<Place, LeaseError> {
+        let memory = tokio::select! {
+            share = self.memory.take(request.memory_mib) => share?,
+            () = cancel.cancelled() => return Err(LeaseError::Cancelled),
+        };
+        let folder = self.root.machine_folder().map_err(|source| LeaseError::WorkFolder {
+            path: self.root.path().to_owned(),
+            source,
+        })?;
+        Ok(Place { spec: self.spec(request).await?, folder, _memory: memory })
     }
 
     /// A machine that is ready, and what it was restored from.

@@ -255,9 +255,10 @@ impl Executor {
 async fn tell(notices: Vec<Notice>, emitter: &mut Emitter) {
     for notice in notices {
         let event = match notice {
-            Notice::Made { id, elapsed } => RunEvent::TemplateMade {
+            Notice::Made { id, elapsed, saved_in } => RunEvent::TemplateMade {
                 template: id.to_string(),
                 elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+                saved_us: u64::try_from(saved_in.as_micros()).unwrap_or(u64::MAX),
             },
             Notice::Dropped { id, why } => RunEvent::TemplateDropped {
                 template: id.to_string(),

@@ -101,6 +101,7 @@ fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
     match error {
         LeaseError::Cancelled => Outcome::Aborted,
         LeaseError::Memory(_)
+        | LeaseError::NoTemplate { .. }
         | LeaseError::WorkFolder { .. }
         | LeaseError::Write { .. }
         | LeaseError::Start(_) => errored(Stage::Host),

@@ -3,6 +3,7 @@
 //! Figures and floors alternate, run by run, so that a machine that speeds up or slows down does so for both.
 
 mod link;
+mod machine;
 mod peers;
 mod stats;
 mod tiny;
@@ -40,6 +41,9 @@ struct Bench {
 pub(crate) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandError> {
     if let [Figure::Link] = args.figures[..] {
         return link::run(global, args);
+    }
+    if let [Figure::Machine] = args.figures[..] {
+        return machine::run(global, args);
     }
     let context = Context::new()?;
     let agent = agent(global)?;
@@ -142,11 +146,9 @@ impl Bench {
     /// After one of each that is not counted: files come into the page cache.
     fn checks(&self) -> Result<Vec<Check>, CommandError> {
         let folder = tempfile::tempdir()?;
-        let initrd = folder.path().join("bare.cpio");
-        std::fs::write(&initrd, self.image.bare_initrd()?)?;
         let mut checks = Vec::new();
         for counted in 0..=self.runs {
-            let floor = self.bare_boot(&initrd)?;
+            let floor = bare_boot(&self.qemu, self.accel, &self.image, folder.path())?;
             let (whole, machine, check) = self.check()?;
             if counted > 0 {
                 checks.push(Check { floor, whole, machine, check });
@@ -155,47 +157,16 @@ impl Bench {
         Ok(checks)
     }
 
-    /// The floor: the same kernel, entered the same way, to a userspace that powers off at once; a
-    /// machine with nothing but a serial port.
-    fn bare_boot(&self, initrd: &Path) -> Result<Duration, CommandError> {
-        let cmdline = &self.image.manifest.cmdline;
-        let words = cmdline.split(' ').filter(|word| !word.starts_with("guestline."));
-        let cmdline =
-            words.chain(["rdinit=/bin/busybox", "--", "poweroff", "-f"]).collect::<Vec<_>>();
-        let mut command = Command::new(&self.qemu.path);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"]);
-        command.args(["-serial", "null", "-m", "256", "-smp", "1", "-no-reboot"]);
-        // The same CPU: what the guest sees of it is part of what is tested, not of what it costs.
-        command
-            .args(["-accel", self.accel.as_str(), "-cpu", self.accel.cpu()])
-            .arg("-kernel")
-            .arg(&self.image.kernel);
-        command.arg("-initrd").arg(initrd).arg("-append").arg(cmdline.join(" "));
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let started = Instant::now();
-        let mut child = command.spawn()?;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return match status.success() {
-                    true => Ok(started.elapsed()),
-                    false => {
-                        Err(CommandError::new(format!("the bare boot: QEMU ended with {status}")))
-                    }
-                };
-            }
-            if started.elapsed() > PATIENCE {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(CommandError::new("the bare boot does not come to its end"));
-            }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-    }
-
     /// This program as a user runs it: the whole of it, and what it says of machine and check.
     fn check(&self) -> Result<(Duration, Duration, Duration), CommandError> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(&self.global_args).args(["check", "--message-format", "json", LINE]);
+        command.args(&self.global_args).args([
+            "check",
+            "--fresh-reboot",
+            "--message-format",
+            "json",
+            LINE,
+        ]);
         let started = Instant::now();
         let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
         let whole = started.elapsed();
@@ -264,5 +235,43 @@ async fn read_resident(lease: &Lease) -> Result<(u64, u64), CommandError> {
             "the guest tells no memory: {}",
             text::one_line(&said, 80)
         ))),
+    }
+}
+
+/// The floor: the same kernel, entered the same way, to a userspace that powers off at once; a
+/// machine with nothing but a serial port.
+fn bare_boot(
+    qemu: &Qemu,
+    accel: Accel,
+    image: &Image,
+    folder: &Path,
+) -> Result<Duration, CommandError> {
+    let initrd = folder.join("bare.cpio");
+    std::fs::write(&initrd, image.bare_initrd()?)?;
+    let cmdline = &image.manifest.cmdline;
+    let words = cmdline.split(' ').filter(|word| !word.starts_with("guestline."));
+    let cmdline = words.chain(["rdinit=/bin/busybox", "--", "poweroff", "-f"]).collect::<Vec<_>>();
+    let mut command = Command::new(&qemu.path);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"]);
+    command.args(["-serial", "null", "-m", "256", "-smp", "1", "-no-reboot"]);
+    // The same CPU: what the guest sees of it is part of what is tested, not of what it costs.
+    command.args(["-accel", accel.as_str(), "-cpu", accel.cpu()]).arg("-kernel").arg(&image.kernel);
+    command.arg("-initrd").arg(initrd).arg("-append").arg(cmdline.join(" "));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let started = Instant::now();
+    let mut child = command.spawn()?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return match status.success() {
+                true => Ok(started.elapsed()),
+                false => Err(CommandError::new(format!("the bare boot: QEMU ended with {status}"))),
+            };
+        }
+        if started.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(CommandError::new("the bare boot does not come to its end"));
+        }
+        std::thread::sleep(Duration::from_micros(500));
     }
 }

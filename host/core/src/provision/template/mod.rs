@@ -31,6 +31,8 @@ pub enum Notice {
         id: TemplateId,
         /// How long that took, from the start of QEMU.
         elapsed: Duration,
+        /// From when the machine was quiet until the template was there.
+        saved_in: Duration,
     },
     /// It could not be used, and is gone.
     Dropped {

@@ -275,12 +275,12 @@ impl Template {
     }
 
     /// The memory file.
-    pub(in crate::provision) fn ram(&self) -> PathBuf {
+    pub fn ram(&self) -> PathBuf {
         self.folder.join(RAM)
     }
 
     /// The state file.
-    pub(in crate::provision) fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.folder.join(STATE)
     }
 

@@ -1,0 +1,398 @@
+//! `guestline bench machine`: machines from a template, beside bare QEMU with the same template in the same run.
+//!
+//! The floors start QEMU with the machine's own command line, load the state over QMP and give the guest one command over
+//! a link without any settling, evidence or report. Figure and floor in turn, run by run.
+
+use super::super::image::print;
+use super::stats::{Row, heading, percentile};
+use super::{LINE, PATIENCE};
+use crate::args::{BenchArgs, GlobalArgs, MessageFormat};
+use crate::context::{Context, agent};
+use crate::error::CommandError;
+use guestline::guest::Guest;
+use guestline::link::{Link, Transport};
+use guestline::machine::{Machine, MachineSpec, Origin, Qemu};
+use guestline::provision::{Lease, MachineRequest, Provisioner, Template, TemplateStore, WorkRoot};
+use guestline_harness::text;
+use guestline_protocol::{Command as GuestCommand, ExecRequest, ExitStatus};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde_json::{Value, json};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// So many machines at once.
+const TOGETHER: usize = 8;
+
+/// So many one-liners in a row.
+const MANY: usize = 100;
+
+struct Bench {
+    context: Context,
+    global_args: Vec<String>,
+    qemu: Qemu,
+    spec: MachineSpec,
+    template: Template,
+    provisioner: Provisioner,
+    request: MachineRequest,
+    folder: tempfile::TempDir,
+    runs: u32,
+}
+
+/// What one restored machine took.
+struct Sample {
+    wall_ms: f64,
+    /// Of QEMU.
+    cpu_ms: f64,
+}
+
+pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandError> {
+    let context = Context::new()?;
+    let agent = agent(global)?;
+    let accel = context.acceleration(global.accel, false).accel;
+    let qemu = Qemu::find(&context.dirs)?;
+    let image = context.store(&CancellationToken::new()).get("tiny", &agent, || ())?;
+    let mut global_args = vec!["--accel".to_owned(), accel.as_str().to_owned()];
+    if let Some(path) = &global.agent {
+        global_args.extend(["--agent".to_owned(), path.display().to_string()]);
+    }
+    let (version, kernel) = (qemu.version.to_string(), image.manifest.kernel_release.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let rows = runtime.block_on(async {
+        let root = WorkRoot::create(&context.dirs, false)?;
+        let templates = TemplateStore::new(&context.dirs);
+        let provisioner = Provisioner::new(qemu.clone(), accel, root, templates);
+        let request = MachineRequest::new(image, PATIENCE);
+        let template = provisioner.template_of(&request, &CancellationToken::new()).await;
+        let (spec, template, _) =
+            template.map_err(|failed| CommandError::new(text::chain(&failed.error)))?;
+        let (folder, runs) = (tempfile::tempdir()?, args.runs);
+        let bench = Bench {
+            context,
+            global_args,
+            qemu,
+            spec,
+            template,
+            provisioner,
+            request,
+            folder,
+            runs,
+        };
+        let rows = bench.measure().await;
+        bench.provisioner.finish().await;
+        rows
+    })?;
+    match args.message_format {
+        MessageFormat::Json => {
+            let all = json!({
+                "version": 1, "accelerator": accel.as_str(), "qemu": version, "kernel": kernel,
+                "runs": args.runs, "rows": rows,
+            });
+            print(&format!("{all}\n"))?;
+        }
+        MessageFormat::Human => {
+            print(&format!(
+                "accelerator {}, QEMU {version}, kernel {kernel}, medians of {}\n{}",
+                accel.as_str(),
+                args.runs,
+                heading(50, 9)
+            ))?;
+            for row in &rows {
+                print(&row.to_line())?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+impl Bench {
+    async fn measure(&self) -> Result<Vec<Row>, CommandError> {
+        let mut rows = Vec::new();
+        self.verdict(&mut rows).await?;
+        self.first(&mut rows)?;
+        self.together(&mut rows).await?;
+        self.memory(&mut rows).await?;
+        self.many(&mut rows).await?;
+        self.others(&mut rows)?;
+        Ok(rows)
+    }
+
+    /// From the start of the controller to its end, and QEMU alone.
+    async fn verdict(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let (mut checks, mut floors) = (Vec::new(), Vec::new());
+        for counted in 0..=self.runs {
+            let floor = self.bare().await?;
+            let check = self.check(&[], None)?.0;
+            if counted > 0 {
+                floors.push(floor);
+                checks.push(check);
+            }
+        }
+        let (check, floor) = (wall(&checks), wall(&floors));
+        let name = "a check from a template, start to exit";
+        let wanted = "at most 1.3 x and 60 ms more";
+        rows.push(Row::new(name, "ms", check, Some(floor), wanted));
+        rows.push(Row::new("  more than bare QEMU", "ms", check - floor, None, "at most 60"));
+        let (all, qemu) = (cpu(&checks), cpu(&floors));
+        let name = "  CPU, with QEMU's own";
+        rows.push(Row::new(name, "ms", all, Some(qemu), "at most 120 ms more"));
+        Ok(())
+    }
+
+    /// The first check of all, beside one that boots.
+    fn first(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let (mut first, mut cold, mut saved) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..self.runs {
+            let home = self.folder.path().join(format!("first-{number}"));
+            self.fresh_home(&home)?;
+            cold.push(self.check(&["--fresh-reboot"], Some(&home))?.0);
+            let (sample, events) = self.check(&[], Some(&home))?;
+            first.push(sample);
+            let made = events.iter().find(|event| event["event"] == "template-made");
+            let made = made.and_then(|event| event["saved_us"].as_f64());
+            saved.push(made.ok_or_else(|| CommandError::new("no template was made"))? / 1e3);
+            std::fs::remove_dir_all(&home)?;
+        }
+        let (first, cold) = (wall(&first), wall(&cold));
+        rows.push(Row::new(
+            "the first check of all",
+            "ms",
+            first,
+            Some(cold),
+            "at most 1.1 x cold",
+        ));
+        let saved = percentile(&saved, 0.5);
+        rows.push(Row::new("  from quiet to published", "ms", saved, None, "at most 100"));
+        Ok(())
+    }
+
+    /// A home without templates, with all else that this one has.
+    fn fresh_home(&self, home: &Path) -> Result<(), CommandError> {
+        let cache = home.join("cache");
+        std::fs::create_dir_all(&cache)?;
+        for entry in std::fs::read_dir(&self.context.dirs.cache)? {
+            let entry = entry?;
+            if entry.file_name() != "templates" {
+                symlink(entry.path(), cache.join(entry.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Eight at once: until all have answered.
+    async fn together(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        for counted in 0..=self.runs {
+            let began = Instant::now();
+            let bare = (0..TOGETHER).map(|_| self.bare_ping());
+            let machines = try_all(bare).await?;
+            let floor = ms(began.elapsed());
+            for machine in machines {
+                machine.kill().await;
+            }
+            let began = Instant::now();
+            let leases = self.leases().await?;
+            let all = ms(began.elapsed());
+            for lease in leases {
+                lease.end().await;
+            }
+            if counted > 0 {
+                floors.push(floor);
+                ours.push(all);
+            }
+        }
+        let (ours, floor) = (percentile(&ours, 0.5), percentile(&floors, 0.5));
+        let name = format!("{TOGETHER} machines restored at once, all ready");
+        rows.push(Row::new(&name, "ms", ours, Some(floor), "at most 1.2"));
+        Ok(())
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, CommandError> {
+        let cancel = CancellationToken::new();
+        try_all((0..TOGETHER).map(|_| async {
+            let lease = self.provisioner.lease(&self.request, &cancel).await;
+            lease.map_err(|failed| CommandError::new(text::chain(&failed.error)))
+        }))
+        .await
+    }
+
+    /// What an idle machine takes of the host's memory with eight up: QEMU's proportional share (proc_pid_smaps(5), `Pss`).
+    async fn memory(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let leases = self.leases().await?;
+        let pss: Option<Vec<f64>> =
+            leases.iter().map(|lease| pss_mib(lease.machine.pid())).collect();
+        for lease in leases {
+            lease.end().await;
+        }
+        let pss = pss.ok_or_else(|| CommandError::new("the kernel tells no memory of QEMU"))?;
+        let each = percentile(&pss, 0.5);
+        let name = format!("memory of an idle machine, {TOGETHER} up");
+        rows.push(Row::new(&name, "MiB", each, None, "at most 30"));
+        Ok(())
+    }
+
+    /// A hundred one-liners, each in a machine of its own; the floor is the CPU that bare QEMU takes for so many, on all
+    /// cores.
+    async fn many(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut floors = Vec::new();
+        for _ in 0..self.runs {
+            floors.push(self.bare().await?);
+        }
+        let lines: Vec<&str> = std::iter::repeat_n(LINE, MANY - 1).collect();
+        let mut alls = Vec::new();
+        for _ in 0..self.runs.min(3) {
+            alls.push(self.check(&lines, None)?.0.wall_ms / 1e3);
+        }
+        let floor = cpu(&floors) * MANY as f64 / cores as f64 / 1e3;
+        let name = format!("{MANY} checks in {MANY} machines, {cores} cores");
+        let all = percentile(&alls, 0.5);
+        rows.push(Row::new(&name, "s", all, Some(floor), "at most 1.25 x their CPU time"));
+        Ok(())
+    }
+
+    /// What else runs a line in a fresh machine, where it is installed.
+    fn others(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let boot =
+            super::bare_boot(&self.qemu, self.spec.accel, &self.request.image, self.folder.path())?;
+        let name = "for comparison: QEMU boots and powers off";
+        rows.push(Row::new(name, "ms", ms(boot), None, ""));
+        let image = &self.request.image.kernel.display().to_string();
+        let virtme = ["virtme-run", "--kimg", image, "--disable-kvm", "--script-sh", LINE];
+        let vmtest = ["vmtest", "--kernel", image, LINE];
+        for words in [&virtme[..], &vmtest[..]] {
+            let name = format!("for comparison: {}", words[0]);
+            match other(words) {
+                Some(Ok(took)) => rows.push(Row::new(&name, "ms", ms(took), None, "")),
+                Some(Err(status)) => eprintln!("{name}: {status}"),
+                None => eprintln!("{name}: not installed"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The floor: QEMU, the state, the first shell command.
+    async fn bare(&self) -> Result<Sample, CommandError> {
+        let began = Instant::now();
+        let (machine, guest) = self.bare_machine().await?;
+        let line = GuestCommand::Shell(LINE.as_bytes().to_vec().into());
+        let ran = guest.run(ExecRequest::new(line), &[], 4096).await?;
+        let wall_ms = ms(began.elapsed());
+        let cpu_ms = ms(machine.cpu_time());
+        machine.kill().await;
+        if ran.exited.status != ExitStatus::Exited(0) {
+            return Err(CommandError::new(format!("the floor's command: {:?}", ran.exited.status)));
+        }
+        Ok(Sample { wall_ms, cpu_ms })
+    }
+
+    /// A bare machine that has answered.
+    async fn bare_ping(&self) -> Result<Machine, CommandError> {
+        Ok(self.bare_machine().await?.0)
+    }
+
+    async fn bare_machine(&self) -> Result<(Machine, Guest), CommandError> {
+        let (ram, state) = (self.template.ram(), self.template.state());
+        let origin = Origin::Restore { ram: &ram };
+        let (machine, channels) =
+            Machine::start(&self.qemu, &self.spec, &origin, self.folder.path()).await?;
+        machine.restore(&state).await?;
+        let transport = Transport::virtio_serial(channels.control, channels.bulk);
+        let (link, hello) = Link::open(transport).await?;
+        Ok((machine, Guest::new(link, hello)))
+    }
+
+    /// This program as a user runs it, with what it says.
+    fn check(
+        &self,
+        words: &[&str],
+        home: Option<&Path>,
+    ) -> Result<(Sample, Vec<Value>), CommandError> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(&self.global_args).args(["check", "--message-format", "json"]);
+        command.args(words).arg(LINE);
+        if let Some(home) = home {
+            command.env(guestline::dirs::HOME_VARIABLE, home);
+        }
+        let before = children_ms()?;
+        let began = Instant::now();
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        let sample = Sample { wall_ms: ms(began.elapsed()), cpu_ms: children_ms()? - before };
+        if !output.status.success() {
+            let said = format!("`guestline check` did not pass: {}", output.status);
+            return Err(CommandError::new(said));
+        }
+        let lines = output.stdout.split(|&byte| byte == b'\n');
+        Ok((sample, lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()))
+    }
+}
+
+/// All of them side by side; the first error ends it.
+async fn try_all<T>(
+    all: impl Iterator<Item = impl Future<Output = Result<T, CommandError>>>,
+) -> Result<Vec<T>, CommandError> {
+    let mut pending: Vec<_> = all.map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = pending.iter().map(|_| None).collect();
+    std::future::poll_fn(move |context| {
+        let mut is_waiting = false;
+        for (future, done) in pending.iter_mut().zip(&mut done) {
+            if done.is_some() {
+                continue;
+            }
+            match future.as_mut().poll(context) {
+                std::task::Poll::Ready(Ok(value)) => *done = Some(value),
+                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                std::task::Poll::Pending => is_waiting = true,
+            }
+        }
+        match is_waiting {
+            true => std::task::Poll::Pending,
+            false => std::task::Poll::Ready(Ok(done.iter_mut().filter_map(Option::take).collect())),
+        }
+    })
+    .await
+}
+
+/// How long another tool takes; none when it is not installed.
+fn other(words: &[&str]) -> Option<Result<Duration, String>> {
+    let (program, arguments) = words.split_first()?;
+    let program: PathBuf = guestline::machine::on_path(std::ffi::OsStr::new(program))?;
+    let mut command = Command::new("timeout");
+    command.arg(PATIENCE.as_secs().to_string()).arg(program).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let began = Instant::now();
+    Some(match command.status() {
+        Ok(status) if status.success() => Ok(began.elapsed()),
+        Ok(status) => Err(format!("did not pass ({status})")),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+fn wall(samples: &[Sample]) -> f64 {
+    percentile(&samples.iter().map(|sample| sample.wall_ms).collect::<Vec<_>>(), 0.5)
+}
+
+fn cpu(samples: &[Sample]) -> f64 {
+    percentile(&samples.iter().map(|sample| sample.cpu_ms).collect::<Vec<_>>(), 0.5)
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// CPU time of all children that have ended, with theirs.
+fn children_ms() -> Result<f64, CommandError> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(micros as f64 / 1e3)
+}
+
+fn pss_mib(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024.0)
+}
