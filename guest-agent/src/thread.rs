@@ -23,10 +23,8 @@ struct SpareState {
     work: Option<Work>,
 }
 
-static SPARE: Spare = Spare {
-    state: Mutex::new(SpareState { is_idle: false, work: None }),
-    changed: Condvar::new(),
-};
+static SPARE: Spare =
+    Spare { state: Mutex::new(SpareState { is_idle: false, work: None }), changed: Condvar::new() };
 
 impl Spare {
     /// Gives the work to the one that waits; back if none does.

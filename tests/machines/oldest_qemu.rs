@@ -19,6 +19,12 @@ fn checks_are_judged_alike() {
     let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
     assert_eq!(facts["qemu"], OLDEST_QEMU.to_string());
 
+    // From now on it is restored, over a descriptor instead of a file.
+    let ran = guestline.run(&["check", "--message-format", "json", "test $(nproc) = 1"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let ready = ran.events().into_iter().find(|event| event["event"] == "machine-ready").unwrap();
+    assert!(ready["template"].is_string(), "{ready}");
+
     let ran = guestline.run(&["check", "--cpus", "2", "test $(nproc) = 2", "exit 3", "exit 77"]);
     assert_eq!(ran.status, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("1 passed, 1 failed, 1 skipped"), "{}", ran.stderr);

@@ -327,3 +327,92 @@ fn a_qemu_that_is_killed_while_it_restores_is_no_fault_of_the_template() {
     assert_eq!(only_template(&guestline), template);
     guestline.assert_nothing_left();
 }
+
+#[test]
+fn a_named_template_is_a_machine_that_is_set_up() {
+    let guestline = with_own_cache();
+    let template = |words: &[&str]| guestline.run(&[&["template"], words].concat());
+    let made = template(&[
+        "create",
+        "web",
+        "-e",
+        "mkdir /srv && echo hello > /srv/page",
+        "-e",
+        "httpd -h /srv",
+    ]);
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    assert!(made.stdout().starts_with("template web: made in "), "{}", made.stdout());
+    let again = template(&[
+        "create",
+        "web",
+        "-e",
+        "mkdir /srv && echo hello > /srv/page",
+        "-e",
+        "httpd -h /srv",
+    ]);
+    assert!(again.stdout().contains(": is there already ("), "{}", again.stdout());
+    let other = template(&["create", "web", "-e", "true"]);
+    assert_eq!(other.status, 2);
+    assert!(other.stderr.contains("hint: --force"), "{}", other.stderr);
+    // The service is up in each machine, and none sees what another did to it.
+    let get = "wget -qO- http://localhost/page && ! test -e /srv/mine && touch /srv/mine";
+    let ran = json(&guestline, &["--template", "web", get, get]);
+    let said = event(&ran, "output");
+    assert!(said.iter().all(|event| event["text"] == "hello\n"), "{said:?}");
+    assert!(event(&ran, "template-made").is_empty());
+    // Upon another, and without templates at all.
+    let over = ["create", "two", "--from", "web", "-e", "echo more > /srv/more"];
+    assert_eq!(template(&over).status, 0);
+    let both = "wget -qO- http://localhost/page http://localhost/more";
+    for words in [&["--template", "two"][..], &["--template", "two", "--fresh-reboot"]] {
+        let ran = guestline.run(&[&["check"], words, &[both]].concat());
+        assert_eq!(ran.stdout(), "hello\nmore\n", "{}", ran.stderr);
+    }
+    // What was saved may go: the name stands for what is done.
+    fs::remove_dir_all(guestline.home().join("cache/guestline/templates")).unwrap();
+    let listed = template(&["list"]).stdout();
+    assert_eq!(listed.matches("when it is wanted next").count(), 2, "{listed}");
+    guestline.run(&["check", "--template", "two", both]).assert_verdict(0, "passed");
+    let shown = template(&["show", "two"]).stdout();
+    assert!(shown.contains("layer 1 httpd -h /srv\n  layer 2 echo more"), "{shown}");
+    // One that is in use stays.
+    let used = guestline.start(&["check", "--template", "two", "sleep 5"]);
+    wait_for("the machine", || guestline.qemus().first().copied());
+    std::thread::sleep(Duration::from_millis(500));
+    let busy = template(&["rm", "two"]);
+    assert!(busy.status == 2 && busy.stderr.contains("`two` is in use"), "{}", busy.stderr);
+    used.wait().assert_verdict(0, "passed");
+    assert_eq!(template(&["rm", "two", "web"]).status, 0);
+    let gone = guestline.run(&["check", "--template", "web", "true"]);
+    assert_eq!(gone.status, 2);
+    assert!(gone.stderr.contains("there is no template `web`"), "{}", gone.stderr);
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn a_set_up_that_fails_is_the_fixtures_and_leaves_nothing() {
+    let guestline = with_own_cache();
+    let cases = [
+        ("echo one; echo two >&2; exit 4", "ended with status 4: two\n  one\n"),
+        ("kill -9 $$", "was killed by signal 9"),
+        ("reboot -f; sleep 9", "took the guest down: it reset"),
+        ("poweroff -f; sleep 9", "took the guest down: it powered off"),
+        ("echo c > /proc/sysrq-trigger", "took the guest down: it panicked"),
+        ("sleep 60", "did not end within 2 s"),
+    ];
+    for (line, why) in cases {
+        let ran = guestline.run(&["template", "create", "bad", "--timeout", "2", "-e", line]);
+        assert_eq!(ran.status, 125, "{}", ran.stderr);
+        let told = format!("errored  template bad: fixture: set-up `{line}` {why}");
+        assert!(ran.stderr.contains(&told), "{told} in {}", ran.stderr);
+        // The one below it is whole, and nothing else is there.
+        only_template(&guestline);
+    }
+    let listed = guestline.run(&["template", "list"]).stdout();
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    for wrong in ["", "Web", "a/b", "-x"] {
+        let ran = guestline.run(&["template", "create", "--", wrong]);
+        assert_eq!(ran.status, 2, "{wrong}");
+    }
+    guestline.assert_nothing_left();
+}

@@ -5,6 +5,7 @@ mod machines;
 pub(crate) use machines::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use guestline::provision::TemplateName;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,6 +91,8 @@ pub(crate) enum Command {
     Supervise(UpArgs),
     /// Build and list images
     Image(ImageArgs),
+    /// Save machines that are set up, under a name, to restore them for checks
+    Template(TemplateArgs),
     /// Show what this host has and lacks, and what mends it
     Doctor,
     /// Measure speed and size, each figure as a ratio to a floor taken in the same run
@@ -126,6 +129,9 @@ pub(crate) struct CheckArgs {
     /// CPUs of each machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    /// Machines of this template (`guestline template create`)
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus"])]
+    pub(crate) template: Option<TemplateName>,
     /// Boot every machine, instead of restoring it from a template that was saved after a boot
     #[arg(long)]
     pub(crate) fresh_reboot: bool,
@@ -167,6 +173,71 @@ pub(crate) enum ImageCommand {
     },
     /// List the images of the catalogue and whether they are made
     List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TemplateArgs {
+    #[command(subcommand)]
+    pub(crate) command: TemplateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Boot a machine, run lines in it and save it
+    ///
+    /// The name stands for the image and the lines: with a new image, agent or QEMU the machine is booted, set up and saved
+    /// anew when it is wanted next.
+    Create(CreateArgs),
+    /// List the named templates
+    List {
+        /// A JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a template is
+    Show {
+        /// Its name
+        name: TemplateName,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget named templates and remove what was saved of them
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<TemplateName>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Its name: a-z, 0-9, `.`, `_` and `-`, at most 64
+    pub(crate) name: TemplateName,
+    /// A line for the guest's `/bin/sh -c`, run as root before the machine is saved; may be given several times
+    #[arg(short, long, value_name = "LINE")]
+    pub(crate) exec: Vec<String>,
+    /// Begin with this template instead of an image
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus"])]
+    pub(crate) from: Option<TemplateName>,
+    /// Image that the machine boots
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    pub(crate) image: String,
+    /// Memory, as 512, 512M, 2G [default: the image's, 256M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) memory: Option<u64>,
+    /// CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub(crate) cpus: u32,
+    /// Time for each line [default: 60 s, half as much again under TCG, more on a loaded host]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) timeout: Option<Duration>,
+    /// Time for the boot, until the agent answers [default: 120 s, scaled likewise]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) boot_timeout: Option<Duration>,
+    /// Give a name that is taken another meaning
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

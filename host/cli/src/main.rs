@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod context;
 mod error;
+mod lease;
 mod machines;
 mod signals;
 mod terminal;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Agent(agent) => commands::agent::run(&cli.global, &agent),
         Command::Supervise(up) => Ok(commands::up::supervise(&cli.global, &up)),
         Command::Image(image) => commands::image::run(&cli.global, &image),
+        Command::Template(template) => commands::template::run(&cli.global, &template),
         Command::Doctor => commands::doctor::run(&cli.global),
         Command::Bench(bench) => commands::bench::run(&cli.global, &bench),
         Command::KvmProbe => {

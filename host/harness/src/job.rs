@@ -57,6 +57,9 @@ pub struct MachineWanted {
     pub cpus: u32,
     /// Boot it, instead of restoring it from a template.
     pub fresh_reboot: bool,
+    /// Lines that are run in it before the test, each layer a template of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Vec<String>>,
 }
 
 /// How long things may take.
@@ -105,6 +108,7 @@ mod tests {
                 memory_mib: None,
                 cpus: 2,
                 fresh_reboot: false,
+                layers: Vec::new(),
             },
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },
         };

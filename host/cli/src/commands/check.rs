@@ -7,7 +7,7 @@ use crate::signals::{self, Interrupted};
 use guestline::digest::Digest;
 use guestline::image::{MAX_KERNEL_LEN, Recipe};
 use guestline::machine::{Accel, Qemu, QemuError};
-use guestline::provision::{Provisioner, TemplateStore, WorkRoot};
+use guestline::provision::{NamedTemplate, Provisioner, TemplateStore, WorkRoot};
 use guestline_harness::event::RunEvent;
 use guestline_harness::job::{Job, Limits, MachineWanted, TestCommand};
 use guestline_harness::outcome::{RunEnd, Stage};
@@ -43,20 +43,16 @@ const MAX_WORD_LEN: usize = 128 * 1024 - 1;
 pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandError> {
     let commands = commands(args)?;
     let context = Context::new()?;
-    Recipe::named(&args.image)?;
+    let machine = machine(&context, args)?;
+    Recipe::named(&machine.image)?;
     let agent = agent(global)?;
     let kernel = args.kernel.as_deref().map(kernel).transpose()?;
     start_log(global.verbose);
 
     let acceleration = context.acceleration(global.accel, false);
     let limits = limits(args, acceleration.accel);
-    let machine = MachineWanted {
-        image: args.image.clone(),
-        kernel: kernel.as_ref().map(|(digest, _)| digest.clone()),
-        memory_mib: args.memory,
-        cpus: args.cpus,
-        fresh_reboot: args.fresh_reboot,
-    };
+    let machine =
+        MachineWanted { kernel: kernel.as_ref().map(|(digest, _)| digest.clone()), ..machine };
     let jobs: Vec<Job> = commands
         .into_iter()
         .map(|command| Job { command, machine: machine.clone(), limits })
@@ -149,6 +145,22 @@ fn end_report(
     reporting.join().unwrap_or_else(|_| Some(io::Error::other("the report died")))
 }
 
+/// The machine that is wanted: of options, or of a template with a name.
+fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, CommandError> {
+    let wanted = MachineWanted {
+        image: args.image.clone(),
+        kernel: None,
+        memory_mib: args.memory,
+        cpus: args.cpus,
+        fresh_reboot: args.fresh_reboot,
+        layers: Vec::new(),
+    };
+    let Some(name) = &args.template else { return Ok(wanted) };
+    let NamedTemplate { image, memory_mib, cpus, layers, .. } =
+        super::template::named(&context.dirs, name)?;
+    Ok(MachineWanted { image, memory_mib, cpus, layers, ..wanted })
+}
+
 /// The tests that the command line names.
 fn commands(args: &CheckArgs) -> Result<Vec<TestCommand>, CommandError> {
     let words = args.lines.iter().chain(&args.argv);
@@ -224,17 +236,21 @@ pub(crate) fn boot_limit(accel: Accel) -> Duration {
     BOOT.mul_f64(limit_factor(accel))
 }
 
+/// How long a test, or a line of a set-up, may take on this host as it is now.
+pub(crate) fn check_limit(accel: Accel) -> Duration {
+    CHECK.mul_f64(limit_factor(accel))
+}
+
 fn limit_factor(accel: Accel) -> f64 {
     let accelerator = if accel == Accel::Tcg { TCG_FACTOR } else { 1.0 };
     accelerator * load_factor()
 }
 
 fn limits(args: &CheckArgs, accel: Accel) -> Limits {
-    let factor = limit_factor(accel);
     let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     Limits {
         // A limit that somebody set is what they set.
-        check_ms: ms(args.timeout.unwrap_or(CHECK.mul_f64(factor))),
+        check_ms: ms(args.timeout.unwrap_or_else(|| check_limit(accel))),
         boot_ms: ms(args.boot_timeout.unwrap_or_else(|| boot_limit(accel))),
     }
 }
@@ -282,6 +298,7 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     };
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     add("image", Some(args.image.clone()).filter(|image| image != "tiny"));
+    add("template", args.template.as_ref().map(|name| name.as_str().to_owned()));
     add("kernel", path(&args.kernel));
     add("timeout", args.timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
     add("boot-timeout", args.boot_timeout.map(|timeout| format!("{}ms", timeout.as_millis())));

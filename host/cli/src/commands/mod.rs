@@ -14,4 +14,5 @@ pub(crate) mod logs;
 pub(crate) mod ping;
 pub(crate) mod power;
 pub(crate) mod ps;
+pub(crate) mod template;
 pub(crate) mod up;

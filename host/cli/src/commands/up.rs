@@ -8,16 +8,14 @@
 
 use crate::args::{AccelArg, GlobalArgs, UpArgs};
 use crate::commands::check;
-use crate::context::{Context, agent};
+use crate::context::Context;
 use crate::error::CommandError;
+use crate::lease;
 use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
-use guestline::image::{Image, Recipe};
 use guestline::link::Endpoint;
 use guestline::machine::Qemu;
-use guestline::provision::{
-    FailedLease, LeaseError, MachineRequest, Provisioner, TemplateStore, WorkRoot,
-};
+use guestline::provision::{MachineRequest, Provisioner, TemplateStore, WorkRoot};
 use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
 };
@@ -37,9 +35,6 @@ use tokio_util::sync::CancellationToken;
 /// The set-up broke, or the usage was wrong.
 const BROKEN: u8 = 125;
 const USAGE: u8 = 2;
-
-/// So many last lines of the console are shown where it is the evidence.
-const CONSOLE_SHOWN: usize = 5;
 
 /// What a supervisor says to who started it, a line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,7 +67,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
     let mut progress = Progress::new();
     if args.connect.is_none() {
         // Before the machine is anybody's: a first image takes its time, and may be interrupted.
-        match image(&context, global, args, &cancel, &mut progress)? {
+        match lease::image(&context, global, &args.image, &cancel, &mut progress)? {
             Ok(_) => {}
             Err(_) if interrupted.get().is_some() => return aborted(),
             Err(text) => {
@@ -140,37 +135,6 @@ fn taken(name: &supervise::MachineName) -> CommandError {
 
 fn endpoint(args: &UpArgs) -> Result<Option<Endpoint>, CommandError> {
     Ok(args.connect.as_deref().map(str::parse).transpose()?)
-}
-
-/// The image; in text, why there is none. The outer error is wrong usage.
-fn image(
-    context: &Context,
-    global: &GlobalArgs,
-    args: &UpArgs,
-    cancel: &CancellationToken,
-    progress: &mut Progress,
-) -> Result<Result<Image, String>, CommandError> {
-    Recipe::named(&args.image)?;
-    let agent = agent(global)?;
-    let name = &args.image;
-    let making = || progress.show(&format!("image {name}: being made from packages …"));
-    let image = context.store(cancel).get(name, &agent, making);
-    progress.clear();
-    Ok(match image {
-        Ok(image) => {
-            if let Some(took) = image.made_in {
-                let packages = image.manifest.packages.len();
-                let took = took.as_secs_f64();
-                eprintln!("image {name}: made from {packages} packages in {took:.1} s");
-            }
-            Ok(image)
-        }
-        Err(error) => {
-            let mut lines = format!("{}\n", text::chain(&error));
-            lines.extend(error.hint().map(|hint| format!("  hint: {hint}\n")));
-            Err(lines)
-        }
-    })
 }
 
 /// The supervisor's command line: ours, without relative paths, since it works in `/`.
@@ -308,10 +272,11 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
             };
             let accel = context.acceleration(global.accel, false).accel;
             let cancel = CancellationToken::new();
-            let image = match image(&context, global, args, &cancel, &mut Progress::new())? {
-                Ok(image) => image,
-                Err(text) => return Ok(Err(text)),
-            };
+            let image =
+                match lease::image(&context, global, &args.image, &cancel, &mut Progress::new())? {
+                    Ok(image) => image,
+                    Err(text) => return Ok(Err(text)),
+                };
             let kernel = args.kernel.as_deref().map(check::kernel).transpose()?;
             let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
             let request = MachineRequest {
@@ -401,29 +366,12 @@ fn status_of(name: &supervise::MachineName, finished: &Finished, was_ready: bool
         Err(error) => {
             let mut lines = format!("errored  up {name}: {}\n", text::chain(error));
             if let SuperviseError::Lease(failed) = error {
-                lines += &evidence(failed);
+                lines += &lease::evidence(failed);
             }
             tell(&Told::Failed { text: lines, status: BROKEN });
             BROKEN
         }
     }
-}
-
-/// The console's last lines, and what mends it.
-fn evidence(failed: &FailedLease) -> String {
-    let mut lines = String::new();
-    let from = failed.console.len().saturating_sub(CONSOLE_SHOWN);
-    for line in &failed.console[from..] {
-        lines += &format!("  {}   (console)\n", text::one_line(line.text.trim_end(), 200));
-    }
-    let hint = match &failed.error {
-        LeaseError::Memory(_) => {
-            "--memory 256M is the default; `guestline doctor` shows what is free"
-        }
-        LeaseError::Silent { .. } => "--boot-timeout gives it more time",
-        _ => return lines,
-    };
-    lines + &format!("  hint: {hint}\n")
 }
 
 /// Every signal takes the machine down; from the second on without asking the guest.

@@ -139,6 +139,16 @@ pub enum SetUpFailure {
     GuestEnded(Ending),
 }
 
+impl SetUpFailure {
+    /// The last lines of what it said, but for the very last, which stands in the reason; as they may be shown.
+    pub fn output_before_last(&self, most: usize) -> Vec<String> {
+        let Self::Ended { output, .. } = self else { return Vec::new() };
+        let before = output.lines().count().saturating_sub(1);
+        let lines = output.lines().take(before).skip(before.saturating_sub(most));
+        lines.map(|line| text::one_line(line, 200)).collect()
+    }
+}
+
 impl fmt::Display for SetUpFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

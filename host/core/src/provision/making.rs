@@ -7,6 +7,7 @@ use super::template::{
     Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateKey, TemplateRecord, copy_ram,
 };
 use super::{MachineRequest, Provisioner, identity};
+use crate::capture::PANIC_MARK;
 use crate::clock::now_us;
 use crate::guest::Guest;
 use crate::link::LinkError;
@@ -159,13 +160,10 @@ impl Provisioner {
         let name = identity::hostname(&plan.request.image.manifest.name);
         let terms = plan.terms(Some(&name));
         let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
-        let mut running = started.map_err(NoTemplate::NotStarted)?;
+        let running = started.map_err(NoTemplate::NotStarted)?;
         let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
         if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
-            running.machine.kill().await;
-            let _ = running.console.finish().await;
-            let console = running.console.last_lines();
-            return Err(NoTemplate::NotStarted(NotStarted { error, console }));
+            return Err(NoTemplate::NotStarted(not_set_up(running, error).await));
         }
         self.save(plan, making, running).await
     }
@@ -327,6 +325,20 @@ pub(super) async fn set_up(
         }
     }
     Ok(())
+}
+
+/// Ends a machine whose set-up did not do. A kernel without pvpanic panics into a reset (`panic=-1`): its console tells.
+pub(super) async fn not_set_up(mut running: Running, mut error: LeaseError) -> NotStarted {
+    running.machine.kill().await;
+    let _ = running.console.finish().await;
+    let console = running.console.last_lines();
+    if let LeaseError::SetUp { failure: SetUpFailure::GuestEnded(ending), .. } = &mut error
+        && *ending == Ending::Reset
+        && console.iter().any(|line| line.text.contains(PANIC_MARK))
+    {
+        *ending = Ending::Panicked;
+    }
+    NotStarted { error, console }
 }
 
 fn ended_in_set_up(ending: Ending, line: &str) -> LeaseError {

@@ -13,6 +13,7 @@ mod identity;
 mod lease;
 mod making;
 mod memory;
+mod named;
 mod opening;
 mod start;
 mod template;
@@ -20,15 +21,20 @@ mod workfolder;
 
 pub use lease::{FailedLease, Lease, LeaseError, Remains, SetUpFailure};
 pub use memory::{MemoryError, MemoryLedger, available_mib};
+pub use named::{
+    NamedTemplate, NamedTemplateError, NamedTemplates, NotATemplateName, TemplateName,
+};
 pub use opening::LinkChoice;
-pub use template::{Notice, Template, TemplateId, TemplateKey, TemplateRecord, TemplateStore};
+pub use template::{
+    Notice, Removal, Template, TemplateId, TemplateKey, TemplateRecord, TemplateStore,
+};
 pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
 use crate::image::{Image, inspect_kernel};
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu};
 use crate::text;
-use making::{NoTemplate, Plan, set_up};
+use making::{NoTemplate, Plan, not_set_up, set_up};
 use start::{Beginning, NotStarted, Running, Terms, start};
 use std::collections::HashMap;
 use std::io;
@@ -249,13 +255,10 @@ impl Provisioner {
             }
         }
         let terms = terms(plan.request.boot_timeout);
-        let mut running = start(&self.qemu, plan.spec, Beginning::BOOT, plan.folder, terms).await?;
+        let running = start(&self.qemu, plan.spec, Beginning::BOOT, plan.folder, terms).await?;
         for lines in &plan.key.layers {
             if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
-                running.machine.kill().await;
-                let _ = running.console.finish().await;
-                let console = running.console.last_lines();
-                return Err(NotStarted { error, console });
+                return Err(not_set_up(running, error).await);
             }
         }
         Ok((running, None))

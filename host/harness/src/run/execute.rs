@@ -158,6 +158,7 @@ impl Executor {
             memory_mib: job.machine.memory_mib.unwrap_or(image.manifest.memory_mib),
             cpus: job.machine.cpus,
             fresh_reboot: job.machine.fresh_reboot,
+            layers: job.machine.layers.clone(),
             kernel: job.machine.kernel.as_ref().map(|digest| {
                 (self.kernels.get(digest).cloned().unwrap_or_default(), digest.clone())
             }),
@@ -488,6 +489,9 @@ impl Attempt {
             // The last line stands in the verdict.
             let lines = stderr.lines().count().saturating_sub(1);
             notes.extend(stderr.lines().take(lines).map(|line| text::one_line(line, 300)));
+        }
+        if let Finding::NoMachine(LeaseError::SetUp { failure, .. }) = finding {
+            notes.extend(failure.output_before_last(CONSOLE_SHOWN));
         }
         if let Finding::Broken(broken) = finding {
             notes.extend(broken.hints.iter().map(|hint| format!("hint: {hint}")));

@@ -96,27 +96,33 @@ pub(super) fn refused_status(error: &RemoteError) -> Option<u8> {
     }
 }
 
-fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
-    let errored = |stage| Outcome::Errored { stage, reason: text::chain(error) };
+/// Where a set-up broke that gave no machine.
+pub fn stage_of(error: &LeaseError) -> Stage {
     match error {
-        LeaseError::Cancelled => Outcome::Aborted,
-        LeaseError::Memory(_)
+        LeaseError::Cancelled
+        | LeaseError::Memory(_)
         | LeaseError::NoTemplate { .. }
         | LeaseError::WorkFolder { .. }
         | LeaseError::Write { .. }
-        | LeaseError::Start(_) => errored(Stage::Host),
+        | LeaseError::Start(_)
+        | LeaseError::QemuDied { .. }
+        | LeaseError::Restore(_) => Stage::Host,
+        LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } => Stage::Image,
+        LeaseError::Ended { .. } | LeaseError::Silent { .. } => Stage::Boot,
+        LeaseError::NoPort { .. } => Stage::Link,
+        LeaseError::Link(LinkError::Version { .. } | LinkError::Refused(_))
+        | LeaseError::Settle(_) => Stage::Agent,
+        LeaseError::Link(_) => Stage::Link,
+        LeaseError::SetUp { .. } => Stage::Fixture,
+    }
+}
+
+fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
+    match error {
+        LeaseError::Cancelled => Outcome::Aborted,
         LeaseError::QemuDied { .. } => {
             Outcome::Errored { stage: Stage::Host, reason: text::one_line(&error.to_string(), 300) }
         }
-        LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } => errored(Stage::Image),
-        LeaseError::NoPort { .. } => errored(Stage::Link),
-        LeaseError::Restore(_) => errored(Stage::Host),
-        LeaseError::Settle(_) => errored(Stage::Agent),
-        LeaseError::SetUp { .. } => errored(Stage::Fixture),
-        LeaseError::Link(LinkError::Version { .. } | LinkError::Refused(_)) => {
-            errored(Stage::Agent)
-        }
-        LeaseError::Link(_) => errored(Stage::Link),
         LeaseError::Ended { ending } => {
             let words = guest_ending(ending, around).unwrap_or("guest ended");
             boot(around, words.to_owned())
@@ -130,6 +136,7 @@ fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
                 None => boot(around, after),
             }
         }
+        _ => Outcome::Errored { stage: stage_of(error), reason: text::chain(error) },
     }
 }
 

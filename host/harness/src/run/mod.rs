@@ -6,6 +6,7 @@ mod judge;
 
 pub use evidence::{AttemptFolder, RunFolder};
 pub use execute::{Broken, Executor};
+pub use judge::stage_of;
 
 use crate::event::{Record, RunEvent, SCHEMA, now_us};
 use crate::job::Job;

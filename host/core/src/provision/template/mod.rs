@@ -15,7 +15,7 @@ pub use key::{TemplateId, TemplateKey};
 pub(super) use quiet::{PATIENCE, Quiet, SAMPLE};
 pub(super) use ram::copy_ram;
 pub(super) use store::{Found, Making};
-pub use store::{Template, TemplateRecord, TemplateStore};
+pub use store::{Removal, Template, TemplateRecord, TemplateStore};
 
 use std::time::Duration;
 

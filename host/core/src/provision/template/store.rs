@@ -91,6 +91,17 @@ pub struct Template {
     _lock: Flock<File>,
 }
 
+/// What became of the wish to remove a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// A machine was restored from it and is still there, or it is being made.
+    InUse,
+    /// There was none.
+    Absent,
+}
+
 /// What is there for a key.
 #[derive(Debug)]
 pub(in crate::provision) enum Found {
@@ -119,6 +130,11 @@ impl TemplateStore {
     /// Where the templates are.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Is there one of this id? It is not checked.
+    pub fn has(&self, id: &TemplateId) -> bool {
+        self.folder.join(id.as_str()).join(SEAL).is_file()
     }
 
     /// The template of a key, checked.
@@ -191,6 +207,26 @@ impl TemplateStore {
         if fs::rename(self.folder.join(id.as_str()), &gone).is_ok() {
             let _ = fs::remove_dir_all(&gone);
         }
+    }
+
+    /// Removes a template that nobody uses.
+    ///
+    /// # Errors
+    /// What removing it gives; it is not used any more then.
+    pub fn remove(&self, id: &TemplateId) -> io::Result<Removal> {
+        let folder = self.folder.join(id.as_str());
+        let locked = match lock(&folder, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removal::Absent),
+            Err(error) => return Err(error),
+        };
+        if locked.is_none() {
+            return Ok(Removal::InUse);
+        }
+        let gone = self.folder.join(format!("{DROPPED}{}", Ulid::generate()));
+        fs::rename(&folder, &gone)?;
+        fs::remove_dir_all(&gone)?;
+        Ok(Removal::Removed)
     }
 
     /// Removes what the dead left behind.
