@@ -140,3 +140,30 @@ fn the_defaults_are_the_documented_ones() {
     ran.assert_verdict(0, "passed");
     assert_eq!(ran.stdout(), "2\n1\n");
 }
+
+/// Two runs at once have the host's cores together, not each for itself.
+#[test]
+fn two_runs_share_the_hosts_cores() {
+    let guestline = Guestline::new();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let lines = vec!["echo began; sleep 0.4; echo ended"; cores + 1];
+    let words = [&["check", "--message-format", "json"], &lines[..]].concat();
+    let runs = [0, 1].map(|_| guestline.start(&words)).map(guestline_tests::Running::wait);
+    let mut changes = Vec::new();
+    for run in &runs {
+        assert_eq!(run.status, 0, "{}", run.stderr);
+        for event in run.events().iter().filter(|event| event["event"] == "output") {
+            let change = if event["text"].as_str().unwrap().contains("began") { 1 } else { -1 };
+            changes.push((event["time_us"].as_u64().unwrap(), change));
+        }
+    }
+    changes.sort_unstable();
+    assert_eq!(changes.len(), 2 * 2 * (cores + 1));
+    let (mut running, mut most) = (0_i32, 0);
+    for (_, change) in changes {
+        running += change;
+        most = most.max(running);
+    }
+    assert!(usize::try_from(most).unwrap() <= cores, "{most} tests at once on {cores} cores");
+    guestline.assert_nothing_left();
+}

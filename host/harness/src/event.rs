@@ -158,7 +158,7 @@ pub struct AttemptFinished {
     /// From the start to the exit, microseconds by the guest's clock, as the guest says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_check_us: Option<u64>,
-    /// The whole attempt, microseconds.
+    /// The whole attempt, without the time in which its machine was ready and waited for its turn, microseconds.
     pub elapsed_us: u64,
     /// What a reader should know, a line each: the evidence of a failure, a child that held stdout.
     pub notes: Vec<String>,

@@ -91,7 +91,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let provisioner = match (qemu, root) {
         (Ok(qemu), Ok(root)) => {
             let templates = TemplateStore::new(&context.dirs);
-            Ok(Provisioner::new(qemu, acceleration.accel, root, templates))
+            let provisioner = Provisioner::new(qemu, acceleration.accel, root, templates);
+            let cores = u32::try_from(cores()).unwrap_or(1);
+            // Who asks for more than there are gets them.
+            let asked = args.jobs.unwrap_or(0).saturating_mul(args.cpus.min(cores));
+            Ok(provisioner.with_cores(cores.max(asked)))
         }
         (Err(error), _) => Err(no_qemu(&error)),
         (_, Err(error)) => Err(Broken {

@@ -1,6 +1,7 @@
 //! A leased machine, and why there is none.
 
-use super::memory::{MemoryError, Share};
+use super::memory::MemoryError;
+use super::slots::Slot;
 use super::template::{Notice, Template, TemplateId};
 use super::workfolder::WorkFolder;
 use crate::capture::{Console, ConsoleLine};
@@ -256,7 +257,8 @@ pub struct Lease {
     pub ports: Vec<UnixStream>,
     pub(super) console: Console,
     pub(super) folder: WorkFolder,
-    pub(super) _memory: Share,
+    pub(super) slot: Slot,
+    pub(super) cpus: u32,
     /// Held so that nobody removes the template while its memory file is in use.
     pub(super) _template: Option<Template>,
 }
@@ -276,6 +278,14 @@ impl Lease {
     /// The folder of the machine: its console and QEMU's command line.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Waits until the host has cores for a test in this machine; until then it is ready, and idle. Cancel safe.
+    ///
+    /// # Errors
+    /// [`LeaseError::WorkFolder`] when the account of the host cannot be kept.
+    pub async fn take_cores(&mut self) -> Result<(), LeaseError> {
+        Ok(self.slot.take_cores(self.cpus).await?)
     }
 
     /// The console's last lines so far.

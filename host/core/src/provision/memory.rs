@@ -1,14 +1,12 @@
-//! How much of the host's memory machines may take: asked before, not found out after.
+//! How much memory the host has for machines: asked before, not found out after.
 
 use std::path::Path;
-use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What QEMU needs beside the guest's memory: translated code, devices, its own.
-const OVERHEAD_MIB: u64 = 96;
+pub(super) const OVERHEAD_MIB: u64 = 96;
 
 /// Left to the host whatever is asked.
-const RESERVE_MIB: u64 = 128;
+pub(super) const RESERVE_MIB: u64 = 128;
 
 /// A machine does not fit this host.
 #[derive(Debug, thiserror::Error)]
@@ -26,43 +24,6 @@ fn size(mib: u64) -> String {
         0..1024 => format!("{mib} MiB"),
         _ if mib.is_multiple_of(1024) => format!("{} GiB", mib / 1024),
         _ => format!("{}.{} GiB", mib / 1024, mib % 1024 * 10 / 1024),
-    }
-}
-
-/// The account of one process: what is free when it begins, less what its leases hold.
-#[derive(Debug)]
-pub struct MemoryLedger {
-    total_mib: u64,
-    free: Arc<Semaphore>,
-}
-
-/// A share, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Share(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
-
-impl MemoryLedger {
-    /// With what this host has available now.
-    pub fn of_this_host() -> Self {
-        Self::new(available_mib().saturating_sub(RESERVE_MIB))
-    }
-
-    fn new(total_mib: u64) -> Self {
-        // One permit a MiB.
-        let permits = usize::try_from(total_mib).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { total_mib, free: Arc::new(Semaphore::new(permits)) }
-    }
-
-    /// Waits until a machine of this memory fits.
-    pub(super) async fn take(&self, memory_mib: u64) -> Result<Share, MemoryError> {
-        let wanted = memory_mib.saturating_add(OVERHEAD_MIB);
-        let free_mib = self.total_mib.saturating_sub(OVERHEAD_MIB);
-        let too_much = || MemoryError { asked_mib: memory_mib, free_mib };
-        let permits = u32::try_from(wanted).map_err(|_| too_much())?;
-        if wanted > self.total_mib {
-            return Err(too_much());
-        }
-        let permit = self.free.clone().acquire_many_owned(permits).await;
-        Ok(Share(permit.map_err(|_| too_much())?))
     }
 }
 
@@ -111,25 +72,10 @@ fn cgroup_mib(line: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_machine_that_never_fits_is_refused_and_one_that_fits_later_waits() {
-        let ledger = MemoryLedger::new(1000);
-        let error = ledger.take(65536).await.unwrap_err();
+    #[test]
+    fn a_machine_that_does_not_fit_is_told_in_sizes() {
+        let error = MemoryError { asked_mib: 65536, free_mib: 904 };
         assert_eq!(error.to_string(), "64 GiB asked, 904 MiB free on this host");
-        assert!(ledger.take(u64::MAX).await.is_err());
-        let first = ledger.take(600).await.unwrap();
-        let mut second = Box::pin(ledger.take(600));
-        assert!(futures_poll(&mut second).is_none());
-        drop(first);
-        assert!(second.await.is_ok());
-    }
-
-    fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match std::pin::Pin::new(future).poll(&mut context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        }
     }
 
     #[test]

@@ -15,12 +15,13 @@ mod making;
 mod memory;
 mod named;
 mod opening;
+mod slots;
 mod start;
 mod template;
 mod workfolder;
 
 pub use lease::{FailedLease, Lease, LeaseError, Remains, SetUpFailure};
-pub use memory::{MemoryError, MemoryLedger, available_mib};
+pub use memory::{MemoryError, available_mib};
 pub use named::{
     NamedTemplate, NamedTemplateError, NamedTemplates, NotATemplateName, TemplateName,
 };
@@ -35,6 +36,7 @@ use crate::image::{Image, inspect_kernel};
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu};
 use crate::text;
 use making::{NoTemplate, Plan, not_set_up, set_up};
+use slots::{Slot, SlotError, Slots};
 use start::{Beginning, NotStarted, Running, Terms, start};
 use std::collections::HashMap;
 use std::io;
@@ -79,11 +81,11 @@ pub struct MachineRequest {
     pub ssh_port: Option<u16>,
 }
 
-/// Where a machine is to be: what it is, its folder and its share of the host's memory.
+/// Where a machine is to be: what it is, its folder and what it takes of the host.
 struct Place {
     spec: MachineSpec,
     folder: WorkFolder,
-    _memory: memory::Share,
+    slot: Slot,
 }
 
 impl MachineRequest {
@@ -111,7 +113,7 @@ impl MachineRequest {
 pub struct Provisioner {
     qemu: Qemu,
     accel: Accel,
-    memory: MemoryLedger,
+    slots: Slots,
     root: WorkRoot,
     reboots: bool,
     templates: TemplateStore,
@@ -124,9 +126,16 @@ pub struct Provisioner {
 impl Provisioner {
     /// With this QEMU and accelerator, work folders below `root`.
     pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot, templates: TemplateStore) -> Self {
-        let (memory, digests) = (MemoryLedger::of_this_host(), std::sync::Mutex::default());
+        let (slots, digests) =
+            (Slots::new(root.runtime(), host_cores()), std::sync::Mutex::default());
         let kernels = Mutex::default();
-        Self { qemu, accel, memory, root, reboots: false, templates, digests, kernels }
+        Self { qemu, accel, slots, root, reboots: false, templates, digests, kernels }
+    }
+
+    /// Tests of its machines may run on so many cores, with those of the user's other runs, instead of as many as the host
+    /// has.
+    pub fn with_cores(self, cores: u32) -> Self {
+        Self { slots: Slots::new(self.root.runtime(), cores.max(1)), ..self }
     }
 
     /// Its machines outlive a reboot of their guest.
@@ -144,7 +153,7 @@ impl Provisioner {
         request: &MachineRequest,
         cancel: &CancellationToken,
     ) -> Result<Lease, FailedLease> {
-        let Place { spec, folder, _memory } = self.place(request, cancel).await?;
+        let Place { spec, folder, mut slot } = self.place(request, cancel).await?;
         let began = Instant::now();
         let mut notices = Vec::new();
         let key = self.key(request, &spec);
@@ -152,6 +161,7 @@ impl Provisioner {
         match self.running(plan, &mut notices).await {
             Ok((running, template)) => {
                 let Running { machine, guest, console, ports, skew, .. } = running;
+                slot.set_qemu(machine.pid());
                 Ok(Lease {
                     guest,
                     machine,
@@ -162,7 +172,8 @@ impl Provisioner {
                     ports,
                     console,
                     folder,
-                    _memory,
+                    slot,
+                    cpus: request.cpus,
                     _template: template,
                 })
             }
@@ -181,7 +192,7 @@ impl Provisioner {
         request: &MachineRequest,
         cancel: &CancellationToken,
     ) -> Result<(MachineSpec, Template, Vec<Notice>), FailedLease> {
-        let Place { spec, folder, _memory } = self.place(request, cancel).await?;
+        let Place { spec, folder, slot: _slot } = self.place(request, cancel).await?;
         let mut notices = Vec::new();
         let key = self.key(request, &spec);
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
@@ -203,15 +214,15 @@ impl Provisioner {
         request: &MachineRequest,
         cancel: &CancellationToken,
     ) -> Result<Place, LeaseError> {
-        let memory = tokio::select! {
-            share = self.memory.take(request.memory_mib) => share?,
-            () = cancel.cancelled() => return Err(LeaseError::Cancelled),
-        };
         let folder = self.root.machine_folder().map_err(|source| LeaseError::WorkFolder {
             path: self.root.path().to_owned(),
             source,
         })?;
-        Ok(Place { spec: self.spec(request).await?, folder, _memory: memory })
+        let slot = tokio::select! {
+            slot = self.slots.take(folder.path(), request.memory_mib) => slot?,
+            () = cancel.cancelled() => return Err(LeaseError::Cancelled),
+        };
+        Ok(Place { spec: self.spec(request).await?, folder, slot })
     }
 
     /// A machine that is ready, and what it was restored from.
@@ -325,5 +336,18 @@ impl Provisioner {
         }
         kernels.insert(digest.clone(), copy.clone());
         Ok(copy)
+    }
+}
+
+fn host_cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+}
+
+impl From<SlotError> for LeaseError {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Memory(error) => Self::Memory(error),
+            SlotError::File { path, source } => Self::WorkFolder { path, source },
+        }
     }
 }

@@ -83,6 +83,11 @@ impl WorkRoot {
         &self.0.path
     }
 
+    /// The folder of all runs of this user.
+    pub(super) fn runtime(&self) -> &Path {
+        self.0.path.parent().unwrap_or(&self.0.path)
+    }
+
     /// A folder for the next machine.
     pub(super) fn machine_folder(&self) -> io::Result<WorkFolder> {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);

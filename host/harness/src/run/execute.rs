@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -82,12 +82,13 @@ impl Executor {
         Self { provisioner, store, agent, kernels, folder, facts, images }
     }
 
-    /// Runs a job; every outcome is told as an event before it is returned.
+    /// Runs a job: its machine is made ready at once, its test waits for one of the `places`. Every outcome is told as an event before it is returned.
     pub async fn execute(
         &self,
         number: u32,
         job: Job,
         mut emitter: Emitter,
+        places: &Semaphore,
         cancel: &CancellationToken,
     ) -> Outcome {
         let test = job.command.name();
@@ -98,7 +99,7 @@ impl Executor {
         let mut attempt = Attempt::new(&job);
         let finding = {
             let span = tracing::info_span!("test", number, name = %text::one_line(&test, 60));
-            let attempting = self.attempt(&job, number, &mut attempt, &mut emitter, cancel);
+            let attempting = self.attempt(&job, number, &mut attempt, &mut emitter, places, cancel);
             attempting.instrument(span).await
         };
         let outcome = judge(&finding, &attempt.circumstances());
@@ -118,7 +119,7 @@ impl Executor {
                 Finding::Exited(exited) => Some(exited.elapsed_us),
                 _ => None,
             },
-            elapsed_us: us(started.elapsed()),
+            elapsed_us: us(started.elapsed().saturating_sub(attempt.waited)),
             notes,
             folder: attempt.folder.map(|folder| folder.path().display().to_string()),
         };
@@ -132,6 +133,7 @@ impl Executor {
         number: u32,
         attempt: &mut Attempt,
         emitter: &mut Emitter,
+        places: &Semaphore,
         cancel: &CancellationToken,
     ) -> Finding {
         if cancel.is_cancelled() {
@@ -166,7 +168,7 @@ impl Executor {
             ..MachineRequest::new(image, job.limits.boot())
         };
         attempt.record_facts(&self.facts, &request);
-        let lease = match provisioner.lease(&request, cancel).await {
+        let mut lease = match provisioner.lease(&request, cancel).await {
             Ok(lease) => lease,
             Err(failed) => {
                 tell(failed.notices, emitter).await;
@@ -191,7 +193,21 @@ impl Executor {
             skew_us: lease.skew.map(|skew| skew.micros),
         };
         emitter.emit(ready).await;
-        let finding = check(job, &lease, attempt, emitter, cancel).await;
+        let waiting = Instant::now();
+        let place = tokio::select! {
+            place = place(places, &mut lease) => Some(place),
+            () = cancel.cancelled() => None,
+        };
+        attempt.waited = waiting.elapsed();
+        let finding = match &place {
+            Some(Ok(_)) => check(job, &lease, attempt, emitter, cancel).await,
+            Some(Err(error)) => Finding::Broken(Broken {
+                stage: Stage::Host,
+                reason: text::chain(error),
+                hints: vec![],
+            }),
+            None => Finding::Cancelled,
+        };
         let remains = lease.end().await;
         attempt.console = remains.console;
         if let Some(folder) = &attempt.folder {
@@ -250,6 +266,17 @@ impl Executor {
         images.insert(name.to_owned(), image.clone());
         image
     }
+}
+
+/// A place among the tests of this run, and cores of the host.
+async fn place<'a>(
+    places: &'a Semaphore,
+    lease: &mut Lease,
+) -> Result<Option<SemaphorePermit<'a>>, LeaseError> {
+    // Closed by nobody.
+    let place = places.acquire().await.ok();
+    lease.take_cores().await?;
+    Ok(place)
 }
 
 /// What became of templates, as events.
@@ -391,6 +418,8 @@ struct Attempt {
     machine: Option<Duration>,
     began: Option<Instant>,
     check: Option<Duration>,
+    /// How long the machine was ready and waited for its turn, which is no time of the test.
+    waited: Duration,
     console: Vec<ConsoleLine>,
     /// The end of the output, both streams as they came.
     tail: Vec<u8>,
@@ -405,6 +434,7 @@ impl Attempt {
             machine: None,
             began: None,
             check: None,
+            waited: Duration::ZERO,
             console: Vec::new(),
             tail: Vec::new(),
             notes: Vec::new(),

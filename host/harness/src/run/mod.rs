@@ -76,7 +76,10 @@ impl Emitter {
     }
 }
 
-/// Runs all jobs, at most `parallel` at once, and counts their outcomes.
+/// While tests run, so many machines are made ready beyond those that they have.
+const AHEAD: usize = 1;
+
+/// Runs all jobs, at most `parallel` at once, and counts their outcomes. The next machine is made ready meanwhile.
 pub async fn run(
     jobs: Vec<Job>,
     parallel: usize,
@@ -84,14 +87,16 @@ pub async fn run(
     mut emitter: Emitter,
 ) -> Tally {
     let started = Instant::now();
+    let machines = Arc::new(Semaphore::new(parallel.max(1) + AHEAD));
     let places = Arc::new(Semaphore::new(parallel.max(1)));
     let mut attempts = JoinSet::new();
     for (number, job) in (1..).zip(jobs) {
-        let (places, executor, cancel) = (places.clone(), executor.clone(), emitter.cancel.clone());
+        let (machines, places) = (machines.clone(), places.clone());
+        let (executor, cancel) = (executor.clone(), emitter.cancel.clone());
         let emitter = emitter.attempt();
         attempts.spawn(async move {
-            let _place = places.acquire().await;
-            executor.execute(number, job, emitter, &cancel).await
+            let _machine = machines.acquire().await;
+            executor.execute(number, job, emitter, &places, &cancel).await
         });
     }
     let mut tally = Tally::default();
