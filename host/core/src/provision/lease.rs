@@ -245,8 +245,10 @@ pub struct Lease {
     pub guest: Guest,
     /// The machine itself.
     pub machine: Machine,
-    /// From the start of QEMU to the agent's answer; with the making of its template, if it was made for this lease.
+    /// From the start of QEMU until it could be used; with the making of its template, if it was made for this lease.
     pub ready_in: Duration,
+    /// From the start of its QEMU to the agent's first answer.
+    pub answered_in: Duration,
     /// The template that it was restored from; none when it booted.
     pub template: Option<TemplateId>,
     /// What became of templates meanwhile.

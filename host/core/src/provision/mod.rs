@@ -160,12 +160,13 @@ impl Provisioner {
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
         match self.running(plan, &mut notices).await {
             Ok((running, template)) => {
-                let Running { machine, guest, console, ports, skew, .. } = running;
+                let Running { machine, guest, console, ports, answered_in, skew, .. } = running;
                 slot.set_qemu(machine.pid());
                 Ok(Lease {
                     guest,
                     machine,
                     ready_in: began.elapsed(),
+                    answered_in,
                     template: template.as_ref().map(Template::id),
                     notices,
                     skew,

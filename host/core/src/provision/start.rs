@@ -21,6 +21,8 @@ pub(super) struct Running {
     pub(super) ports: Vec<UnixStream>,
     /// When QEMU was started.
     pub(super) started: Instant,
+    /// From then to its agent's first answer.
+    pub(super) answered_in: Duration,
     /// How far its clock was off, when it was set.
     pub(super) skew: Option<Skew>,
 }
@@ -98,12 +100,13 @@ pub(super) async fn start(
             machine.restore(state).await.map_err(LeaseError::Restore)?;
         }
         let (link, hello) = open_link(lines, terms.link, pulse).await?;
+        let answered_in = started.elapsed();
         let guest = Guest::new(link, hello);
         let skew = match terms.hostname {
             Some(name) => Some(settle(&guest, name).await?),
             None => None,
         };
-        Ok((guest, skew))
+        Ok((guest, answered_in, skew))
     };
     let opened = tokio::select! {
         // An end is told before its consequence, the closed link.
@@ -123,9 +126,9 @@ pub(super) async fn start(
         () = terms.cancel.cancelled() => Err(LeaseError::Cancelled),
     };
     match opened {
-        Ok((guest, skew)) => {
+        Ok((guest, answered_in, skew)) => {
             let ports = channels.ports;
-            Ok(Running { machine, guest, console, ports, started, skew })
+            Ok(Running { machine, guest, console, ports, started, answered_in, skew })
         }
         Err(error) => {
             machine.kill().await;

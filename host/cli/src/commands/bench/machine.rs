@@ -184,7 +184,7 @@ impl Bench {
 
     /// Eight at once: until all have answered.
     async fn together(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
-        let (mut ours, mut floors) = (Vec::new(), Vec::new());
+        let (mut answered, mut ready, mut floors) = (Vec::new(), Vec::new(), Vec::new());
         for counted in 0..=self.runs {
             let began = Instant::now();
             let bare = (0..TOGETHER).map(|_| self.bare_ping());
@@ -196,17 +196,21 @@ impl Bench {
             let began = Instant::now();
             let leases = self.leases().await?;
             let all = ms(began.elapsed());
+            let last = leases.iter().map(|lease| ms(lease.answered_in)).fold(0.0, f64::max);
             for lease in leases {
                 lease.end().await;
             }
             if counted > 0 {
                 floors.push(floor);
-                ours.push(all);
+                answered.push(last);
+                ready.push(all);
             }
         }
-        let (ours, floor) = (percentile(&ours, 0.5), percentile(&floors, 0.5));
-        let name = format!("{TOGETHER} machines restored at once, all ready");
-        rows.push(Row::new(&name, "ms", ours, Some(floor), "at most 1.2"));
+        let (answered, floor) = (percentile(&answered, 0.5), percentile(&floors, 0.5));
+        let name = format!("{TOGETHER} machines restored at once, all answered");
+        rows.push(Row::new(&name, "ms", answered, Some(floor), "at most 1.2"));
+        let name = "  until all have their time, randomness and name";
+        rows.push(Row::new(name, "ms", percentile(&ready, 0.5), None, ""));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// It is quiet when it was still for so long.
-pub(in crate::provision) const STILL: Duration = Duration::from_millis(25);
+pub(in crate::provision) const STILL: Duration = Duration::from_millis(15);
 
 /// So long is it waited for at most.
 pub(in crate::provision) const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,18 +52,18 @@ mod tests {
 
     #[test]
     fn still_for_long_enough_is_quiet() {
-        assert_eq!(quiet_at(&[0; 6]), Some(5));
-        assert_eq!(quiet_at(&[0; 5]), None);
+        assert_eq!(quiet_at(&[0; 4]), Some(3));
+        assert_eq!(quiet_at(&[0; 3]), None);
         assert_eq!(quiet_at(&[5000; 100]), None);
         // A tenth is allowed, more is not.
-        assert_eq!(quiet_at(&[400; 10]), Some(5));
+        assert_eq!(quiet_at(&[400; 10]), Some(3));
         assert_eq!(quiet_at(&[600; 10]), None);
     }
 
     #[test]
     fn a_burst_begins_it_anew() {
         let mut busy = [0; 20];
-        busy[4] = 4000;
-        assert_eq!(quiet_at(&busy), Some(9));
+        busy[2] = 4000;
+        assert_eq!(quiet_at(&busy), Some(5));
     }
 }
