@@ -416,3 +416,33 @@ fn a_set_up_that_fails_is_the_fixtures_and_leaves_nothing() {
     }
     guestline.assert_nothing_left();
 }
+
+/// A memory file is opened for writing by QEMU 7.2, though not written to: root would not notice its mode.
+#[test]
+fn an_ordinary_user_has_templates_with_every_qemu() {
+    for qemu in [None, Some(guestline_tests::oldest_qemu())] {
+        let mut guestline = with_own_cache();
+        if let Some(qemu) = &qemu {
+            guestline = guestline.with("GUESTLINE_QEMU", qemu);
+        }
+        if nix::unistd::Uid::effective().is_root() {
+            let home = guestline.home().to_owned();
+            let all = ["-R", "65534:65534", home.to_str().unwrap()];
+            let chowned = std::process::Command::new("chown").args(["-h"]).args(all).status();
+            assert!(chowned.unwrap().success());
+            let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+            guestline = guestline.under(&nobody);
+        }
+        for _ in 0..2 {
+            let ran = guestline.run(&["check", "true"]);
+            ran.assert_verdict(0, "passed");
+            assert!(!ran.stderr.contains("template: none"), "{}", ran.stderr);
+        }
+        let ran = json(&guestline, &["true"]);
+        assert!(!event(&ran, "machine-ready")[0]["template"].is_null());
+        let template = only_template(&guestline);
+        let mode = fs::metadata(template.join("ram")).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if qemu.is_some() { 0o600 } else { 0o400 });
+        guestline.assert_nothing_left();
+    }
+}
