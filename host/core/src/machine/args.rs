@@ -112,6 +112,9 @@ pub(super) fn command_line(
     add("kernel", spec.kernel.display().to_string());
     add("initrd", spec.initrd.display().to_string());
     add("append", spec.cmdline.clone());
+    if let Origin::Again { .. } = origin {
+        args.push("-S".to_owned());
+    }
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     args
 }
@@ -134,12 +137,12 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
 /// The file that is the guest's memory, and how QEMU has it.
 fn memory<'a>(origin: &Origin<'a>, version: QemuVersion) -> Option<(&'a Path, &'static str)> {
     match origin {
-        Origin::Boot => None,
+        Origin::Boot | Origin::Again { ram: None } => None,
         Origin::BootSavable { ram } | Origin::RestoreSavable { ram } => Some((ram, "share=on")),
-        Origin::Restore { ram } if version >= READS_ONLY => {
+        Origin::Restore { ram } | Origin::Again { ram: Some(ram) } if version >= READS_ONLY => {
             Some((ram, "share=off,readonly=on,rom=off"))
         }
-        Origin::Restore { ram } => Some((ram, "share=off")),
+        Origin::Restore { ram } | Origin::Again { ram: Some(ram) } => Some((ram, "share=off")),
     }
 }
 
@@ -204,6 +207,11 @@ mod tests {
         let savable = text(new, &Origin::BootSavable { ram });
         assert!(savable.contains(&format!("{file},share=on ")) && !savable.contains("-incoming"));
         assert!(text(new, &Origin::RestoreSavable { ram }).contains("-incoming defer"));
+        // What takes a machine's place has its memory, and does not run by itself.
+        for (ram, origin) in [(Some(ram), Origin::Restore { ram }), (None, Origin::Boot)] {
+            let wanted = text(new, &origin).replace(" -incoming defer", "") + " -S";
+            assert_eq!(text(new, &Origin::Again { ram }), wanted);
+        }
     }
 
     #[test]

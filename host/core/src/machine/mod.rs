@@ -1,9 +1,11 @@
 //! One machine: a QEMU process with its QMP connection. Knows nothing of agents.
 //!
 //! ```text
-//! spec ──> args ──> process (spawn, guard, reap) ──┐
-//!                   qmp (events, commands) ────────┼──> life: how it ended, if it ended
-//!                                                  └──> state: saved, restored
+//! spec ──> args ──> process (spawn, guard, reap) ──> engine (the process, or the one in its place) ──┐
+//!                   qmp (events, commands) ──────────────────────────────────────────────────────────┤
+//!          life: how it ended, if it ended <─────────────────────────────────────────────────────────┤
+//!          state: saved, restored <──────────────────────────────────────────────────────────────────┤
+//!          snapshot: saved while it runs, and put back <─────────────────────────────────────────────┘
 //! ```
 //! A [`Machine`] runs from the moment it is made and dies with it. QEMU is told to pause, not to
 //! exit, when the guest panics, resets or powers off (`-action`), so that the end is told by an
@@ -11,10 +13,12 @@
 
 pub mod accel;
 mod args;
+mod engine;
 mod life;
 mod process;
 mod qemu;
 mod qmp;
+mod snapshot;
 mod spec;
 mod state;
 
@@ -23,18 +27,21 @@ pub use life::Ending;
 pub use process::CpuShare;
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
 pub use qmp::QmpError;
+pub use snapshot::{SnapshotFault, SnapshotsHandle};
 pub use spec::{ExtraPort, MachineSpec};
 pub use state::{Origin, StateError};
 
 use crate::pulse::{Pulse, PulseWatch};
-use crate::text;
+use engine::Engine;
 use life::{LifeEvent, LifeState};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
-use process::Process;
 use qmp::{Qmp, QmpEvent};
+use snapshot::Parts;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -75,11 +82,14 @@ pub struct Channels {
 /// A running machine. Dropping it kills it.
 #[derive(Debug)]
 pub struct Machine {
-    process: Process,
+    engine: Arc<Engine>,
     qmp: Qmp,
     version: QemuVersion,
     ending: watch::Receiver<Option<Ending>>,
     reboots: watch::Receiver<u64>,
+    /// QEMU lets the guest stand: it saves or loads it.
+    held: Arc<AtomicBool>,
+    snapshots: SnapshotsHandle,
 }
 
 impl Machine {
@@ -105,24 +115,18 @@ impl Machine {
             ours.push(host);
             inherited.push(machine);
         }
-        let args = args::command_line(spec, qemu.version, origin, &args::Ends::of(&inherited));
-        debug!(qemu = %qemu.path.display(), ?args, "starting");
-        let program = qemu.path.to_string_lossy();
-        let words = std::iter::once(&*program).chain(args.iter().map(String::as_str));
-        let record = format!("{}\n", text::shell_line(words));
-        // For the reader of a work folder that was kept; its absence harms nothing.
-        let _ = std::fs::write(folder.join("qemu.cmdline"), record);
-        let process =
-            process::spawn(&qemu.path, args, inherited, folder.to_owned()).await.map_err(
-                |source| StartError::Spawn { qemu: qemu.path.display().to_string(), source },
-            )?;
+        let started = Engine::start(qemu, spec, origin, folder, inherited).await;
+        let (engine, mut exit) = started.map_err(|source| StartError::Spawn {
+            qemu: qemu.path.display().to_string(),
+            source,
+        })?;
+        let (share, engine) = (engine.share.clone(), Arc::new(engine));
         let mut ours = ours.into_iter();
         let mut next = || ours.next().ok_or(StartError::Channels(io::ErrorKind::NotFound.into()));
         let (qmp, control, console) = (next()?, next()?, next()?);
         let (reserve, bulk) = (next()?, next()?);
         let (ended, ending) = watch::channel(None);
         let (rebooted, reboots) = watch::channel(0);
-        let mut exit = process.exit();
         let (qmp, mut events) = Qmp::connect(qmp);
         tokio::spawn(async move {
             let mut life = LifeState::default();
@@ -142,23 +146,30 @@ impl Machine {
                     ended.send_replace(Some(ending));
                 }
                 if last {
+                    share.close();
                     return;
                 }
             }
         });
+        let held = Arc::<AtomicBool>::default();
+        let parts = Parts {
+            qmp: qmp.clone(),
+            ending: ending.clone(),
+            held: held.clone(),
+            engine: Arc::downgrade(&engine),
+            folder: folder.to_owned(),
+            memory_mib: spec.memory_mib,
+        };
+        let snapshots = SnapshotsHandle::new(parts);
         Ok((
-            Self { process, qmp, version: qemu.version, ending, reboots },
+            Self { engine, qmp, version: qemu.version, ending, reboots, held, snapshots },
             Channels { control, console, reserve, bulk, ports: ours.collect() },
         ))
     }
 
     /// Waits for the machine to end by itself. Cancel safe.
     pub async fn ended(&self) -> Ending {
-        let mut ending = self.ending.clone();
-        match ending.wait_for(Option::is_some).await {
-            Ok(ending) => ending.clone().unwrap_or(Ending::unknown()),
-            Err(_) => Ending::unknown(),
-        }
+        ended(&self.ending).await
     }
 
     /// How it ended, given a moment for the news to arrive: when the link closes, the reason is
@@ -172,9 +183,14 @@ impl Machine {
         self.reboots.clone()
     }
 
-    /// QEMU's process id.
+    /// What saves it while it runs, and puts it back.
+    pub fn snapshots(&self) -> SnapshotsHandle {
+        self.snapshots.clone()
+    }
+
+    /// QEMU's process id; another one after a snapshot was loaded.
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        self.engine.share.pid()
     }
 
     /// How the host treated QEMU's threads since its start.
@@ -189,19 +205,30 @@ impl Machine {
 
     /// Tells, each time it is asked, what the guest's CPUs did since the time before.
     pub fn pulse(&self) -> PulseWatch {
-        let pid = self.pid();
-        let mut last = (Instant::now(), process::cpu_share(pid));
+        let (share, held) = (self.engine.share.clone(), self.held.clone());
+        let mut last = (Instant::now(), process::cpu_share(share.pid()));
         Box::new(move || {
-            let now = (Instant::now(), process::cpu_share(pid));
+            let now = (Instant::now(), process::cpu_share(share.pid()));
             let (took, before) =
                 (now.0.duration_since(last.0), std::mem::replace(&mut last, now).1);
+            if held.load(Ordering::Acquire) {
+                return Pulse::Starved;
+            }
             judge_pulse(took, last.1.ran_since(&before), last.1.waited_since(&before), &last.1)
         })
     }
 
     /// Kills QEMU and waits until it is reaped.
-    pub async fn kill(mut self) {
-        self.process.kill().await;
+    pub async fn kill(self) {
+        self.engine.kill().await;
+    }
+}
+
+/// Waits for the end that is told there.
+async fn ended(ending: &watch::Receiver<Option<Ending>>) -> Ending {
+    match ending.clone().wait_for(Option::is_some).await {
+        Ok(ending) => ending.clone().unwrap_or(Ending::unknown()),
+        Err(_) => Ending::unknown(),
     }
 }
 

@@ -102,7 +102,15 @@ impl Qemu {
             }
             None => on_path(OsStr::new(PROGRAM)).ok_or(QemuError::Missing)?,
         };
-        let Remembered { path, version, digest, .. } = remembered(dirs, &path)?;
+        Self::at(dirs, &path)
+    }
+
+    /// The QEMU whose program this is; else as [`Qemu::find`].
+    ///
+    /// # Errors
+    /// [`QemuError`].
+    pub fn at(dirs: &Dirs, path: &Path) -> Result<Self, QemuError> {
+        let Remembered { path, version, digest, .. } = remembered(dirs, path)?;
         if version < OLDEST_QEMU {
             return Err(QemuError::TooOld { path, version });
         }

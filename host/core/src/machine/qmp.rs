@@ -123,17 +123,40 @@ impl Qmp {
         self.give(command, Some(fd)).await
     }
 
+    /// As [`Qmp::execute`], of whose answer the caller reads what he needs: what a later QEMU says beside it, or by words
+    /// that the schema does not have, is no error.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub(super) async fn execute_plain(
+        &self,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, QmpError> {
+        self.exchange(command, arguments, None).await
+    }
+
     async fn give<C: QmpCommand>(
         &self,
         command: &C,
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<C::Ok, QmpError> {
         let strange = |source| QmpError::Strange { command: C::NAME, source };
+        let arguments = serde_json::to_value(command).map_err(strange)?;
+        let answer = self.exchange(C::NAME, arguments, fd).await?;
+        serde_json::from_value(answer).map_err(strange)
+    }
+
+    async fn exchange(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
         let (reply, replied) = oneshot::channel();
         let mut writer = self.writer.lock().await;
         let id = lock(&self.callers).add(reply).ok_or(QmpError::Gone)?;
-        let arguments = serde_json::to_value(command).map_err(strange)?;
-        let line = format!("{}\n", json!({ "execute": C::NAME, "arguments": arguments, "id": id }));
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
         let written = write(&mut writer, line.as_bytes(), fd).await;
         drop(writer);
         written.map_err(|_| QmpError::Gone)?;
@@ -141,9 +164,9 @@ impl Qmp {
         match answer.get("error") {
             Some(error) => {
                 let reason = error["desc"].as_str().unwrap_or("without a reason");
-                Err(QmpError::Refused { command: C::NAME, reason: crate::text::printable(reason) })
+                Err(QmpError::Refused { command, reason: crate::text::printable(reason) })
             }
-            None => serde_json::from_value(answer["return"].take()).map_err(strange),
+            None => Ok(answer["return"].take()),
         }
     }
 

@@ -40,6 +40,11 @@ pub enum Origin<'a> {
         /// A copy of what was there when the state was saved.
         ram: &'a Path,
     },
+    /// It stands until a snapshot is loaded, in place of a machine that booted or was restored.
+    Again {
+        /// As that one's, if it was restored.
+        ram: Option<&'a Path>,
+    },
 }
 
 impl Origin<'_> {
