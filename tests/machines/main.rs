@@ -12,6 +12,7 @@ mod kernels;
 mod named;
 mod oldest_qemu;
 mod output;
+mod snapshots;
 mod templates;
 mod transfers;
 mod web;

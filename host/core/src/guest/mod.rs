@@ -8,6 +8,7 @@
 //! facts     what the guest is, and what it is busy with
 //! control   clock, randomness, identity, power, freezing
 //! forward   sockets of the guest, without a network
+//! snapshots the machine saved and put back, where it is one of ours
 //! ```
 //! A guest is reached through Guestline's agent, or through a qemu-guest-agent where it has only that. What this one
 //! cannot do is [`LinkError::Unsupported`]: `docs/transports.md` has the table.
@@ -20,6 +21,7 @@ mod folders;
 mod forward;
 mod logs;
 mod ping;
+mod snapshots;
 
 pub use control::Skew;
 pub use exec::{ExecControl, ExecEvent, ExecHandle, ExecInput, ExecOutput};
@@ -28,6 +30,7 @@ pub use files::{FilesError, PullOptions, PushOptions, Transferred};
 pub use forward::{ForwardError, Forwarding, HostTarget, Listening};
 pub use logs::{Log, LogLine, LogStream};
 pub use ping::PingStatistics;
+pub use snapshots::{SnapshotError, Snapshots, Verb};
 
 use crate::link::qga::unsupported;
 use crate::link::{Endpoint, EndpointError, Link, LinkError, QgaHandle, TransportKind};
@@ -39,6 +42,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Guest {
     way: Way,
     hello: Arc<RwLock<HelloResponse>>,
+    /// What saves and restores the machine, when it is one of ours.
+    machine: Option<Arc<dyn Snapshots>>,
 }
 
 /// Through whom it is reached.
@@ -51,13 +56,18 @@ enum Way {
 impl Guest {
     /// Over a link that is open.
     pub fn new(link: Link, hello: HelloResponse) -> Self {
-        Self { way: Way::Agent(link), hello: Arc::new(RwLock::new(hello)) }
+        Self { way: Way::Agent(link), hello: Arc::new(RwLock::new(hello)), machine: None }
     }
 
     /// Over a qemu-guest-agent that answers.
     pub fn over_qga(qga: QgaHandle) -> Self {
         let hello = Arc::new(RwLock::new(hello_of(&qga)));
-        Self { way: Way::Qga(qga), hello }
+        Self { way: Way::Qga(qga), hello, machine: None }
+    }
+
+    /// With a machine that can be saved and restored.
+    pub(crate) fn with_snapshots(self, machine: Arc<dyn Snapshots>) -> Self {
+        Self { machine: Some(machine), ..self }
     }
 
     /// Opens an endpoint and waits until the agent there answers, however long that takes. Cancel safe.
@@ -121,8 +131,23 @@ impl Guest {
                 (hello_of(qga), true)
             }
         };
-        *self.hello.write().unwrap_or_else(PoisonError::into_inner) = hello;
+        self.greeted(hello);
         Ok(began_anew)
+    }
+
+    /// As [`Guest::reconnect`], with a guest that was put back to another moment: it may be in the midst of a frame whose
+    /// rest will never come.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub(crate) async fn reconnect_restored(&self) -> Result<(), LinkError> {
+        let reopened = self.link_to("be restored")?.reopen_restored().await?;
+        self.greeted(reopened.hello);
+        Ok(())
+    }
+
+    fn greeted(&self, hello: HelloResponse) {
+        *self.hello.write().unwrap_or_else(PoisonError::into_inner) = hello;
     }
 }
 

@@ -212,8 +212,18 @@ impl Link {
     /// # Errors
     /// [`LinkError`].
     pub async fn reopen(&self) -> Result<Reopened, LinkError> {
+        self.open_again(false).await
+    }
+
+    /// As [`Link::reopen`], with a guest that was put back to an earlier moment: it may wait for the rest of a frame that
+    /// was on its way then. A hello that is not answered is therefore said again behind what fills up any frame.
+    pub(crate) async fn reopen_restored(&self) -> Result<Reopened, LinkError> {
+        self.open_again(true).await
+    }
+
+    async fn open_again(&self, is_restored: bool) -> Result<Reopened, LinkError> {
         let (done, opened) = oneshot::channel();
-        if self.orders.send(Order::Reopen { done }).is_err() {
+        if self.orders.send(Order::Reopen { done, is_restored }).is_err() {
             return Err(self.end().await);
         }
         opened.await.unwrap_or(Err(LinkError::Closed))

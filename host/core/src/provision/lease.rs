@@ -210,7 +210,7 @@ fn after_colon(text: &str) -> String {
 }
 
 /// "panicked", "powered off", "reset".
-fn ending_in_words(ending: &Ending) -> &'static str {
+pub(super) fn ending_in_words(ending: &Ending) -> &'static str {
     match ending {
         Ending::Panicked => "panicked",
         Ending::PoweredOff => "powered off",

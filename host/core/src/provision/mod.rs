@@ -16,6 +16,7 @@ mod memory;
 mod named;
 mod opening;
 mod slots;
+mod snapshots;
 mod start;
 mod template;
 mod workfolder;
@@ -37,10 +38,12 @@ use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu};
 use crate::text;
 use making::{NoTemplate, Plan, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
+use snapshots::MachineSnapshots;
 use start::{Beginning, NotStarted, Running, Terms, start};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -162,6 +165,8 @@ impl Provisioner {
             Ok((running, template)) => {
                 let Running { machine, guest, console, ports, answered_in, skew, .. } = running;
                 slot.set_qemu(machine.pid());
+                let snapshots = MachineSnapshots::new(machine.snapshots(), guest.clone());
+                let guest = guest.with_snapshots(Arc::new(snapshots));
                 Ok(Lease {
                     guest,
                     machine,

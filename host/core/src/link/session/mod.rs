@@ -60,6 +60,8 @@ pub(super) enum Order {
     },
     Reopen {
         done: Opened,
+        /// See [`super::Link::reopen_restored`].
+        is_restored: bool,
     },
     #[cfg(test)]
     Weigh {
@@ -129,7 +131,7 @@ pub(super) fn start(
     tokio::spawn(async move {
         let (_owned, last_words) = (transport.owned.take(), transport.last_words.take());
         let mut task = Task::new(transport, pulse, silent);
-        task.begin(done);
+        task.begin(done, false);
         let mut error = task.run(&mut order_queue, &mut data_queue).await;
         if let (LinkError::Closed, Some(last_words), false) =
             (&error, last_words, order_queue.is_closed())

@@ -5,11 +5,11 @@ use super::task::Task;
 use super::{Opened, Reopened};
 use crate::link::ids::OWN;
 use crate::link::state::SessionState;
-use crate::link::{LinkError, clean, draw_session, unexpected};
+use crate::link::{LinkError, TransportKind, clean, draw_session, unexpected};
 use crate::text::printable;
 use guestline_protocol::{
-    AttachRequest, Frame, FrameHead, HelloRequest, HelloResponse, OLDEST_VERSION, Reply, Request,
-    VERSION, common_version, decode, encode,
+    AttachRequest, Frame, FrameHead, HEADROOM, HelloRequest, HelloResponse, MAX_FRAME_LEN,
+    OLDEST_VERSION, Reply, Request, VERSION, common_version, decode, encode,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,11 +37,16 @@ pub(super) struct Opening {
     again: Instant,
     /// How often the hello was said.
     said: u32,
+    /// The guest was put back to an earlier moment, and may be in the midst of a frame.
+    is_restored: bool,
 }
+
+/// As long as any frame. It begins none.
+const FILLER_LEN: usize = HEADROOM + MAX_FRAME_LEN;
 
 impl Task {
     /// A new session, with a hello.
-    pub(super) fn begin(&mut self, done: Opened) {
+    pub(super) fn begin(&mut self, done: Opened, is_restored: bool) {
         self.state = SessionState::new(draw_session());
         let session = self.state.session();
         for port in std::iter::once(&mut self.control).chain(&mut self.bulk) {
@@ -50,7 +55,7 @@ impl Task {
         }
         let channel = self.own_channel();
         let (hello, attached, again) = (None, false, Instant::now());
-        let opening = Opening { done, channel, hello, attached, again, said: 0 };
+        let opening = Opening { done, channel, hello, attached, again, said: 0, is_restored };
         self.phase = Phase::Opening(opening);
     }
 
@@ -68,9 +73,21 @@ impl Task {
         opening.again = now + HELLO_AGAIN;
         let (again, channel) = (opening.again, opening.channel);
         let is_first = opening.said == 0;
+        // A tty's frames end by themselves.
+        let fills = opening.is_restored && opening.said == 1 && self.kind != TransportKind::Tty;
         opening.said = opening.said.saturating_add(1);
-        self.say_hello(channel, is_first);
+        if fills {
+            self.fill_up();
+        }
+        self.say_hello(channel, is_first || fills);
         Some(again)
+    }
+
+    /// Ends the frame that the guest may be in the midst of, on each port.
+    fn fill_up(&mut self) {
+        for port in std::iter::once(&mut self.control).chain(&mut self.bulk) {
+            port.out.push(vec![0; FILLER_LEN]);
+        }
     }
 
     /// Says it on both ports; again only where the one before is written, and the framing does not repeat it itself.

@@ -191,9 +191,9 @@ impl Task {
                     self.callers.close(channel);
                 }
             }
-            Order::Reopen { done } => {
+            Order::Reopen { done, is_restored } => {
                 self.lose(LinkError::Restarted);
-                self.begin(done);
+                self.begin(done, is_restored);
             }
             #[cfg(test)]
             Order::Weigh { done } => {

@@ -199,3 +199,39 @@ async fn a_tty_is_greeted_for_as_long_as_it_takes() {
     theirs.write_all(&answer).await.unwrap();
     opening.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_waits_for_the_rest_of_a_frame_hears_the_hello_behind_what_fills_it_up() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    tokio::spawn(async move {
+        let (mut framing, mut buffer) = (PortFraming::default(), vec![0; 64 * 1024]);
+        let mut heard = 0;
+        while let Ok(len @ 1..) = theirs.read(&mut buffer).await {
+            framing.push(&buffer[..len]);
+            while let Some(Frame { head, body }) = framing.next_frame() {
+                if head.kind != FrameKind::Message {
+                    continue;
+                }
+                let answer = match decode(body) {
+                    Ok(Request::Hello(_)) => frame(head, &hello(1, 1)),
+                    Ok(Request::Ping(ping)) => frame(head, &pong(ping.token)),
+                    _ => Vec::new(),
+                };
+                theirs.write_all(&answer).await.unwrap();
+                heard += 1;
+                if heard == 1 {
+                    // What the guest was at when it was saved.
+                    let longest = data(head, guestline_protocol::MAX_DATA_LEN);
+                    framing.push(&longest[..1_000]);
+                    assert!(framing.next_frame().is_none());
+                }
+            }
+        }
+    });
+    let (link, _) = Link::open(socket(ours)).await.unwrap();
+    // The hello is swallowed, however often it is said.
+    let plain = tokio::time::timeout(Duration::from_secs(60), link.reopen()).await;
+    assert!(plain.is_err());
+    link.reopen_restored().await.unwrap();
+    assert_eq!(link.ask(&ping(7)).await.unwrap(), pong(7));
+}
