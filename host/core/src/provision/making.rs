@@ -9,7 +9,7 @@ use super::template::{
 use super::{MachineRequest, Provisioner, identity};
 use crate::capture::PANIC_MARK;
 use crate::clock::now_us;
-use crate::guest::Guest;
+use crate::guest::{Guest, Skew};
 use crate::link::LinkError;
 use crate::machine::{Ending, Machine, MachineSpec, Origin};
 use crate::text;
@@ -28,6 +28,12 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Beside a machine's memory, so much room has to be on the disk.
 const ROOM_MIB: u64 = 64;
+
+/// So often a machine is booted whose clock goes wrong.
+const CLOCKS: u32 = 3;
+
+/// A clock that was set over the link is not exacter than this.
+const CLOCK_GRAIN: Duration = Duration::from_millis(5);
 
 /// So much of a set-up line's output is read, and so much of its end is shown.
 const OUTPUT: usize = 1024 * 1024;
@@ -51,6 +57,9 @@ pub(super) enum NoTemplate {
     Impossible(String),
     /// Its machine did not come up, or its set-up failed.
     NotStarted(NotStarted),
+    /// The guest's clock goes wrong, as it does when a guest measured its CPU's counter while the host kept it waiting.
+    /// Saved, it would go wrong in every machine.
+    WrongClock(String),
 }
 
 impl<E: Into<LeaseError>> From<E> for NoTemplate {
@@ -67,6 +76,7 @@ impl Provisioner {
         notices: &mut Vec<Notice>,
     ) -> Result<Template, NoTemplate> {
         let impossible = |why: String| Err(NoTemplate::Impossible(why));
+        let mut wrong_clocks = 0;
         loop {
             match self.templates.open(plan.key) {
                 Found::Ready(template) => return Ok(*template),
@@ -97,8 +107,19 @@ impl Provisioner {
             }
             let began = Instant::now();
             let made = match plan.key.parent() {
-                None => self.make_booted(plan, making).await?,
-                Some(below) => Box::pin(self.make_layer(plan, &below, making, notices)).await?,
+                None => self.make_booted(plan, making).await,
+                Some(below) => Box::pin(self.make_layer(plan, &below, making, notices)).await,
+            };
+            let made = match made {
+                Err(NoTemplate::WrongClock(why)) => {
+                    wrong_clocks += 1;
+                    if wrong_clocks >= CLOCKS {
+                        return impossible(why);
+                    }
+                    tracing::warn!(why, "the machine is not saved, and booted again");
+                    continue;
+                }
+                made => made?,
             };
             let Some((template, saved_in)) = made else { continue };
             let elapsed = began.elapsed();
@@ -183,7 +204,11 @@ impl Provisioner {
             () = plan.cancel.cancelled() => Err(LeaseError::Cancelled.into()),
             saved = async {
                 let quiet = until_quiet(&machine).await;
+                let clock = guest.skew().await.map_err(|error| NoTemplate::from(LeaseError::Settle(error)))?;
                 let waited = waiting.elapsed();
+                if let Some(why) = wrong_clock(&clock, waited) {
+                    return Err(NoTemplate::WrongClock(why));
+                }
                 let saved = machine.save(&making.state()).await;
                 saved.map(|()| (quiet, waited)).map_err(|error| {
                     NoTemplate::Impossible(format!("cannot save the machine: {}", text::chain(&error)))
@@ -280,6 +305,16 @@ async fn until_quiet(machine: &Machine) -> bool {
     false
 }
 
+/// What is wrong with a guest's clock that was right so long ago.
+fn wrong_clock(skew: &Skew, since: Duration) -> Option<String> {
+    let allowed = since / 5 + skew.error + CLOCK_GRAIN;
+    let off = Duration::from_micros(skew.micros.unsigned_abs());
+    let ahead = if skew.micros > 0 { "ahead" } else { "behind" };
+    (off > allowed).then(|| {
+        format!("the guest's clock goes wrong: {off:.1?} {ahead} {since:.1?} after it was set")
+    })
+}
+
 /// Runs lines one after the other; the first that does not end with status 0 is the last.
 pub(super) async fn set_up(
     plan: Plan<'_>,
@@ -347,5 +382,27 @@ fn ended_in_set_up(ending: Ending, line: &str) -> LeaseError {
         ending => {
             LeaseError::SetUp { line: line.to_owned(), failure: SetUpFailure::GuestEnded(ending) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_wrong_is_told_from_one_that_was_set_late() {
+        let wrong = |micros: i64, since_ms: u64| {
+            let skew = Skew { micros, error: Duration::from_millis(1) };
+            wrong_clock(&skew, Duration::from_millis(since_ms))
+        };
+        for (micros, since_ms) in [(0, 20), (-5_000, 20), (9_000, 20), (100_000, 1000)] {
+            assert_eq!(wrong(micros, since_ms), None);
+        }
+        // One and a half times as fast, thirty times, at half the speed.
+        for (micros, since_ms) in [(15_000, 30), (600_000, 20), (-15_000, 30)] {
+            assert!(wrong(micros, since_ms).is_some());
+        }
+        let why = wrong(600_000, 20).unwrap();
+        assert_eq!(why, "the guest's clock goes wrong: 600.0ms ahead 20.0ms after it was set");
     }
 }

@@ -204,7 +204,7 @@ impl Provisioner {
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
         match self.template(plan, &mut notices).await {
             Ok(template) => Ok((spec, template, notices)),
-            Err(NoTemplate::Impossible(why)) => {
+            Err(NoTemplate::Impossible(why) | NoTemplate::WrongClock(why)) => {
                 let (error, console) = (LeaseError::NoTemplate { why }, Vec::new());
                 Err(FailedLease { error, folder: Some(folder), console, notices })
             }
@@ -252,7 +252,7 @@ impl Provisioner {
             let template = match self.template(plan, notices).await {
                 Ok(template) => template,
                 Err(NoTemplate::NotStarted(not)) => return Err(not),
-                Err(NoTemplate::Impossible(why)) => {
+                Err(NoTemplate::Impossible(why) | NoTemplate::WrongClock(why)) => {
                     notices.push(Notice::Without { why });
                     break;
                 }
@@ -309,7 +309,7 @@ impl Provisioner {
             kernel: request.kernel.as_ref().map(|(_, digest)| digest.clone()),
             cmdline: spec.cmdline.clone(),
             machine: spec.seen_by_guest(self.qemu.version),
-            host_cpu: (self.accel == Accel::Kvm).then(template::host_cpu),
+            host_cpu: template::host_cpu(),
             qemu: self.qemu.digest.clone(),
             layers: request.layers.clone(),
         }
