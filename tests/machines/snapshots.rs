@@ -7,9 +7,7 @@ use guestline::guest::{
 use guestline::image::{Agent, PackageSource, Store};
 use guestline::link::LinkError;
 use guestline::machine::{Accel, Ending, OLDEST_QEMU, Qemu};
-use guestline::provision::{
-    Lease, LinkChoice, MachineRequest, Provisioner, TemplateStore, WorkRoot,
-};
+use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
 use guestline_protocol::{Command, ExecRequest, ExitStatus, StdinSource};
 use guestline_tests::{named_by, oldest_qemu, shared_cache};
 use std::path::PathBuf;
@@ -50,7 +48,7 @@ async fn lease(wanted: Wanted) -> Leased {
         None => Qemu::find(&dirs).unwrap(),
     };
     let root = WorkRoot::create(&dirs, false).unwrap();
-    let provisioner = Provisioner::new(qemu, Accel::Tcg, root, TemplateStore::new(&dirs));
+    let provisioner = Provisioner::new(qemu, Accel::Tcg, root, &dirs);
     let request = MachineRequest {
         fresh_reboot: wanted.fresh_reboot,
         link: wanted.link,

@@ -7,9 +7,7 @@ use guestline::guest::{Guest, PushOptions};
 use guestline::image::{Agent, PackageSource, Store};
 use guestline::link::{Lane, LinkError, QgaHandle, TransportKind};
 use guestline::machine::{Accel, Ending, ExtraPort, Qemu};
-use guestline::provision::{
-    Lease, LinkChoice, MachineRequest, Provisioner, TemplateStore, WorkRoot,
-};
+use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
 use guestline_protocol::{Command, ErrorKind, ExecRequest};
 use guestline_tests::{named_by, shared_cache};
 use std::path::{Path, PathBuf};
@@ -35,8 +33,7 @@ async fn lease(link: LinkChoice, ports: Vec<ExtraPort>) -> Leased {
     let made = tokio::task::spawn_blocking(move || store.get("tiny", &agent, || ())).await;
     let image = made.unwrap().unwrap();
     let (qemu, root) = (Qemu::find(&dirs).unwrap(), WorkRoot::create(&dirs, false).unwrap());
-    let templates = TemplateStore::new(&dirs);
-    let provisioner = Provisioner::new(qemu, Accel::Tcg, root, templates);
+    let provisioner = Provisioner::new(qemu, Accel::Tcg, root, &dirs);
     let request =
         MachineRequest { ports, link, ..MachineRequest::new(image, Duration::from_secs(120)) };
     match provisioner.lease(&request, &CancellationToken::new()).await {

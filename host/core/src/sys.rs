@@ -68,6 +68,24 @@ pub(crate) fn detach(command: &mut std::process::Command) {
     unsafe { command.pre_exec(detach) };
 }
 
+/// Time since some moment, by a clock that nothing adjusts (clock_gettime(2)).
+pub(crate) fn raw_clock() -> Option<std::time::Duration> {
+    use nix::sys::time::TimeSpec;
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_RAW).ok()?;
+    Some(TimeSpec::into(now))
+}
+
+/// The CPU's time stamp counter, where it has one.
+pub(crate) fn counter() -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: the instruction reads a register and nothing else; Linux lets every process use it.
+        Some(unsafe { core::arch::x86_64::_rdtsc() })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
 /// A page of guest memory, aligned as KVM wants it.
 #[derive(Clone)]
 #[repr(C, align(4096))]

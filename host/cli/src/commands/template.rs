@@ -102,8 +102,7 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
         }
     };
     let root = WorkRoot::create(&context.dirs, false)?;
-    let store = TemplateStore::new(&context.dirs);
-    let provisioner = Provisioner::new(qemu, accel, root, store);
+    let provisioner = Provisioner::new(qemu, accel, root, &context.dirs);
     let request = MachineRequest {
         memory_mib: wanted.memory_mib.unwrap_or(image.manifest.memory_mib),
         cpus: wanted.cpus,

@@ -15,7 +15,7 @@ use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
 use guestline::link::Endpoint;
 use guestline::machine::Qemu;
-use guestline::provision::{MachineRequest, Provisioner, TemplateStore, WorkRoot};
+use guestline::provision::{MachineRequest, Provisioner, WorkRoot};
 use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
 };
@@ -287,8 +287,8 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
                 hostname: Some(args.name.as_str().to_owned()),
                 ..MachineRequest::new(image, limit)
             };
-            let templates = TemplateStore::new(&context.dirs);
-            let provisioner = Provisioner::new(qemu, accel, root.clone(), templates).with_reboots();
+            let provisioner =
+                Provisioner::new(qemu, accel, root.clone(), &context.dirs).with_reboots();
             let (provisioner, request) = (Box::new(provisioner), Box::new(request));
             (Source::Boot { provisioner, request }, limit)
         }

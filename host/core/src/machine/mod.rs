@@ -21,6 +21,7 @@ mod qmp;
 mod snapshot;
 mod spec;
 mod state;
+mod tsc;
 
 pub use accel::{Accel, AccelChoice, Acceleration};
 pub use life::Ending;
@@ -30,6 +31,7 @@ pub use qmp::QmpError;
 pub use snapshot::{SnapshotFault, SnapshotsHandle};
 pub use spec::{ExtraPort, MachineSpec};
 pub use state::{Origin, StateError};
+pub use tsc::tsc_khz;
 
 use crate::pulse::{Pulse, PulseWatch};
 use engine::Engine;

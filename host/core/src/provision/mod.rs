@@ -33,8 +33,9 @@ pub use template::{
 pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
+use crate::dirs::Dirs;
 use crate::image::{Image, inspect_kernel};
-use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu};
+use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
@@ -120,6 +121,8 @@ pub struct Provisioner {
     root: WorkRoot,
     reboots: bool,
     templates: TemplateStore,
+    /// How fast a guest's time stamp counter counts, where it has the host's.
+    tsc_khz: Option<u64>,
     /// Digests that are being taken of templates' memory.
     digests: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and copied into the run's folder once.
@@ -127,12 +130,21 @@ pub struct Provisioner {
 }
 
 impl Provisioner {
-    /// With this QEMU and accelerator, work folders below `root`.
-    pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot, templates: TemplateStore) -> Self {
-        let (slots, digests) =
-            (Slots::new(root.runtime(), host_cores()), std::sync::Mutex::default());
-        let kernels = Mutex::default();
-        Self { qemu, accel, slots, root, reboots: false, templates, digests, kernels }
+    /// With this QEMU and accelerator, work folders below `root`, templates in the cache folder.
+    pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot, dirs: &Dirs) -> Self {
+        // A guest under TCG has the host's counter, and is told how fast it is.
+        let tsc_khz = || tsc_khz(dirs, &template::host_cpu());
+        Self {
+            tsc_khz: (accel == Accel::Tcg).then(tsc_khz).flatten(),
+            slots: Slots::new(root.runtime(), host_cores()),
+            templates: TemplateStore::new(dirs),
+            qemu,
+            accel,
+            root,
+            reboots: false,
+            digests: std::sync::Mutex::default(),
+            kernels: Mutex::default(),
+        }
     }
 
     /// Tests of its machines may run on so many cores, with those of the user's other runs, instead of as many as the host
@@ -292,12 +304,21 @@ impl Provisioner {
             cpus: request.cpus,
             kernel: self.kernel(request).await?,
             initrd: request.image.initrd.clone(),
-            cmdline: request.link.cmdline(&request.image.manifest.cmdline),
+            cmdline: self.cmdline(request),
             accel: self.accel,
             reboots: self.reboots,
             ports,
             ssh_port: request.ssh_port,
         })
+    }
+
+    /// The kernel's command line: the image's, with what it has to know of this host.
+    fn cmdline(&self, request: &MachineRequest) -> String {
+        let line = request.link.cmdline(&request.image.manifest.cmdline);
+        match self.tsc_khz {
+            Some(khz) => format!("tsc_early_khz={khz} {line}"),
+            None => line,
+        }
     }
 
     /// What its template depends on.

@@ -11,7 +11,7 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::guest::{ExecEvent, Guest, PullOptions, PushOptions};
 use guestline::machine::{ExtraPort, Qemu};
-use guestline::provision::{Lease, MachineRequest, Provisioner, TemplateStore, WorkRoot};
+use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
 use guestline_harness::text;
 use guestline_protocol::{ByteBuf, Command, ExecRequest, ExitStatus, Stream};
 use serde_json::json;
@@ -60,8 +60,7 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let rows = runtime.block_on(async {
         let root = WorkRoot::create(&context.dirs, false)?;
-        let templates = TemplateStore::new(&context.dirs);
-        let provisioner = Provisioner::new(qemu, accel, root, templates);
+        let provisioner = Provisioner::new(qemu, accel, root, &context.dirs);
         let request = MachineRequest {
             memory_mib: 1024,
             cpus: args.cpus,

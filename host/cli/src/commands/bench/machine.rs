@@ -12,7 +12,7 @@ use crate::error::CommandError;
 use guestline::guest::Guest;
 use guestline::link::{Link, Transport};
 use guestline::machine::{Machine, MachineSpec, Origin, Qemu};
-use guestline::provision::{Lease, MachineRequest, Provisioner, Template, TemplateStore, WorkRoot};
+use guestline::provision::{Lease, MachineRequest, Provisioner, Template, WorkRoot};
 use guestline_harness::text;
 use guestline_protocol::{Command as GuestCommand, ExecRequest, ExitStatus};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -63,8 +63,7 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let rows = runtime.block_on(async {
         let root = WorkRoot::create(&context.dirs, false)?;
-        let templates = TemplateStore::new(&context.dirs);
-        let provisioner = Provisioner::new(qemu.clone(), accel, root, templates);
+        let provisioner = Provisioner::new(qemu.clone(), accel, root, &context.dirs);
         let request = MachineRequest::new(image, PATIENCE);
         let template = provisioner.template_of(&request, &CancellationToken::new()).await;
         let (spec, template, _) =

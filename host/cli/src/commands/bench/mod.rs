@@ -14,7 +14,7 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::image::{Agent, Image};
 use guestline::machine::{Accel, Qemu};
-use guestline::provision::{Lease, MachineRequest, Provisioner, TemplateStore, WorkRoot};
+use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
 use guestline_harness::text;
 use serde_json::Value;
 use std::path::Path;
@@ -212,8 +212,7 @@ impl Bench {
     /// Resident memory (proc_pid_smaps(5), exact, unlike `VmRSS`) of process 1 and of the shell that asks, in kB.
     async fn resident(&self) -> Result<(u64, u64), CommandError> {
         let root = WorkRoot::create(&self.context.dirs, false)?;
-        let templates = TemplateStore::new(&self.context.dirs);
-        let provisioner = Provisioner::new(self.qemu.clone(), self.accel, root, templates);
+        let provisioner = Provisioner::new(self.qemu.clone(), self.accel, root, &self.context.dirs);
         let request = MachineRequest::new(self.image.clone(), PATIENCE);
         let lease = provisioner.lease(&request, &CancellationToken::new()).await;
         let lease = lease.map_err(|failed| CommandError::new(text::chain(&failed.error)))?;
