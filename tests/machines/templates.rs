@@ -107,7 +107,7 @@ fn a_restored_machine_reboots_into_its_own_kernel() {
 }
 
 /// Changes a byte in the middle and leaves the times as they were.
-fn flip(path: &Path) {
+pub(crate) fn flip(path: &Path) {
     let mode = fs::metadata(path).unwrap().permissions();
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
@@ -175,7 +175,7 @@ fn what_is_damaged_is_dropped_and_made_anew() {
 }
 
 /// Seals what lies there now, as if it had been made so.
-fn seal_again(template: &Path) {
+pub(crate) fn seal_again(template: &Path) {
     let path = template.join("seal.json");
     let mut seal: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let state = fs::read(template.join("state")).unwrap();

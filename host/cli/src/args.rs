@@ -1,7 +1,9 @@
 //! The command line.
 
+mod cache;
 mod machines;
 
+pub(crate) use cache::*;
 pub(crate) use machines::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -93,6 +95,9 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// Save machines that are set up, under a name, to restore them for checks
     Template(TemplateArgs),
+    /// See, prune, verify and carry what is kept: templates, images, packages
+    #[command(after_help = CACHE_HELP)]
+    Cache(CacheArgs),
     /// Show what this host has and lacks, and what mends it
     Doctor,
     /// Measure speed and size, each figure as a ratio to a floor taken in the same run
@@ -272,11 +277,12 @@ pub(crate) enum Figure {
 }
 
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let (number, unit_ms) = [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3), ("", 1e3)]
-        .into_iter()
-        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))
-        .unwrap_or((text, 1e3));
-    let number: f64 = number.parse().map_err(|_| "want a number, perhaps with ms, s, m or h")?;
+    let (number, unit_ms) =
+        [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3), ("d", 86_400e3), ("", 1e3)]
+            .into_iter()
+            .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))
+            .unwrap_or((text, 1e3));
+    let number: f64 = number.parse().map_err(|_| "want a number, perhaps with ms, s, m, h or d")?;
     let ms = number * unit_ms;
     match ms {
         1.0..=1e10 => Ok(Duration::from_secs_f64(ms / 1e3)),
@@ -311,6 +317,7 @@ mod tests {
         assert_eq!(parse_time("90"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("2d"), Ok(Duration::from_secs(172_800)));
         for wrong in ["", "0", "-1", "x", "5x", "1e99", "NaN"] {
             assert!(parse_time(wrong).is_err(), "{wrong}");
         }

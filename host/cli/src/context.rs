@@ -1,12 +1,13 @@
 //! What every command needs: folders, configuration, agent, accelerator.
 
-use crate::args::{AccelArg, GlobalArgs};
+use crate::args::{AccelArg, GlobalArgs, parse_size};
 use crate::error::CommandError;
 use guestline::dirs::Dirs;
 use guestline::image::{Agent, Mirror, PackageSource, Store};
 use guestline::machine::accel::{self, ProbeProgram};
-use guestline::machine::{Accel, AccelChoice, Acceleration, on_path};
-use serde::Deserialize;
+use guestline::machine::{Accel, AccelChoice, Acceleration, Qemu, on_path};
+use guestline::provision::{Cache, Provisioner, WorkRoot};
+use serde::{Deserialize, Deserializer, de};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -19,11 +20,30 @@ const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 #[serde(deny_unknown_fields)]
 struct Config {
     packages: Option<Mirror>,
+    #[serde(default)]
+    cache: CacheConfig,
+}
+
+/// `[cache]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CacheConfig {
+    /// In bytes; written as `"10G"`.
+    #[serde(deserialize_with = "read_limit")]
+    limit: u64,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { limit: 10 << 30 }
+    }
 }
 
 pub(crate) struct Context {
     pub(crate) dirs: Dirs,
     pub(crate) source: PackageSource,
+    /// How many bytes the cache may take.
+    pub(crate) limit: u64,
 }
 
 impl Context {
@@ -37,7 +57,17 @@ impl Context {
             None if is_debian() => PackageSource::Apt,
             None => PackageSource::None { host: os_release("ID") },
         };
-        Ok(Self { dirs, source })
+        Ok(Self { dirs, source, limit: config.cache.limit })
+    }
+
+    pub(crate) fn cache(&self) -> Cache {
+        Cache::new(&self.dirs)
+    }
+
+    /// Leases machines, and keeps the cache within its limit.
+    pub(crate) fn provisioner(&self, qemu: Qemu, accel: Accel, root: WorkRoot) -> Provisioner {
+        let provisioner = Provisioner::new(qemu, accel, root, &self.dirs);
+        provisioner.with_limit(self.cache(), self.limit)
     }
 
     /// The images; making one ends early when `cancel` is.
@@ -80,6 +110,11 @@ fn read_config(dirs: &Dirs) -> Result<Config, CommandError> {
     }
 }
 
+fn read_limit<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_size(&text).map_err(|why| de::Error::custom(format!("cache.limit: {why}, as \"10G\"")))
+}
+
 fn is_debian() -> bool {
     os_release("ID") == "debian" && on_path(OsStr::new("apt-get")).is_some()
 }
@@ -89,4 +124,25 @@ fn os_release(key: &str) -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     value.unwrap_or("unknown").trim_matches('"').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(text: &str) -> Result<u64, String> {
+        let config = toml::from_str::<Config>(text);
+        config.map(|config| config.cache.limit).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_limit_of_the_cache() {
+        assert_eq!(limit(""), Ok(10 << 30));
+        assert_eq!(limit("[cache]"), Ok(10 << 30));
+        assert_eq!(limit("[cache]\nlimit = \"500M\""), Ok(500 << 20));
+        assert_eq!(limit("[cache]\nlimit = \"0\""), Ok(0));
+        insta::assert_snapshot!(limit("[cache]\nlimit = \"ten\"").unwrap_err());
+        assert!(limit("[cache]\nlimit = 10").unwrap_err().contains("limit = 10"));
+        assert!(limit("[cache]\nlimits = \"1G\"").unwrap_err().contains("unknown field `limits`"));
+    }
 }

@@ -7,6 +7,7 @@ mod error;
 mod lease;
 mod machines;
 mod signals;
+mod table;
 mod terminal;
 
 use args::{Cli, Command};
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Supervise(up) => Ok(commands::up::supervise(&cli.global, &up)),
         Command::Image(image) => commands::image::run(&cli.global, &image),
         Command::Template(template) => commands::template::run(&cli.global, &template),
+        Command::Cache(cache) => commands::cache::run(&cache),
         Command::Doctor => commands::doctor::run(&cli.global),
         Command::Bench(bench) => commands::bench::run(&cli.global, &bench),
         Command::KvmProbe => {

@@ -82,6 +82,17 @@ pub fn limit(duration: Duration) -> String {
     }
 }
 
+/// "93.2 MiB": so much room.
+pub fn size(bytes: u64) -> String {
+    let of = |shift: u32| bytes as f64 / (1_u64 << shift) as f64;
+    match bytes {
+        0..0x400 => format!("{bytes} B"),
+        0x400..0x10_0000 => format!("{:.0} KiB", of(10)),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", of(20)),
+        _ => format!("{:.1} GiB", of(30)),
+    }
+}
+
 /// An error and what it comes from, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -131,6 +142,12 @@ mod tests {
             assert!(str::from_utf8(&word[..whole]).is_ok(), "{end}");
         }
         assert_eq!([partial_len(b"a\xff"), partial_len(b"\xe2\x82"), partial_len(b"")], [0, 2, 0]);
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        let sizes = [0, 1023, 4096, 97_700_000, 10 << 30].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "4 KiB", "93.2 MiB", "10.0 GiB"]);
     }
 
     #[test]

@@ -302,7 +302,7 @@ pub(crate) enum InitArg {
 }
 
 /// A number of bytes.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match &text[number.len()..] {
         "" => 1,

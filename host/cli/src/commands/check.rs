@@ -7,7 +7,7 @@ use crate::signals::{self, Interrupted};
 use guestline::digest::Digest;
 use guestline::image::{MAX_KERNEL_LEN, Recipe};
 use guestline::machine::{Accel, Qemu, QemuError};
-use guestline::provision::{NamedTemplate, Provisioner, WorkRoot};
+use guestline::provision::{NamedTemplate, WorkRoot};
 use guestline_harness::event::RunEvent;
 use guestline_harness::job::{Job, Limits, MachineWanted, TestCommand};
 use guestline_harness::outcome::{RunEnd, Stage};
@@ -90,7 +90,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let kept = root.as_ref().ok().filter(|_| args.keep).map(|root| root.path().to_owned());
     let provisioner = match (qemu, root) {
         (Ok(qemu), Ok(root)) => {
-            let provisioner = Provisioner::new(qemu, acceleration.accel, root, &context.dirs);
+            let provisioner = context.provisioner(qemu, acceleration.accel, root);
             let cores = u32::try_from(cores()).unwrap_or(1);
             // Who asks for more than there are gets them.
             let asked = args.jobs.unwrap_or(0).saturating_mul(args.cpus.min(cores));

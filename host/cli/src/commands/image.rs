@@ -22,7 +22,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
             let cancel = CancellationToken::new();
             let interrupted = signals::listen(cancel.clone(), false)?;
             match context.store(&cancel).build(name, &agent) {
-                Ok(image) => print(&built(&image)),
+                Ok(image) => {
+                    context.cache().evict(context.limit);
+                    print(&built(&image))
+                }
                 Err(_) if interrupted.get().is_some() => {
                     eprintln!("aborted  image {name}");
                     Ok(RunEnd { interrupt: interrupted.get(), ..RunEnd::default() }.status())

@@ -3,6 +3,7 @@
 use crate::args::PsArgs;
 use crate::error::CommandError;
 use crate::machines::{self, now_us, span};
+use crate::table;
 use guestline::supervise::{self, MachineStatus};
 use guestline::text;
 use std::io::Write;
@@ -41,18 +42,7 @@ fn table(machines: &[MachineStatus], now_us: u64) -> String {
     let head = ["NAME", "STATE", "IMAGE", "KERNEL", "MEMORY", "UPTIME", "PID"].map(str::to_owned);
     let mut rows = vec![head];
     rows.extend(machines.iter().map(|machine| row(machine, now_us)));
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text += "\n";
-    }
+    let mut text = table::table(&rows);
     // Why a machine is lost does not fit the table.
     for machine in machines {
         if let Some(why) = &machine.why {

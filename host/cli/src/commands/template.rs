@@ -12,8 +12,8 @@ use guestline::dirs::Dirs;
 use guestline::image::Recipe;
 use guestline::machine::Qemu;
 use guestline::provision::{
-    MachineRequest, NamedTemplate, NamedTemplateError, NamedTemplates, Notice, Provisioner,
-    Removal, Template, TemplateName, TemplateStore, WorkRoot,
+    MachineRequest, NamedTemplate, NamedTemplateError, NamedTemplates, Notice, Removal, Template,
+    TemplateName, TemplateStore, WorkRoot,
 };
 use guestline::text;
 use guestline_harness::outcome::{RunEnd, Stage};
@@ -102,7 +102,7 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
         }
     };
     let root = WorkRoot::create(&context.dirs, false)?;
-    let provisioner = Provisioner::new(qemu, accel, root, &context.dirs);
+    let provisioner = context.provisioner(qemu, accel, root);
     let request = MachineRequest {
         memory_mib: wanted.memory_mib.unwrap_or(image.manifest.memory_mib),
         cpus: wanted.cpus,
@@ -227,15 +227,15 @@ fn rm(context: &Context, names: &[TemplateName]) -> Result<u8, CommandError> {
             .filter_map(|other| all.get(other).ok()?.last)
             .any(|other| Some(&other) == last.as_ref());
         if let Some(id) = last.filter(|_| !is_shared) {
-            match store.remove(&id) {
-                Ok(Removal::InUse) => {
+            match store.remove_id(&id) {
+                Removal::InUse => {
                     let error = CommandError::new(format!("template `{name}` is in use"));
                     return Err(
                         error.hint("take down the machines that were restored from it first")
                     );
                 }
-                Ok(Removal::Removed | Removal::Absent) => {}
-                Err(error) => {
+                Removal::Removed => {}
+                Removal::Failed(error) => {
                     let folder = store.folder().join(id.as_str());
                     let error = format!("cannot remove `{}`: {error}", folder.display());
                     return Err(CommandError::new(error));

@@ -15,7 +15,7 @@ use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
 use guestline::link::Endpoint;
 use guestline::machine::Qemu;
-use guestline::provision::{MachineRequest, Provisioner, WorkRoot};
+use guestline::provision::{MachineRequest, WorkRoot};
 use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
 };
@@ -287,8 +287,7 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
                 hostname: Some(args.name.as_str().to_owned()),
                 ..MachineRequest::new(image, limit)
             };
-            let provisioner =
-                Provisioner::new(qemu, accel, root.clone(), &context.dirs).with_reboots();
+            let provisioner = context.provisioner(qemu, accel, root.clone()).with_reboots();
             let (provisioner, request) = (Box::new(provisioner), Box::new(request));
             (Source::Boot { provisioner, request }, limit)
         }

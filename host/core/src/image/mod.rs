@@ -7,6 +7,7 @@
 //! ```
 //! Everything here is synchronous: it reads, unpacks and writes files.
 
+mod adopt;
 mod agent;
 mod apt;
 mod build;
@@ -19,8 +20,10 @@ mod mirror;
 mod modules;
 mod packages;
 mod recipe;
+mod shelf;
 mod store;
 
+pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
 pub use build::BuildError;
 pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
@@ -28,4 +31,5 @@ pub use manifest::{FileRecord, Manifest, PackageRecord};
 pub use mirror::Mirror;
 pub use packages::{PackageError, PackageSource};
 pub use recipe::{Recipe, RecipeError};
+pub(crate) use shelf::{Shelf, verify as verify_image};
 pub use store::{Image, ImageError, ImageStatus, Store};

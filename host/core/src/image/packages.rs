@@ -239,7 +239,7 @@ fn keep(
 
 /// A folder that is swept when its maker dies.
 pub(super) fn making_folder(parent: &Path) -> io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix(super::store::MAKING).tempdir_in(parent)
+    tempfile::Builder::new().prefix(super::shelf::MAKING).tempdir_in(parent)
 }
 
 /// Runs a program to its end, or to that of `cancel`, and returns its standard output.

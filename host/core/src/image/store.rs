@@ -2,29 +2,34 @@
 //!
 //! ```text
 //! CACHE/packages/                    pool of packages
-//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio
+//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, lock
 //! CACHE/images/.lock                 held while one is made
 //! ```
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
 use super::build::{self, BuildError, INITRD, KERNEL};
-use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::manifest::{FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
+use super::shelf::{MAKING, Shelf, sweep};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
+use crate::folder_lock::FolderLock;
 use crate::seal::FileSeal;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 const SEAL: &str = "seal.json";
+
+/// Between two looks whether another process has done making an image.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A whole image.
 #[derive(Debug, Clone)]
@@ -37,6 +42,8 @@ pub struct Image {
     pub initrd: PathBuf,
     /// How long it took to make, when it was made just now.
     pub made_in: Option<Duration>,
+    /// Held so that nobody prunes it, where it can be.
+    _lock: Option<Arc<FolderLock>>,
 }
 
 /// There is no image to use.
@@ -101,8 +108,7 @@ pub struct ImageStatus {
 /// The images of one user.
 #[derive(Debug, Clone)]
 pub struct Store {
-    images: PathBuf,
-    pool: PathBuf,
+    shelf: Shelf,
     source: PackageSource,
     cancel: CancellationToken,
 }
@@ -110,8 +116,7 @@ pub struct Store {
 impl Store {
     /// In the cache folder, with packages from `source`. Making an image ends early when `cancel` is.
     pub fn new(dirs: &Dirs, source: PackageSource, cancel: CancellationToken) -> Self {
-        let (images, pool) = (dirs.cache.join("images"), dirs.cache.join("packages"));
-        Self { images, pool, source, cancel }
+        Self { shelf: Shelf::new(dirs), source, cancel }
     }
 
     /// The image, made first when it is not there; `making` is called before that.
@@ -154,7 +159,7 @@ impl Store {
     /// [`PackageError`].
     pub fn unpack(&self, packages: &[&str], folder: &Path) -> Result<(), PackageError> {
         let names: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
-        for package in self.source.fetch(&names, &self.pool, &self.cancel)? {
+        for package in self.source.fetch(&names, &self.shelf.pool, &self.cancel)? {
             unpack_all(&package, folder, &self.cancel)?;
         }
         Ok(())
@@ -178,25 +183,18 @@ impl Store {
     }
 
     fn folder(&self, recipe: &Recipe, agent: &Agent) -> PathBuf {
-        let key = format!("{FORMAT}\n{}\n{}\n", recipe.digest(), agent.digest());
-        self.images.join(&recipe.name).join(Digest::of(key.as_bytes()).short())
+        self.shelf.folder(&recipe.name, &recipe.digest(), agent.digest())
     }
 
     /// One maker at a time, of this and other processes: what lies half made belongs to the dead.
     fn lock(&self) -> Result<Flock<File>, ImageError> {
-        let trouble = |source| ImageError::Folder { path: self.images.clone(), source };
-        fs::create_dir_all(&self.images).map_err(trouble)?;
-        let file = File::create(self.images.join(".lock")).map_err(trouble)?;
-        let mut file = file;
+        let trouble = |source| ImageError::Folder { path: self.shelf.images.clone(), source };
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((back, Errno::EWOULDBLOCK)) if !self.cancel.is_cancelled() => {
-                    // Another process makes an image; it is looked after as often as a person would not notice.
-                    std::thread::sleep(Duration::from_millis(20));
-                    file = back;
-                }
-                Err((_, error)) => return Err(trouble(error.into())),
+            match self.shelf.lock_for_making().map_err(trouble)? {
+                Some(lock) => return Ok(lock),
+                // Another process makes an image; it is looked after as often as a person would not notice.
+                None if !self.cancel.is_cancelled() => std::thread::sleep(LOOK),
+                None => return Err(trouble(io::ErrorKind::Interrupted.into())),
             }
         }
     }
@@ -210,15 +208,18 @@ impl Store {
         _lock: Flock<File>,
     ) -> Result<Image, ImageError> {
         let started = Instant::now();
-        let parent = folder.parent().unwrap_or(&self.images);
+        let parent = folder.parent().unwrap_or(&self.shelf.images);
         let trouble = |source| ImageError::Folder { path: parent.to_owned(), source };
         fs::create_dir_all(parent).map_err(trouble)?;
         sweep(parent);
-        sweep(&self.pool);
+        sweep(&self.shelf.pool);
         let made = tempfile::Builder::new().prefix(MAKING).tempdir_in(parent).map_err(trouble)?;
-        build::build(recipe, agent, &self.source, &self.pool, made.path(), &self.cancel).map_err(
-            |source| ImageError::Build { name: recipe.name.clone(), source: Box::new(source) },
-        )?;
+        build::build(recipe, agent, &self.source, &self.shelf.pool, made.path(), &self.cancel)
+            .map_err(|source| ImageError::Build {
+                name: recipe.name.clone(),
+                source: Box::new(source),
+            })?;
+        FolderLock::make(made.path()).map_err(trouble)?;
         let old = parent.join(format!("{MAKING}old"));
         match fs::rename(folder, &old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
@@ -233,18 +234,6 @@ impl Store {
     }
 }
 
-/// Begins the names of folders in which an image is being made, or was when its maker died.
-pub(super) const MAKING: &str = ".making-";
-
-/// Removes what makers that died left. The lock is held, so no living one is met.
-fn sweep(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(MAKING) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 /// The image in a folder, if there is one and it is what was made.
 fn open(name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
     let damaged = |what: String| ImageError::Damaged { name: name.to_owned(), what };
@@ -255,15 +244,47 @@ fn open(name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
             return Err(ImageError::Folder { path: folder.to_owned(), source });
         }
     };
+    let lock = match lock(folder) {
+        Locked::Held(lock) => Some(Arc::new(lock)),
+        Locked::Without => None,
+        Locked::Gone => return Ok(None),
+    };
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
     check(folder, &manifest).map_err(damaged)?;
     let (kernel, initrd) = (folder.join(KERNEL), folder.join(INITRD));
-    Ok(Some(Image { manifest, kernel, initrd, made_in: None }))
+    if let Some(lock) = &lock {
+        lock.note_use();
+    }
+    Ok(Some(Image { manifest, kernel, initrd, made_in: None, _lock: lock }))
+}
+
+/// What came of taking the lock of an image.
+enum Locked {
+    Held(FolderLock),
+    /// There is none to be had, as on a disk that cannot be written to, or one of another user.
+    Without,
+    /// Somebody removes it.
+    Gone,
+}
+
+fn lock(folder: &Path) -> Locked {
+    let mut taken = FolderLock::shared(folder);
+    // Older builds made none.
+    if taken.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && FolderLock::make(folder).is_ok()
+    {
+        taken = FolderLock::shared(folder);
+    }
+    match taken {
+        Ok(Some(lock)) => Locked::Held(lock),
+        Err(_) if folder.join(MANIFEST).exists() => Locked::Without,
+        Ok(None) | Err(_) => Locked::Gone,
+    }
 }
 
 /// Compares the files with the seal, which is quick; where that differs, with their digests.
-fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
+pub(super) fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
     let seals = fs::read(folder.join(SEAL)).ok();
     let seals: Vec<FileSeal> =
         seals.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
@@ -288,7 +309,7 @@ fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-fn seal(folder: &Path) -> io::Result<()> {
+pub(super) fn seal(folder: &Path) -> io::Result<()> {
     let seals = [KERNEL, INITRD]
         .iter()
         .map(|name| Ok(FileSeal::of(name, &fs::metadata(folder.join(name))?)))

@@ -6,7 +6,7 @@ use super::template::{Notice, Template, TemplateId};
 use super::workfolder::WorkFolder;
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
-use crate::image::KernelError;
+use crate::image::{Image, KernelError};
 use crate::link::LinkError;
 use crate::machine::{Ending, Machine, StartError, StateError};
 use crate::text;
@@ -263,6 +263,8 @@ pub struct Lease {
     pub(super) cpus: u32,
     /// Held so that nobody removes the template while its memory file is in use.
     pub(super) _template: Option<Template>,
+    /// Held so that nobody removes its files, from which a reboot would boot.
+    pub(super) _image: Image,
 }
 
 /// What is left of a machine.

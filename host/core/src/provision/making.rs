@@ -6,7 +6,7 @@ use super::start::{Beginning, NotStarted, Running, Terms, start};
 use super::template::{
     Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateKey, TemplateRecord, copy_ram,
 };
-use super::{MachineRequest, Provisioner, identity};
+use super::{MachineRequest, Provisioner, Pruned, identity};
 use crate::capture::PANIC_MARK;
 use crate::clock::now_us;
 use crate::guest::{Guest, Skew};
@@ -244,11 +244,15 @@ impl Provisioner {
         Ok(template.map(|template| (template, saved_in)))
     }
 
-    /// Takes the digest of a template's memory beside what is done next.
+    /// Makes room for a template in the cache, and takes the digest of its memory, beside what is done next.
     fn digest_later(&self, id: super::TemplateId, cancel: &CancellationToken) {
-        let (store, cancel) = (self.templates.clone(), cancel.clone());
+        let (store, cancel, limit) = (self.templates.clone(), cancel.clone(), self.limit.clone());
         let taking = tokio::task::spawn_blocking(move || {
             if let Found::Ready(template) = store.open_id(&id) {
+                // It is in use now, and stays.
+                if let Some((cache, bytes)) = limit {
+                    tell_evicted(&cache.evict(bytes));
+                }
                 let taken = template.digest_ram(&|| !cancel.is_cancelled());
                 if let Err(error) = taken {
                     tracing::debug!(%error, "no digest of a template's memory");
@@ -258,7 +262,15 @@ impl Provisioner {
         self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(taking);
     }
 
-    /// Waits for what is still done beside: digests of templates that were made.
+    /// Makes room in the cache beside what is done next; for who has made an image. It is in use, and stays.
+    pub fn make_room(&self) {
+        if let Some((cache, bytes)) = self.limit.clone() {
+            let making = tokio::task::spawn_blocking(move || tell_evicted(&cache.evict(bytes)));
+            self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(making);
+        }
+    }
+
+    /// Waits for what is still done beside: digests of templates that were made, and room.
     pub async fn finish(&self) {
         let digests = {
             let mut digests =
@@ -268,6 +280,12 @@ impl Provisioner {
         for digest in digests {
             let _ = digest.await;
         }
+    }
+}
+
+fn tell_evicted(pruned: &[Pruned]) {
+    for Pruned { entry, removal, .. } in pruned {
+        tracing::info!(kind = entry.content.kind(), id = %entry.id, ?removal, "the cache is over its limit");
     }
 }
 

@@ -9,6 +9,7 @@
 //! it gives all of that back. Each failure names the stage at which it happened. What is wrong with a template is never
 //! a machine's failure: the template is dropped and made anew, or the machine boots.
 
+mod cache;
 mod identity;
 mod lease;
 mod making;
@@ -21,15 +22,18 @@ mod start;
 mod template;
 mod workfolder;
 
+pub use crate::kept::{Condition, Removal};
+pub use cache::{
+    ArchiveError, Arrival, Cache, CacheEntry, Content, ExportError, Exported, Finding, Imported,
+    PruneSpec, Pruned, Reason, Verified,
+};
 pub use lease::{FailedLease, Lease, LeaseError, Remains, SetUpFailure};
 pub use memory::{MemoryError, available_mib};
 pub use named::{
     NamedTemplate, NamedTemplateError, NamedTemplates, NotATemplateName, TemplateName,
 };
 pub use opening::LinkChoice;
-pub use template::{
-    Notice, Removal, Template, TemplateId, TemplateKey, TemplateRecord, TemplateStore,
-};
+pub use template::{Notice, Template, TemplateId, TemplateKey, TemplateRecord, TemplateStore};
 pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
@@ -123,7 +127,9 @@ pub struct Provisioner {
     templates: TemplateStore,
     /// How fast a guest's time stamp counter counts, where it has the host's.
     tsc_khz: Option<u64>,
-    /// Digests that are being taken of templates' memory.
+    /// What makes room when a template was made, and how much may be taken.
+    limit: Option<(Cache, u64)>,
+    /// Digests that are being taken of templates' memory, and room that is being made.
     digests: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and copied into the run's folder once.
     kernels: Mutex<HashMap<Digest, PathBuf>>,
@@ -142,6 +148,7 @@ impl Provisioner {
             accel,
             root,
             reboots: false,
+            limit: None,
             digests: std::sync::Mutex::default(),
             kernels: Mutex::default(),
         }
@@ -151,6 +158,11 @@ impl Provisioner {
     /// has.
     pub fn with_cores(self, cores: u32) -> Self {
         Self { slots: Slots::new(self.root.runtime(), cores.max(1)), ..self }
+    }
+
+    /// When it has made a template, what was used least recently goes until the cache takes at most `bytes`.
+    pub fn with_limit(self, cache: Cache, bytes: u64) -> Self {
+        Self { limit: Some((cache, bytes)), ..self }
     }
 
     /// Its machines outlive a reboot of their guest.
@@ -193,6 +205,7 @@ impl Provisioner {
                     slot,
                     cpus: request.cpus,
                     _template: template,
+                    _image: request.image.clone(),
                 })
             }
             Err(NotStarted { error, console }) => {
@@ -330,7 +343,7 @@ impl Provisioner {
             kernel: request.kernel.as_ref().map(|(_, digest)| digest.clone()),
             cmdline: spec.cmdline.clone(),
             machine: spec.seen_by_guest(self.qemu.version),
-            host_cpu: template::host_cpu(),
+            host_cpu: self.tsc_khz.is_none().then(template::host_cpu),
             qemu: self.qemu.digest.clone(),
             layers: request.layers.clone(),
         }

@@ -262,6 +262,9 @@ impl Executor {
                 elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             };
             emitter.emit(event).await;
+            if let Ok(provisioner) = &self.provisioner {
+                provisioner.make_room();
+            }
         }
         images.insert(name.to_owned(), image.clone());
         image

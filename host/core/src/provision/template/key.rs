@@ -23,8 +23,8 @@ pub struct TemplateKey {
     pub cmdline: String,
     /// Machine type, CPU, memory and devices, as QEMU's options; see [`crate::machine::MachineSpec::seen_by_guest`].
     pub machine: String,
-    /// The host's CPU: under KVM the guest sees it, under TCG its time stamp counter is the host's, and as fast.
-    pub host_cpu: String,
+    /// The host's CPU, where the guest sees it, or has its time stamp counter without having been told how fast it is.
+    pub host_cpu: Option<String>,
     /// Digest of the QEMU program.
     pub qemu: Digest,
     /// What was run in it after its boot: the lines of each layer.
@@ -82,7 +82,7 @@ pub(super) fn example() -> TemplateKey {
         kernel: None,
         cmdline: "quiet".to_owned(),
         machine: "-m\n256M".to_owned(),
-        host_cpu: "cpu".to_owned(),
+        host_cpu: None,
         qemu: Digest::of(b"qemu"),
         layers: Vec::new(),
     }
@@ -105,7 +105,7 @@ mod tests {
             TemplateKey { kernel: Some(Digest::of(b"x")), ..example() },
             TemplateKey { cmdline: String::new(), ..example() },
             TemplateKey { machine: String::new(), ..example() },
-            TemplateKey { host_cpu: host_cpu(), ..example() },
+            TemplateKey { host_cpu: Some(host_cpu()), ..example() },
             TemplateKey { qemu: Digest::of(b"x"), ..example() },
             TemplateKey { layers: vec![vec!["false".to_owned()]], ..example() },
             layered,

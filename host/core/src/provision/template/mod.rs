@@ -2,20 +2,23 @@
 //!
 //! ```text
 //! key (what it depends on) ─> store (found and checked, or made and published) ─> Template
-//! quiet (when a machine may be saved)     ram (digest of its memory)
+//! quiet (when a machine may be saved)     ram (its memory as a stream, and the digest)
+//! sealed (is it what was made?)           inventory (all that is there, for the cache)
 //! ```
 
+mod inventory;
 mod key;
 mod quiet;
 mod ram;
+mod sealed;
 mod store;
 
 pub(super) use key::host_cpu;
 pub use key::{TemplateId, TemplateKey};
 pub(super) use quiet::{PATIENCE, Quiet, SAMPLE};
-pub(super) use ram::copy_ram;
+pub(super) use ram::{BadStream, copy_ram, stream_ram, survey_ram, write_ram};
 pub(super) use store::{Found, Making};
-pub use store::{Removal, Template, TemplateRecord, TemplateStore};
+pub use store::{Template, TemplateRecord, TemplateStore};
 
 use std::time::Duration;
 

@@ -1,10 +1,13 @@
-//! The digest of a memory file. Only pages that hold something count, so that it is the same however the file is stored.
+//! Memory files: their pages that hold something as a stream, its digest, and copies without holes.
+//!
+//! The stream is the file's length, and of each page that is not all zero its number and its content; numbers have eight
+//! bytes, the least first. So it, and its digest, are the same however the file is stored.
 
 use crate::digest::{Digest, Hasher};
 use nix::fcntl::copy_file_range;
 use nix::unistd::{Whence, lseek64};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -13,13 +16,35 @@ const PAGE: usize = 4096;
 /// So much is read at a time.
 const READ: usize = 256 * 1024;
 
-/// The digest of a memory file: of the number and content of each page that is not all zero. `go_on` is asked now and
-/// then; when it says no, there is none.
+/// The digest of a memory file's stream. `go_on` is asked now and then; when it says no, there is none.
 pub(super) fn ram_digest(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Option<Digest>> {
+    Ok(survey_ram(path, go_on)?.map(|(digest, _)| digest))
+}
+
+/// As [`ram_digest`], with the length of the stream.
+pub(in crate::provision) fn survey_ram(
+    path: &Path,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<Option<(Digest, u64)>> {
+    let (mut hasher, mut len) = (Hasher::default(), 0);
+    let whole = stream_ram(path, go_on, &mut |piece| {
+        hasher.update(piece);
+        len += piece.len() as u64;
+        Ok(())
+    })?;
+    Ok(whole.then(|| (hasher.finish(), len)))
+}
+
+/// Gives the stream of a memory file, piece by piece. False when `go_on` said no.
+pub(in crate::provision) fn stream_ram(
+    path: &Path,
+    go_on: &dyn Fn() -> bool,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
-    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; READ]);
-    hasher.update(&len.to_le_bytes());
+    let mut buffer = vec![0; READ];
+    take(&len.to_le_bytes())?;
     let mut at = 0;
     while at < len {
         // Holes are zeros (lseek(2), SEEK_DATA).
@@ -28,20 +53,84 @@ pub(super) fn ram_digest(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Op
             None => break,
         };
         if !go_on() {
-            return Ok(None);
+            return Ok(false);
         }
         let wanted = usize::try_from(len - at).unwrap_or(READ).min(READ);
         let Some(piece) = buffer.get_mut(..wanted) else { break };
         file.read_exact_at(piece, at)?;
         for (number, page) in (at / PAGE as u64..).zip(piece.chunks(PAGE)) {
             if page.iter().any(|&byte| byte != 0) {
-                hasher.update(&number.to_le_bytes());
-                hasher.update(page);
+                take(&number.to_le_bytes())?;
+                take(page)?;
             }
         }
         at += wanted as u64;
     }
-    Ok(Some(hasher.finish()))
+    Ok(true)
+}
+
+/// What a stream is not.
+#[derive(Debug)]
+pub(in crate::provision) enum BadStream {
+    /// No stream of that memory, for this reason.
+    Wrong(&'static str),
+    /// It cannot be read.
+    Read(io::Error),
+    /// The memory file cannot be written.
+    Write(io::Error),
+}
+
+/// Makes a memory file of `len` bytes from a stream, and tells the stream's digest.
+pub(in crate::provision) fn write_ram(
+    mut from: impl Read,
+    len: u64,
+    to: &Path,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Digest, BadStream> {
+    let (mut hasher, mut word, mut page) = (Hasher::default(), [0; 8], vec![0; PAGE]);
+    from.read_exact(&mut word).map_err(BadStream::Read)?;
+    hasher.update(&word);
+    if u64::from_le_bytes(word) != len || !len.is_multiple_of(PAGE as u64) {
+        return Err(BadStream::Wrong("it is the memory of another machine"));
+    }
+    let made = File::options().write(true).create_new(true).mode(0o600).open(to);
+    let to = made.map_err(BadStream::Write)?;
+    to.set_len(len).map_err(BadStream::Write)?;
+    let mut next = 0;
+    while read_word(&mut from, &mut word).map_err(BadStream::Read)? {
+        from.read_exact(&mut page).map_err(BadStream::Read)?;
+        let number = u64::from_le_bytes(word);
+        if number < next || number >= len / PAGE as u64 {
+            return Err(BadStream::Wrong("its pages are out of order"));
+        }
+        if page.iter().all(|&byte| byte == 0) {
+            return Err(BadStream::Wrong("it has a page of zeros"));
+        }
+        hasher.update(&word);
+        hasher.update(&page);
+        to.write_all_at(&page, number * PAGE as u64).map_err(BadStream::Write)?;
+        next = number + 1;
+        if next.is_multiple_of(64) && !go_on() {
+            return Err(BadStream::Read(io::ErrorKind::Interrupted.into()));
+        }
+    }
+    Ok(hasher.finish())
+}
+
+/// False at the end.
+fn read_word(from: &mut impl Read, word: &mut [u8; 8]) -> io::Result<bool> {
+    let mut first = [0];
+    loop {
+        match from.read(&mut first) {
+            Ok(0) => return Ok(false),
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    word[0] = first[0];
+    from.read_exact(&mut word[1..])?;
+    Ok(true)
 }
 
 /// Copies a memory file, without its holes.
@@ -114,5 +203,47 @@ mod tests {
         assert_eq!(digest(&copy), digest(&sparse));
         assert!(copy.metadata().unwrap().blocks() < 100);
         assert!(copy_ram(&sparse, &copy).is_err());
+    }
+
+    #[test]
+    fn a_stream_makes_the_same_memory_and_a_wrong_one_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, copy] = ["ram", "copy"].map(|name| folder.path().join(name));
+        let file = File::create(&path).unwrap();
+        let len = 64 << 20;
+        file.set_len(len).unwrap();
+        file.write_all_at(&[1], 5 * 4096).unwrap();
+        file.write_all_at(&[2], len - 1).unwrap();
+        let mut stream = Vec::new();
+        let take = &mut |piece: &[u8]| {
+            stream.extend(piece);
+            Ok(())
+        };
+        assert!(stream_ram(&path, &|| true, take).unwrap());
+        let (digest, length) = survey_ram(&path, &|| true).unwrap().unwrap();
+        assert_eq!((length, stream.len()), (8 + 2 * 4104, 8 + 2 * 4104));
+        let written = write_ram(&stream[..], len, &copy, &|| true).unwrap();
+        assert_eq!(
+            (&written, ram_digest(&copy, &|| true).unwrap().as_ref()),
+            (&digest, Some(&digest))
+        );
+        assert_eq!(Digest::of(&stream), digest);
+        let wrong = |stream: Vec<u8>, len: u64| {
+            fs::remove_file(&copy).unwrap();
+            fs::write(&copy, "").unwrap();
+            fs::remove_file(&copy).unwrap();
+            let error = write_ram(&stream[..], len, &copy, &|| true).unwrap_err();
+            fs::write(&copy, "").unwrap();
+            format!("{error:?}")
+        };
+        assert!(wrong(stream[..stream.len() - 1].to_vec(), len).contains("UnexpectedEof"));
+        assert!(wrong(stream[..3].to_vec(), len).contains("UnexpectedEof"));
+        assert!(wrong(stream.clone(), len - 4096).contains("another machine"));
+        let twice = [&stream[..], &stream[8..]].concat();
+        assert!(wrong(twice, len).contains("out of order"));
+        let beyond = [&stream[..8], &(len / 4096).to_le_bytes(), &[1; 4096]].concat();
+        assert!(wrong(beyond, len).contains("out of order"));
+        let zeros = [&stream[..8], &[1, 0, 0, 0, 0, 0, 0, 0], &[0; 4096]].concat();
+        assert!(wrong(zeros, len).contains("a page of zeros"));
     }
 }

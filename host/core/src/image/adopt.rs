@@ -1,0 +1,91 @@
+//! An image that was made on another host: brought beside its place, checked against its manifest, moved there whole.
+
+use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::shelf::{MAKING, Shelf, strange_file, verify};
+use super::store::{MANIFEST, seal};
+use crate::folder_lock::FolderLock;
+use nix::fcntl::Flock;
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+
+/// An image on its way in; what is there of it is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    making: tempfile::TempDir,
+    place: PathBuf,
+}
+
+impl Adopted {
+    /// Says what is wrong with the manifest of another host, before a path is made of it.
+    pub(crate) fn check(manifest: &Manifest) -> Result<(), String> {
+        if manifest.format != FORMAT {
+            return Err(format!("its manifest has format {}, not {FORMAT}", manifest.format));
+        }
+        if !is_name(&manifest.name) {
+            return Err("that is no name of an image".to_owned());
+        }
+        match strange_file(manifest) {
+            Some(file) => Err(format!("wrong files, `{}`", crate::text::one_line(file, 60))),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins one whose manifest was checked. `_lock` is [`Shelf::lock_for_making`]'s, held until all is done.
+    ///
+    /// # Errors
+    /// What making its folder gives.
+    pub(crate) fn begin(
+        shelf: &Shelf,
+        manifest: &Manifest,
+        _lock: &Flock<File>,
+    ) -> io::Result<Self> {
+        let place = shelf.folder_of(manifest);
+        let parent = place.parent().unwrap_or(&place);
+        fs::create_dir_all(parent)?;
+        let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(parent)?;
+        Ok(Self { making, place })
+    }
+
+    /// Where one of its files goes.
+    pub(crate) fn file(&self, file: &FileRecord) -> PathBuf {
+        self.making.path().join(&file.name)
+    }
+
+    /// Puts it into its place, where nothing is.
+    ///
+    /// # Errors
+    /// In words, what is wrong with its files; what writing gives.
+    pub(crate) fn publish(self, manifest: &Manifest) -> io::Result<Result<(), String>> {
+        fs::write(self.making.path().join(MANIFEST), manifest.to_json())?;
+        FolderLock::make(self.making.path())?;
+        if let Err(why) = verify(self.making.path(), manifest) {
+            return Ok(Err(why));
+        }
+        fs::rename(self.making.path(), &self.place)?;
+        // There is nothing to remove any more.
+        let _ = self.making.keep();
+        seal(&self.place).map(Ok)
+    }
+}
+
+/// Letters, digits, dots and dashes, beginning with a letter or digit: nothing that leads elsewhere.
+fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 64
+        && name.bytes().next().is_some_and(is_plain)
+        && name.bytes().all(|byte| is_plain(byte) || b".-_".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        assert!(is_name("tiny") && is_name("debian-12") && is_name("x.y"));
+        for wrong in ["", ".", "..", ".x", "a/b", "/", "A", "a b", "\u{1b}[1m", &"x".repeat(65)] {
+            assert!(!is_name(wrong), "{wrong}");
+        }
+    }
+}

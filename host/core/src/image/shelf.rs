@@ -1,0 +1,218 @@
+//! What there is of images and packages in the cache folder, however whole it is, and the way out.
+
+use super::build::{INITRD, KERNEL};
+use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::store::{MANIFEST, check};
+use crate::digest::Digest;
+use crate::dirs::Dirs;
+use crate::folder_lock::FolderLock;
+use crate::kept::{Condition, Kept, folders, is_ours};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Begins the names of folders in which something is being made, or was when its maker died.
+pub(super) const MAKING: &str = ".making-";
+
+/// Held by who makes an image, or takes one away.
+const LOCK: &str = ".lock";
+
+/// Who asks whether an image is being made has the lock for a moment; so often, and so long between, is that waited for.
+const TRIES: u32 = 10;
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// The folders of images and packages.
+#[derive(Debug, Clone)]
+pub(crate) struct Shelf {
+    pub(super) images: PathBuf,
+    pub(super) pool: PathBuf,
+}
+
+impl Shelf {
+    pub(crate) fn new(dirs: &Dirs) -> Self {
+        let (images, pool) = (dirs.cache.join("images"), dirs.cache.join("packages"));
+        Self { images, pool }
+    }
+
+    /// Where an image is kept.
+    pub(crate) fn folder(&self, name: &str, recipe: &Digest, agent: &Digest) -> PathBuf {
+        let key = format!("{FORMAT}\n{recipe}\n{agent}\n");
+        self.images.join(name).join(Digest::of(key.as_bytes()).short())
+    }
+
+    /// Where the image of a manifest is kept.
+    pub(crate) fn folder_of(&self, manifest: &Manifest) -> PathBuf {
+        self.folder(&manifest.name, &manifest.recipe, &manifest.agent)
+    }
+
+    /// One maker at a time, of this and other processes: what lies half made then belongs to the dead. None while another
+    /// has it.
+    pub(crate) fn lock_for_making(&self) -> io::Result<Option<Flock<File>>> {
+        fs::create_dir_all(&self.images)?;
+        locked(File::create(self.images.join(LOCK))?)
+    }
+
+    /// Is an image being made?
+    fn is_making(&self) -> bool {
+        // For reading only, so that asking changes nothing.
+        match File::open(self.images.join(LOCK)) {
+            Ok(file) => !matches!(locked(file), Ok(Some(_))),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// All images, with the manifest where that can be read.
+    pub(crate) fn kept(&self) -> Vec<(Kept, Option<Manifest>)> {
+        let making = self.is_making();
+        let names = folders(&self.images).into_iter();
+        let all = names.flat_map(|folder| folders(&folder)).map(|folder| {
+            let mut kept = Kept::look(folder, |folder| condition(folder, making));
+            if kept.name.starts_with(MAKING) {
+                kept.in_use = making;
+            }
+            let manifest = fs::read(kept.folder.join(MANIFEST)).ok();
+            (kept, manifest.and_then(|text| serde_json::from_slice(&text).ok()))
+        });
+        all.collect()
+    }
+
+    /// The packages, when there are any, and how many.
+    pub(crate) fn kept_packages(&self) -> Option<(Kept, usize)> {
+        let packages = self.packages();
+        if folders(&self.pool).is_empty() && packages.is_empty() {
+            return None;
+        }
+        let mut kept = Kept::look(self.pool.clone(), |_| Condition::Ready);
+        kept.in_use = self.is_making();
+        Some((kept, packages.len()))
+    }
+
+    fn packages(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.pool).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect()
+    }
+
+    /// Removes an image or the pool, unless somebody uses it or makes an image; false then.
+    ///
+    /// # Errors
+    /// What removing it gives.
+    pub(crate) fn remove(&self, kept: &Kept) -> io::Result<bool> {
+        let folder = &kept.folder;
+        let Some(_making) = self.lock_for_making()? else { return Ok(false) };
+        if *folder == self.pool || kept.name.starts_with(MAKING) {
+            return fs::remove_dir_all(folder).map(|()| true);
+        }
+        let _lock = match FolderLock::exclusive(folder) {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => return Ok(false),
+            // Who uses it gives it one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let parent = folder.parent().unwrap_or(&self.images);
+        // Swept by the next maker, should this be the end of us.
+        let gone = parent.join(format!("{MAKING}gone"));
+        fs::rename(folder, &gone)?;
+        fs::remove_dir_all(&gone)?;
+        // When it was the last of its name.
+        let _ = fs::remove_dir(parent);
+        Ok(true)
+    }
+
+    /// Compares all packages with their digests; what is damaged is removed and named.
+    ///
+    /// # Errors
+    /// What reading or removing them gives.
+    pub(crate) fn verify_packages(&self, go_on: &dyn Fn() -> bool) -> io::Result<Vec<String>> {
+        let mut damaged = Vec::new();
+        if self.is_making() || !is_ours(&self.pool) {
+            return Ok(damaged);
+        }
+        for path in self.packages() {
+            if !go_on() {
+                break;
+            }
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            // Kept as NAME_DIGITS.deb.
+            let Some((_, digits)) = name.rsplit_once('_') else { continue };
+            if Digest::of_file(&path)?.short() != digits {
+                damaged.push(format!("{name}.deb"));
+                fs::remove_file(&path)?;
+            }
+        }
+        damaged.sort();
+        Ok(damaged)
+    }
+}
+
+/// Compares all files of an image with their digests. Says what is wrong.
+pub(crate) fn verify(folder: &Path, manifest: &Manifest) -> Result<(), String> {
+    for FileRecord { name, sha256, .. } in &manifest.files {
+        let digest = Digest::of_file(&folder.join(name)).map_err(|e| format!("{name}: {e}"))?;
+        if digest != *sha256 {
+            return Err(format!("{name} has another content"));
+        }
+    }
+    check(folder, manifest)
+}
+
+/// Removes what makers that died left. The lock is held, so no living one is met.
+pub(super) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(MAKING) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn locked(mut file: File) -> io::Result<Option<Flock<File>>> {
+    for _ in 0..TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        std::thread::sleep(MOMENT);
+    }
+    Ok(None)
+}
+
+fn condition(folder: &Path, making: bool) -> Condition {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with(MAKING) {
+        return if making { Condition::Making } else { Condition::LeftOver };
+    }
+    let damaged = |why: String| Condition::Damaged(why);
+    let text = match fs::read(folder.join(MANIFEST)) {
+        Ok(text) => text,
+        Err(error) => return damaged(format!("{MANIFEST}: {error}")),
+    };
+    let format = serde_json::from_slice::<serde_json::Value>(&text).ok();
+    let format = format.and_then(|manifest| manifest["format"].as_u64());
+    if format.is_some_and(|format| format > u64::from(FORMAT)) {
+        return Condition::Newer;
+    }
+    let manifest: Manifest = match serde_json::from_slice(&text) {
+        Ok(manifest) => manifest,
+        Err(error) => return damaged(format!("{MANIFEST}: {error}")),
+    };
+    if let Some(file) = strange_file(&manifest) {
+        return damaged(format!("{MANIFEST} names `{file}`"));
+    }
+    match check(folder, &manifest) {
+        Ok(()) => Condition::Ready,
+        Err(why) => damaged(why),
+    }
+}
+
+/// A file that no image has, or one that is missing.
+pub(super) fn strange_file(manifest: &Manifest) -> Option<&str> {
+    let ours = [INITRD, KERNEL];
+    let strange = manifest.files.iter().map(|file| &*file.name).find(|name| !ours.contains(name));
+    let missing = || ours.into_iter().find(|name| manifest.file(name).is_none());
+    strange.or_else(missing).or((manifest.files.len() != ours.len()).then_some("twice the same"))
+}

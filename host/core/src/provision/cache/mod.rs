@@ -1,0 +1,160 @@
+//! The cache folder as a whole: what is in it, what goes when there is too much, whether it is right, and the way to another
+//! host.
+//!
+//! ```text
+//! templates (template/inventory) ─┐             ┌─> prune: what goes, and why
+//! images, packages (image/shelf) ─┴─> entries ──┼─> verify: all of it is read
+//!                                               └─> export ──> archive ──> import
+//! ```
+//! Nothing that is in use, that another user owns or that a newer Guestline made is ever removed here.
+
+mod archive;
+mod export;
+mod frame;
+mod import;
+mod prune;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use archive::ArchiveError;
+pub use export::{ExportError, Exported};
+pub use import::{Arrival, Imported};
+pub use prune::{PruneSpec, Pruned, Reason};
+pub use verify::{Finding, Verified};
+
+use super::template::{TemplateRecord, TemplateStore};
+use crate::dirs::Dirs;
+use crate::image::{Manifest, Shelf};
+use crate::kept::{Condition, Kept, Removal};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// The cache of one user.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    folder: PathBuf,
+    templates: TemplateStore,
+    images: Shelf,
+}
+
+/// Something that is kept there.
+#[derive(Debug)]
+pub struct CacheEntry {
+    /// What it is.
+    pub content: Content,
+    /// Its id; of an image its name and its key.
+    pub id: String,
+    /// How many bytes it takes on the disk.
+    pub bytes: u64,
+    /// When it was used last. An image is used when a template of it is.
+    pub used: SystemTime,
+    /// Somebody uses it now, or makes it.
+    pub in_use: bool,
+    /// As far as can be told without reading all of it.
+    pub condition: Condition,
+    kept: Kept,
+}
+
+/// What an entry is.
+#[derive(Debug)]
+pub enum Content {
+    /// A template, and its record where that can be read.
+    Template(Option<Box<TemplateRecord>>),
+    /// An image, and its manifest where that can be read.
+    Image(Option<Box<Manifest>>),
+    /// The packages that images are made from.
+    Packages {
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Content {
+    /// In one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Template(_) => "template",
+            Self::Image(_) => "image",
+            Self::Packages { .. } => "packages",
+        }
+    }
+}
+
+impl Cache {
+    /// In the cache folder.
+    pub fn new(dirs: &Dirs) -> Self {
+        let (templates, images) = (TemplateStore::new(dirs), Shelf::new(dirs));
+        Self { folder: dirs.cache.clone(), templates, images }
+    }
+
+    /// All that is there: templates, images, packages.
+    pub fn entries(&self) -> Vec<CacheEntry> {
+        let mut used_by = HashMap::new();
+        let mut entries = Vec::new();
+        for (kept, record) in self.templates.kept() {
+            if let Some(record) = &record {
+                let used = used_by.entry(record.key.image.clone()).or_insert(kept.used);
+                *used = kept.used.max(*used);
+            }
+            let id = match kept.condition {
+                Condition::Newer if record.is_none() => format!("templates/{}", kept.name),
+                _ => kept.name.clone(),
+            };
+            entries.push(CacheEntry::new(Content::Template(record.map(Box::new)), id, kept));
+        }
+        for (kept, manifest) in self.images.kept() {
+            let parent = kept.folder.parent().and_then(|parent| parent.file_name());
+            let id = format!("{}/{}", parent.unwrap_or_default().to_string_lossy(), kept.name);
+            let used = manifest.as_ref().and_then(|manifest| used_by.get(&manifest.digest()));
+            let used = used.map_or(kept.used, |used| kept.used.max(*used));
+            let entry = CacheEntry::new(Content::Image(manifest.map(Box::new)), id, kept);
+            entries.push(CacheEntry { used, ..entry });
+        }
+        if let Some((kept, count)) = self.images.kept_packages() {
+            entries.push(CacheEntry::new(Content::Packages { count }, "-".to_owned(), kept));
+        }
+        entries
+    }
+
+    fn remove(&self, entry: &CacheEntry) -> Removal {
+        if matches!(entry.condition, Condition::Newer | Condition::Foreign) {
+            return Removal::InUse;
+        }
+        match entry.content {
+            Content::Template(_) => self.templates.remove(&entry.kept),
+            Content::Image(_) | Content::Packages { .. } => self.images.remove(&entry.kept),
+        }
+        .into()
+    }
+}
+
+impl CacheEntry {
+    /// One that is nowhere, for tests of how entries are shown.
+    #[doc(hidden)]
+    pub fn example(
+        content: Content,
+        id: &str,
+        bytes: u64,
+        used: SystemTime,
+        condition: Condition,
+    ) -> Self {
+        let (folder, name, in_use) = (PathBuf::new(), id.to_owned(), false);
+        let kept = Kept { folder, name, bytes, used, in_use, condition };
+        Self::new(content, id.to_owned(), kept)
+    }
+
+    /// The same, while somebody uses it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn in_use(self) -> Self {
+        Self { in_use: true, ..self }
+    }
+
+    fn new(content: Content, id: String, kept: Kept) -> Self {
+        let (bytes, used, in_use) = (kept.bytes, kept.used, kept.in_use);
+        let condition = kept.condition.clone();
+        Self { content, id, bytes, used, in_use, condition, kept }
+    }
+}
