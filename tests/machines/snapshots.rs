@@ -1,15 +1,13 @@
 //! Snapshots inside a test: what is put back, what is told to whom, and that nothing is left.
 
-use guestline::dirs::Dirs;
 use guestline::guest::{
     ExecHandle, Guest, Log, LogStream, PullOptions, PushOptions, SnapshotError,
 };
-use guestline::image::{Agent, PackageSource, Store};
 use guestline::link::LinkError;
 use guestline::machine::{Accel, Ending, OLDEST_QEMU, Qemu};
 use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
 use guestline_protocol::{Command, ExecRequest, ExitStatus, StdinSource};
-use guestline_tests::{named_by, oldest_qemu, shared_cache};
+use guestline_tests::{dirs_of, oldest_qemu, tiny};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -33,16 +31,8 @@ struct Wanted {
 
 async fn lease(wanted: Wanted) -> Leased {
     let home = tempfile::Builder::new().prefix("gl").tempdir().unwrap();
-    let dirs = Dirs {
-        cache: shared_cache().join("guestline"),
-        state: home.path().join("state"),
-        config: home.path().join("config"),
-        runtime: home.path().join("run"),
-    };
-    let agent = Agent::from_file(&named_by("GUESTLINE_AGENT")).unwrap();
-    let store = Store::new(&dirs, PackageSource::Apt, CancellationToken::new());
-    let made = tokio::task::spawn_blocking(move || store.get("tiny", &agent, || ())).await;
-    let image = made.unwrap().unwrap();
+    let dirs = dirs_of(home.path());
+    let image = tiny(&dirs).await;
     let qemu = match wanted.qemu {
         Some(path) => Qemu::at(&dirs, &path).unwrap(),
         None => Qemu::find(&dirs).unwrap(),

@@ -2,7 +2,7 @@
 
 use guestline_tests::{Guestline, Ran, shared_cache, wait_for};
 use nix::sys::signal::{Signal, kill};
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -110,8 +110,7 @@ fn a_restored_machine_reboots_into_its_own_kernel() {
 pub(crate) fn flip(path: &Path) {
     let mode = fs::metadata(path).unwrap().permissions();
     let modified = fs::metadata(path).unwrap().modified().unwrap();
-    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let file = writable(path);
     let (mut byte, at) = ([0], file.metadata().unwrap().len() / 2);
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 1], at).unwrap();
@@ -119,9 +118,14 @@ pub(crate) fn flip(path: &Path) {
     fs::set_permissions(path, mode).unwrap();
 }
 
-fn cut(path: &Path) {
+/// Opens a file that nobody is to write to.
+fn writable(path: &Path) -> File {
     fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-    let file = OpenOptions::new().write(true).open(path).unwrap();
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+fn cut(path: &Path) {
+    let file = writable(path);
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
 
@@ -196,8 +200,7 @@ fn a_template_from_which_nothing_comes_up_is_made_anew() {
     let guestline = with_own_cache();
     json(&guestline, &["true"]);
     let no_memory = |path: &Path| {
-        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let file = writable(path);
         let len = file.metadata().unwrap().len();
         file.set_len(0).unwrap();
         file.set_len(len).unwrap();

@@ -3,6 +3,8 @@
 //! `make test` names the program and the agent in `GUESTLINE_PROGRAM` and `GUESTLINE_AGENT`, and the oldest QEMU that
 //! is promised to work in `GUESTLINE_OLDEST_QEMU`.
 
+use guestline::dirs::Dirs;
+use guestline::image::{Agent, Image, PackageSource, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -10,6 +12,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -225,6 +228,22 @@ pub fn shared_cache() -> PathBuf {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/test-cache"),
     }
+}
+
+/// Folders of a test that leases machines by itself; what is made once is shared.
+pub fn dirs_of(home: &Path) -> Dirs {
+    Dirs { cache: shared_cache().join("guestline"), ..Dirs::below(home) }
+}
+
+/// The image `tiny`, made first when it is not there.
+///
+/// # Panics
+/// When it cannot be made.
+pub async fn tiny(dirs: &Dirs) -> Image {
+    let agent = Agent::from_file(&named_by("GUESTLINE_AGENT")).expect("an agent");
+    let store = Store::new(dirs, PackageSource::Apt, CancellationToken::new());
+    let made = tokio::task::spawn_blocking(move || store.get("tiny", &agent, || ())).await;
+    made.expect("it does not panic").expect("an image")
 }
 
 /// Polls until there is a value.

@@ -2,14 +2,12 @@
 
 use crate::real_qga;
 use crate::rig::{exercise, shell, soon};
-use guestline::dirs::Dirs;
 use guestline::guest::{Guest, PushOptions};
-use guestline::image::{Agent, PackageSource, Store};
 use guestline::link::{Lane, LinkError, QgaHandle, TransportKind};
 use guestline::machine::{Accel, Ending, ExtraPort, Qemu};
 use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
 use guestline_protocol::{Command, ErrorKind, ExecRequest};
-use guestline_tests::{named_by, shared_cache};
+use guestline_tests::{dirs_of, tiny};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -22,16 +20,8 @@ struct Leased {
 
 async fn lease(link: LinkChoice, ports: Vec<ExtraPort>) -> Leased {
     let home = tempfile::Builder::new().prefix("gl").tempdir().unwrap();
-    let dirs = Dirs {
-        cache: shared_cache().join("guestline"),
-        state: home.path().join("state"),
-        config: home.path().join("config"),
-        runtime: home.path().join("run"),
-    };
-    let agent = Agent::from_file(&named_by("GUESTLINE_AGENT")).unwrap();
-    let store = Store::new(&dirs, PackageSource::Apt, CancellationToken::new());
-    let made = tokio::task::spawn_blocking(move || store.get("tiny", &agent, || ())).await;
-    let image = made.unwrap().unwrap();
+    let dirs = dirs_of(home.path());
+    let image = tiny(&dirs).await;
     let (qemu, root) = (Qemu::find(&dirs).unwrap(), WorkRoot::create(&dirs, false).unwrap());
     let provisioner = Provisioner::new(qemu, Accel::Tcg, root, &dirs);
     let request =

@@ -27,6 +27,17 @@ fn read(host: &mut UnixStream) -> Vec<u8> {
     bytes
 }
 
+/// Reads and writes in turn until nothing is left.
+fn all_that_comes(outlet: &Outlet, host: &mut UnixStream) -> Vec<u8> {
+    let mut came = Vec::new();
+    while outlet.has_output() {
+        came.extend(read(host));
+        write(outlet);
+    }
+    came.extend(read(host));
+    came
+}
+
 #[test]
 fn messages_go_together_and_before_data() {
     let (outlet, mut host) = outlet();
@@ -63,12 +74,7 @@ fn what_is_not_taken_waits_in_order_and_is_taken_later() {
     outlet.data(data.clone());
     assert!(write(&outlet).is_empty());
     outlet.message(b"message".to_vec(), false);
-    let mut came = Vec::new();
-    while outlet.has_output() {
-        came.extend(read(&mut host));
-        write(&outlet);
-    }
-    came.extend(read(&mut host));
+    let came = all_that_comes(&outlet, &mut host);
     // Half a frame is out: nothing comes between.
     assert!(came == [data.as_slice(), b"message"].concat());
 }
@@ -98,12 +104,7 @@ fn a_new_session_drops_all_but_a_frame_that_is_half_out() {
     assert!(write(&outlet).is_empty());
     outlet.forget();
     outlet.message(b"hello".to_vec(), false);
-    let mut came = Vec::new();
-    while outlet.has_output() {
-        came.extend(read(&mut host));
-        write(&outlet);
-    }
-    came.extend(read(&mut host));
+    let came = all_that_comes(&outlet, &mut host);
     assert!(came == [[1; 2_000_000].as_slice(), b"hello"].concat());
     let waits = outlet.data(vec![3; 2_000_000]);
     outlet.reset();

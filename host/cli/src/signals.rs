@@ -13,6 +13,11 @@ impl Interrupted {
     pub(crate) fn get(&self) -> Option<Interrupt> {
         self.0.get().copied()
     }
+
+    /// The exit status of who was interrupted.
+    pub(crate) fn status(&self) -> u8 {
+        RunEnd { interrupt: self.get(), ..RunEnd::default() }.status()
+    }
 }
 
 /// Whoever started us wants this signal to pass us by, as nohup(1) does with SIGHUP, and a shell with the SIGINT of what it
@@ -22,13 +27,6 @@ fn is_ignored(kind: SignalKind) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1)
-}
-
-impl Interrupted {
-    /// The exit status of who was interrupted.
-    pub(crate) fn status(&self) -> u8 {
-        RunEnd { interrupt: self.get(), ..RunEnd::default() }.status()
-    }
 }
 
 /// A signal that is listened to, unless it was ignored when we began: then it stays ignored, and never comes.

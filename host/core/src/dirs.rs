@@ -38,16 +38,18 @@ impl Dirs {
         Self::from(|name| env::var_os(name), Uid::current().as_raw())
     }
 
+    /// All below one folder.
+    pub fn below(home: &Path) -> Self {
+        let [cache, state, config, runtime] =
+            ["cache", "state", "config", "run"].map(|name| home.join(name));
+        Self { cache, state, config, runtime }
+    }
+
     fn from(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Result<Self, NoHome> {
         // Relative paths are to be ignored (XDG Base Directory Specification).
         let path = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         if let Some(home) = path(HOME_VARIABLE) {
-            return Ok(Self {
-                cache: home.join("cache"),
-                state: home.join("state"),
-                config: home.join("config"),
-                runtime: home.join("run"),
-            });
+            return Ok(Self::below(&home));
         }
         let home = path("HOME");
         let xdg = |name: &str, default: &str| {

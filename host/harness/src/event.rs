@@ -114,8 +114,7 @@ pub enum RunEvent {
         #[serde(skip_serializing_if = "Option::is_none")]
         template: Option<String>,
         /// How far the guest's clock was off before it was set, microseconds: guest less host.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        skew_us: Option<i64>,
+        skew_us: i64,
     },
     /// The test wrote.
     Output {

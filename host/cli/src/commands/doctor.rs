@@ -5,6 +5,7 @@ use crate::args::{AccelArg, GlobalArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::dirs::make_private;
+use guestline::host::free_mib;
 use guestline::image::PackageSource;
 use guestline::machine::{Accel, OLDEST_QEMU, Qemu, QemuError, on_path};
 use guestline::provision::available_mib;
@@ -149,8 +150,8 @@ fn memory() -> Row {
 /// Free space where `path` is or will be.
 fn disk(path: &Path, what: &'static str) -> Row {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let free_mib = match nix::sys::statvfs::statvfs(there) {
-        Ok(stat) => (stat.blocks_available() * stat.fragment_size()) >> 20,
+    let free_mib = match free_mib(there) {
+        Ok(free_mib) => free_mib,
         Err(error) => {
             return Row::new(
                 State::Broken,

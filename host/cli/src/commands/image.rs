@@ -5,7 +5,6 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use crate::signals;
 use guestline::image::{Image, ImageError, Recipe};
-use guestline_harness::outcome::RunEnd;
 use guestline_harness::text;
 use std::io::Write;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
                 }
                 Err(_) if interrupted.get().is_some() => {
                     eprintln!("aborted  image {name}");
-                    Ok(RunEnd { interrupt: interrupted.get(), ..RunEnd::default() }.status())
+                    Ok(interrupted.status())
                 }
                 Err(error) => {
                     let mut lines = format!("errored  image {name}: {}\n", text::chain(&error));

@@ -16,7 +16,7 @@ use guestline::provision::{
     TemplateName, TemplateStore, WorkRoot,
 };
 use guestline::text;
-use guestline_harness::outcome::{RunEnd, Stage};
+use guestline_harness::outcome::Stage;
 use guestline_harness::run::stage_of;
 use serde_json::json;
 use std::time::Duration;
@@ -90,7 +90,7 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
     let interrupted = signals::listen(cancel.clone(), false)?;
     let aborted = || {
         eprintln!("aborted  template {name}");
-        Ok(RunEnd { interrupt: interrupted.get(), ..RunEnd::default() }.status())
+        Ok(interrupted.status())
     };
     let mut progress = Progress::new();
     let image = match lease::image(&context, global, &wanted.image, &cancel, &mut progress)? {

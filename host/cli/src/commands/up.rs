@@ -20,7 +20,6 @@ use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
 };
 use guestline::text;
-use guestline_harness::outcome::RunEnd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -62,7 +61,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
     let interrupted = signals::listen(cancel.clone(), false)?;
     let aborted = || {
         eprintln!("aborted  up {name}");
-        Ok(RunEnd { interrupt: interrupted.get(), ..RunEnd::default() }.status())
+        Ok(interrupted.status())
     };
     let mut progress = Progress::new();
     if args.connect.is_none() {

@@ -3,6 +3,7 @@
 use super::args::READS_ONLY;
 use crate::digest::Digest;
 use crate::dirs::Dirs;
+use crate::recall;
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -142,22 +143,17 @@ fn remembered(dirs: &Dirs, path: &Path) -> Result<Remembered, QemuError> {
     let (size, mtime, inode) = (found.len(), found.mtime(), found.ino());
     // A file for each, so that two that take turns do not make each other forgotten.
     let name = Digest::of(path.as_os_str().as_encoded_bytes());
-    let file = dirs.cache.join(format!("qemu-{}.json", name.short()));
-    let known =
-        fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Remembered>(&text).ok());
+    let name = format!("qemu-{}.json", name.short());
     let is_same = |known: &Remembered| {
         (&*known.path, known.size, known.mtime, known.inode) == (path, size, mtime, inode)
     };
-    if let Some(known) = known.filter(is_same) {
+    if let Some(known) = recall::recall(dirs, &name).filter(is_same) {
         return Ok(known);
     }
     let version = ask_version(path)?;
     let digest = Digest::of_file(path).map_err(cannot)?;
     let known = Remembered { path: path.to_owned(), size, mtime, inode, version, digest };
-    // A memory that cannot be written only costs time.
-    if let Ok(text) = serde_json::to_vec(&known) {
-        let _ = fs::create_dir_all(&dirs.cache).and_then(|()| fs::write(&file, text));
-    }
+    recall::keep(dirs, &name, &known);
     Ok(known)
 }
 

@@ -20,13 +20,13 @@
 use super::engine::Engine;
 use super::qmp::{Qmp, QmpError};
 use super::{Ending, NEWS, ended};
-use nix::sys::statvfs::statvfs;
+use crate::host::free_mib;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -155,7 +155,7 @@ impl SnapshotsHandle {
         let (this, mut book) = (&*self.0, self.0.book.lock().await);
         let saved = this.attend(this.save_as(name, &mut book)).await;
         let folder = &this.parts.folder;
-        let saved = saved.map_err(|fault| match (fault, free_mib(folder)) {
+        let saved = saved.map_err(|fault| match (fault, free_mib(folder).unwrap_or(0)) {
             (SnapshotFault::Failed { reason }, free_mib) if is_no_room(&reason, free_mib) => {
                 SnapshotFault::NoRoom { folder: folder.clone(), free_mib }
             }
@@ -415,13 +415,6 @@ fn job_end(jobs: &Value, id: &str) -> Option<Result<(), String>> {
 /// "Input/output error" (tried, 7.2 and 10.0).
 fn is_no_room(reason: &str, free_mib: u64) -> bool {
     free_mib < FULL_MIB || reason.contains("No space left") || reason.contains("quota exceeded")
-}
-
-fn free_mib(folder: &Path) -> u64 {
-    let free = |found: nix::sys::statvfs::Statvfs| {
-        found.blocks_available().saturating_mul(found.fragment_size()) >> 20
-    };
-    statvfs(folder).map_or(0, free)
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@
 
 use super::Machine;
 use super::args::READS_ONLY;
-use super::qmp::{Qmp, QmpError};
+use super::qmp::QmpError;
 use qapi::qmp::{
     MigrationCapability, MigrationCapabilityStatus, cont, getfd, migrate, migrate_incoming,
     migrate_set_capabilities, query_migrate, stop,
 };
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -76,13 +76,6 @@ pub enum StateError {
     },
 }
 
-impl StateError {
-    /// QEMU is gone; [`Machine::ended`] tells why.
-    pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Qmp(QmpError::Gone))
-    }
-}
-
 /// The name of a descriptor that QEMU is given.
 const FD: &str = "state";
 
@@ -94,16 +87,8 @@ impl Machine {
     /// [`StateError`]; the guest is stopped all the same.
     pub async fn save(&self, state: &Path) -> Result<(), StateError> {
         let watch = self.qmp.watch_migration();
-        let given;
-        let uri = match self.version >= READS_ONLY {
-            true => format!("file:{}", state.display()),
-            false => {
-                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(state);
-                give(&self.qmp, &file.map_err(|source| wrong(state, source))?).await?;
-                given = format!("fd:{FD}");
-                given
-            }
-        };
+        let uri =
+            self.uri(state, OpenOptions::new().write(true).create_new(true).mode(0o600)).await?;
         let migrate = migrate { uri: Some(uri), channels: None, detach: None, resume: None };
         // One after the other, without waiting for each answer.
         let (stop, capabilities) = (stop {}, capabilities());
@@ -129,14 +114,7 @@ impl Machine {
     /// [`StateError`]. A QEMU that does not like the state ends: [`Machine::ended`] tells what it said.
     pub async fn restore(&self, state: &Path) -> Result<(), StateError> {
         let watch = self.qmp.watch_migration();
-        let uri = match self.version >= READS_ONLY {
-            true => format!("file:{}", state.display()),
-            false => {
-                let file = File::open(state).map_err(|source| wrong(state, source))?;
-                give(&self.qmp, &file).await?;
-                format!("fd:{FD}")
-            }
-        };
+        let uri = self.uri(state, OpenOptions::new().read(true)).await?;
         let incoming = migrate_incoming { uri: Some(uri), channels: None, exit_on_error: None };
         let capabilities = capabilities();
         tokio::try_join!(self.qmp.execute(&capabilities), self.qmp.execute(&incoming))?;
@@ -147,15 +125,18 @@ impl Machine {
         self.qmp.execute(&cont {}).await?;
         Ok(())
     }
-}
 
-fn wrong(path: &Path, source: io::Error) -> StateError {
-    StateError::File { path: path.to_owned(), source }
-}
-
-async fn give(qmp: &Qmp, file: &File) -> Result<(), QmpError> {
-    qmp.execute_with(&getfd { fdname: FD.to_owned() }, file.as_fd()).await?;
-    Ok(())
+    /// The state file as QEMU takes it: by its path, or opened as `options` say and given to QEMU.
+    async fn uri(&self, state: &Path, options: &OpenOptions) -> Result<String, StateError> {
+        if self.version >= READS_ONLY {
+            return Ok(format!("file:{}", state.display()));
+        }
+        let file = options
+            .open(state)
+            .map_err(|source| StateError::File { path: state.to_owned(), source })?;
+        self.qmp.execute_with(&getfd { fdname: FD.to_owned() }, file.as_fd()).await?;
+        Ok(format!("fd:{FD}"))
+    }
 }
 
 /// Memory in shared files is left where it is; migrations are told as events.

@@ -3,9 +3,9 @@
 //! fast). So it is told (`tsc_early_khz`, Linux `Documentation/admin-guide/kernel-parameters.txt`).
 
 use crate::dirs::Dirs;
+use crate::recall;
 use crate::sys;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::time::Duration;
 
 /// How long it is measured for.
@@ -21,21 +21,19 @@ struct Remembered {
     khz: u64,
 }
 
-/// How fast it counts, in kHz, to the next MHz: hosts of one kind are to agree, and Linux finds out the rest by itself; measured once for a CPU, then remembered in the cache folder, so that a machine's kernel is
-/// always told the same. None where there is no such counter.
+/// In the cache folder.
+const REMEMBERED: &str = "tsc.json";
+
+/// How fast it counts, in kHz, to the next MHz: hosts of one kind are to agree, and Linux finds out the rest by itself.
+/// Measured once for a CPU, then remembered, so that a machine's kernel is always told the same. None where there is no
+/// such counter.
 pub fn tsc_khz(dirs: &Dirs, cpu: &str) -> Option<u64> {
-    let file = dirs.cache.join("tsc.json");
-    let known = fs::read(&file).ok();
-    let known = known.and_then(|text| serde_json::from_slice::<Remembered>(&text).ok());
-    if let Some(known) = known.filter(|known| known.cpu == cpu) {
+    let known = recall::recall(dirs, REMEMBERED);
+    if let Some(known) = known.filter(|known: &Remembered| known.cpu == cpu) {
         return Some(known.khz);
     }
     let khz = measure()?;
-    let known = Remembered { cpu: cpu.to_owned(), khz };
-    // A memory that cannot be written only costs time.
-    if let Ok(text) = serde_json::to_vec(&known) {
-        let _ = fs::create_dir_all(&dirs.cache).and_then(|()| fs::write(&file, text));
-    }
+    recall::keep(dirs, REMEMBERED, &Remembered { cpu: cpu.to_owned(), khz });
     Some(khz)
 }
 
@@ -66,14 +64,12 @@ mod tests {
     #[test]
     fn what_is_measured_is_steady_and_remembered() {
         let home = tempfile::tempdir().unwrap();
-        let [cache, state, config, runtime] =
-            ["c", "s", "f", "r"].map(|name| home.path().join(name));
-        let dirs = Dirs { cache, state, config, runtime };
+        let dirs = Dirs::below(home.path());
         let khz = tsc_khz(&dirs, "this").unwrap();
         assert!((100_000..20_000_000).contains(&khz), "{khz}");
         let again = measure().unwrap();
         assert!(khz.abs_diff(again) <= 1000, "{khz} {again}");
-        fs::write(dirs.cache.join("tsc.json"), r#"{"cpu": "this", "khz": 7}"#).unwrap();
+        std::fs::write(dirs.cache.join(REMEMBERED), r#"{"cpu": "this", "khz": 7}"#).unwrap();
         assert_eq!(tsc_khz(&dirs, "this"), Some(7));
         assert!(tsc_khz(&dirs, "another").unwrap() > 7);
     }

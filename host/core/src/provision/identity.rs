@@ -15,8 +15,7 @@ pub(super) async fn settle(guest: &Guest, hostname: &str) -> Result<Skew, LeaseE
     let identity = IdentityRequest {
         hostname: Some(hostname.to_owned()),
         machine_id: Some(format!("{:032x}", draw())),
-        nics: Vec::new(),
-        hosts: None,
+        ..IdentityRequest::default()
     };
     // At once: each is a round trip, and none waits for another.
     let (skew, seeded, named) =

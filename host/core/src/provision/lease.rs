@@ -254,7 +254,7 @@ pub struct Lease {
     /// What became of templates meanwhile.
     pub notices: Vec<Notice>,
     /// How far its clock was off before it was set.
-    pub skew: Option<Skew>,
+    pub skew: Skew,
     /// The host's ends of the ports that were asked for.
     pub ports: Vec<UnixStream>,
     pub(super) console: Console,

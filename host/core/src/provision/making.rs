@@ -4,22 +4,24 @@
 use super::lease::{LeaseError, SetUpFailure};
 use super::start::{Beginning, NotStarted, Running, Terms, start};
 use super::template::{
-    Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateKey, TemplateRecord, copy_ram,
+    Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateId, TemplateKey,
+    TemplateRecord, copy_ram,
 };
 use super::{MachineRequest, Provisioner, Pruned, identity};
 use crate::capture::PANIC_MARK;
 use crate::clock::now_us;
 use crate::guest::{Guest, Skew};
+use crate::host::free_mib;
 use crate::link::LinkError;
 use crate::machine::{Ending, Machine, MachineSpec, Origin};
 use crate::text;
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
 use nix::libc;
-use nix::sys::statvfs::statvfs;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -57,8 +59,16 @@ pub(super) enum NoTemplate {
     Impossible(String),
     /// Its machine did not come up, or its set-up failed.
     NotStarted(NotStarted),
-    /// The guest's clock goes wrong, as it does when a guest measured its CPU's counter while the host kept it waiting.
-    /// Saved, it would go wrong in every machine.
+}
+
+/// What came of saving a machine.
+enum Saved {
+    /// Its template, and how long it took from when the machine was quiet.
+    Template(Box<Template>, Duration),
+    /// It was pruned in the moment in which it was published.
+    Gone,
+    /// Nothing: the guest's clock goes wrong, for this reason, and would go wrong in every machine. A guest's does that
+    /// measured its CPU's counter while the host kept it waiting.
     WrongClock(String),
 }
 
@@ -110,30 +120,26 @@ impl Provisioner {
                 None => self.make_booted(plan, making).await,
                 Some(below) => Box::pin(self.make_layer(plan, &below, making, notices)).await,
             };
-            let made = match made {
-                Err(NoTemplate::WrongClock(why)) => {
+            match made? {
+                Saved::Template(template, saved_in) => {
+                    let elapsed = began.elapsed();
+                    notices.push(Notice::Made { id: template.id(), elapsed, saved_in });
+                    return Ok(*template);
+                }
+                Saved::Gone => {}
+                Saved::WrongClock(why) => {
                     wrong_clocks += 1;
                     if wrong_clocks >= CLOCKS {
                         return impossible(why);
                     }
                     tracing::warn!(why, "the machine is not saved, and booted again");
-                    continue;
                 }
-                made => made?,
-            };
-            let Some((template, saved_in)) = made else { continue };
-            let elapsed = began.elapsed();
-            notices.push(Notice::Made { id: template.id(), elapsed, saved_in });
-            return Ok(template);
+            }
         }
     }
 
     /// Boots the machine and saves it.
-    async fn make_booted(
-        &self,
-        plan: Plan<'_>,
-        making: Making,
-    ) -> Result<Option<(Template, Duration)>, NoTemplate> {
+    async fn make_booted(&self, plan: Plan<'_>, making: Making) -> Result<Saved, NoTemplate> {
         check_room(making.folder(), plan.spec.memory_mib)?;
         let ram = making.ram();
         // QEMU would make it readable for others.
@@ -143,8 +149,8 @@ impl Provisioner {
         })?;
         let beginning = Beginning { origin: Origin::BootSavable { ram: &ram }, state: None };
         // It is given a name as those that are restored from it are: what that takes is ready then.
-        let name = identity::hostname(&plan.request.image.manifest.name);
-        let terms = plan.terms(Some(&name));
+        let name = plan.any_hostname();
+        let terms = plan.terms(&name, plan.request.boot_timeout);
         let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
         let running = started.map_err(|not| match not.error {
             // Its memory is a file on a disk that is full now (mmap(2)).
@@ -163,7 +169,7 @@ impl Provisioner {
         below: &TemplateKey,
         making: Making,
         notices: &mut Vec<Notice>,
-    ) -> Result<Option<(Template, Duration)>, NoTemplate> {
+    ) -> Result<Saved, NoTemplate> {
         let below = self.template(Plan { key: below, ..plan }, notices).await?;
         check_room(making.folder(), plan.spec.memory_mib)?;
         let (from, ram) = (below.ram(), making.ram());
@@ -178,8 +184,8 @@ impl Provisioner {
         let state = below.state();
         let beginning =
             Beginning { origin: Origin::RestoreSavable { ram: &ram }, state: Some(&state) };
-        let name = identity::hostname(&plan.request.image.manifest.name);
-        let terms = plan.terms(Some(&name));
+        let name = plan.any_hostname();
+        let terms = plan.terms(&name, plan.request.boot_timeout);
         let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
         let running = started.map_err(NoTemplate::NotStarted)?;
         let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
@@ -189,13 +195,13 @@ impl Provisioner {
         self.save(plan, making, running).await
     }
 
-    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved. Tells how long it took since then.
+    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved.
     async fn save(
         &self,
         plan: Plan<'_>,
         making: Making,
         running: Running,
-    ) -> Result<Option<(Template, Duration)>, NoTemplate> {
+    ) -> Result<Saved, NoTemplate> {
         let Running { machine, mut console, started, guest, .. } = running;
         let (ready, waiting) = (started.elapsed(), Instant::now());
         let saved = tokio::select! {
@@ -207,10 +213,10 @@ impl Provisioner {
                 let clock = guest.skew().await.map_err(|error| NoTemplate::from(LeaseError::Settle(error)))?;
                 let waited = waiting.elapsed();
                 if let Some(why) = wrong_clock(&clock, waited) {
-                    return Err(NoTemplate::WrongClock(why));
+                    return Ok(Err(why));
                 }
                 let saved = machine.save(&making.state()).await;
-                saved.map(|()| (quiet, waited)).map_err(|error| {
+                saved.map(|()| Ok((quiet, waited))).map_err(|error| {
                     NoTemplate::Impossible(format!("cannot save the machine: {}", text::chain(&error)))
                 })
             } => saved,
@@ -218,7 +224,10 @@ impl Provisioner {
         machine.kill().await;
         drop(guest);
         let _ = console.finish().await;
-        let (quiet, waited) = saved?;
+        let (quiet, waited) = match saved? {
+            Ok(saved) => saved,
+            Err(why) => return Ok(Saved::WrongClock(why)),
+        };
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let manifest = &plan.request.image.manifest;
         let record = TemplateRecord {
@@ -238,16 +247,15 @@ impl Provisioner {
             NoTemplate::Impossible(format!("cannot keep the saved machine: {error}"))
         })?;
         let saved_in = waiting.elapsed().saturating_sub(waited);
-        if let Some(template) = &template {
-            self.digest_later(template.id(), plan.cancel);
-        }
-        Ok(template.map(|template| (template, saved_in)))
+        let Some(template) = template else { return Ok(Saved::Gone) };
+        self.digest_later(template.id(), plan.cancel);
+        Ok(Saved::Template(Box::new(template), saved_in))
     }
 
     /// Makes room for a template in the cache, and takes the digest of its memory, beside what is done next.
-    fn digest_later(&self, id: super::TemplateId, cancel: &CancellationToken) {
+    fn digest_later(&self, id: TemplateId, cancel: &CancellationToken) {
         let (store, cancel, limit) = (self.templates.clone(), cancel.clone(), self.limit.clone());
-        let taking = tokio::task::spawn_blocking(move || {
+        self.beside(move || {
             if let Found::Ready(template) = store.open_id(&id) {
                 // It is in use now, and stays.
                 if let Some((cache, bytes)) = limit {
@@ -259,26 +267,27 @@ impl Provisioner {
                 }
             }
         });
-        self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(taking);
     }
 
     /// Makes room in the cache beside what is done next; for who has made an image. It is in use, and stays.
     pub fn make_room(&self) {
         if let Some((cache, bytes)) = self.limit.clone() {
-            let making = tokio::task::spawn_blocking(move || tell_evicted(&cache.evict(bytes)));
-            self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(making);
+            self.beside(move || tell_evicted(&cache.evict(bytes)));
         }
+    }
+
+    /// Does something for the next run beside what is done for this one.
+    fn beside(&self, work: impl FnOnce() + Send + 'static) {
+        let working = tokio::task::spawn_blocking(work);
+        self.working.lock().unwrap_or_else(PoisonError::into_inner).push(working);
     }
 
     /// Waits for what is still done beside: digests of templates that were made, and room.
     pub async fn finish(&self) {
-        let digests = {
-            let mut digests =
-                self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::take(&mut *digests)
-        };
-        for digest in digests {
-            let _ = digest.await;
+        let working =
+            std::mem::take(&mut *self.working.lock().unwrap_or_else(PoisonError::into_inner));
+        for work in working {
+            let _ = work.await;
         }
     }
 }
@@ -290,16 +299,20 @@ fn tell_evicted(pruned: &[Pruned]) {
 }
 
 impl<'a> Plan<'a> {
-    fn terms(self, hostname: Option<&'a str>) -> Terms<'a> {
-        let link = self.request.link;
-        Terms { link, hostname, timeout: self.request.boot_timeout, cancel: self.cancel }
+    /// How its machine is begun, under a name, and how long that may take.
+    pub(super) fn terms(self, hostname: &'a str, timeout: Duration) -> Terms<'a> {
+        Terms { link: self.request.link, hostname, timeout, cancel: self.cancel }
+    }
+
+    /// A host name that no other machine has.
+    pub(super) fn any_hostname(self) -> String {
+        identity::hostname(&self.request.image.manifest.name)
     }
 }
 
 /// A memory file that does not find its room on the disk kills QEMU in the middle of the guest's boot (SIGBUS, mmap(2)).
 fn check_room(folder: &Path, memory_mib: u64) -> Result<(), NoTemplate> {
-    let Ok(found) = statvfs(folder) else { return Ok(()) };
-    let free_mib = found.blocks_available().saturating_mul(found.fragment_size()) >> 20;
+    let Ok(free_mib) = free_mib(folder) else { return Ok(()) };
     let wanted_mib = memory_mib.saturating_add(ROOM_MIB);
     match free_mib >= wanted_mib {
         true => Ok(()),

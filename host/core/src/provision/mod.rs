@@ -44,7 +44,7 @@ use crate::text;
 use making::{NoTemplate, Plan, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
-use start::{Beginning, NotStarted, Running, Terms, start};
+use start::{Beginning, NotStarted, Running, start};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -130,7 +130,7 @@ pub struct Provisioner {
     /// What makes room when a template was made, and how much may be taken.
     limit: Option<(Cache, u64)>,
     /// Digests that are being taken of templates' memory, and room that is being made.
-    digests: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    working: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and copied into the run's folder once.
     kernels: Mutex<HashMap<Digest, PathBuf>>,
 }
@@ -149,7 +149,7 @@ impl Provisioner {
             root,
             reboots: false,
             limit: None,
-            digests: std::sync::Mutex::default(),
+            working: std::sync::Mutex::default(),
             kernels: Mutex::default(),
         }
     }
@@ -229,7 +229,7 @@ impl Provisioner {
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
         match self.template(plan, &mut notices).await {
             Ok(template) => Ok((spec, template, notices)),
-            Err(NoTemplate::Impossible(why) | NoTemplate::WrongClock(why)) => {
+            Err(NoTemplate::Impossible(why)) => {
                 let (error, console) = (LeaseError::NoTemplate { why }, Vec::new());
                 Err(FailedLease { error, folder: Some(folder), console, notices })
             }
@@ -263,12 +263,7 @@ impl Provisioner {
         notices: &mut Vec<Notice>,
     ) -> Result<(Running, Option<Template>), NotStarted> {
         let hostname = plan.request.hostname.clone();
-        let hostname =
-            hostname.unwrap_or_else(|| identity::hostname(&plan.request.image.manifest.name));
-        let terms = |timeout| {
-            let (link, cancel) = (plan.request.link, plan.cancel);
-            Terms { link, hostname: Some(&hostname), timeout, cancel }
-        };
+        let hostname = hostname.unwrap_or_else(|| plan.any_hostname());
         for _ in 0..ATTEMPTS {
             // What goes to a fixed port of the host cannot be restored twice at once.
             if plan.request.fresh_reboot || plan.request.ssh_port.is_some() {
@@ -277,7 +272,7 @@ impl Provisioner {
             let template = match self.template(plan, notices).await {
                 Ok(template) => template,
                 Err(NoTemplate::NotStarted(not)) => return Err(not),
-                Err(NoTemplate::Impossible(why) | NoTemplate::WrongClock(why)) => {
+                Err(NoTemplate::Impossible(why)) => {
                     notices.push(Notice::Without { why });
                     break;
                 }
@@ -285,7 +280,7 @@ impl Provisioner {
             let (ram, state) = (template.ram(), template.state());
             let beginning =
                 Beginning { origin: Origin::Restore { ram: &ram }, state: Some(&state) };
-            let terms = terms(RESTORE);
+            let terms = plan.terms(&hostname, RESTORE);
             match start(&self.qemu, plan.spec, beginning, plan.folder, terms).await {
                 Ok(running) => return Ok((running, Some(template))),
                 Err(not) if !not.error.is_templates_fault() => return Err(not),
@@ -296,7 +291,7 @@ impl Provisioner {
                 }
             }
         }
-        let terms = terms(plan.request.boot_timeout);
+        let terms = plan.terms(&hostname, plan.request.boot_timeout);
         let running = start(&self.qemu, plan.spec, Beginning::BOOT, plan.folder, terms).await?;
         for lines in &plan.key.layers {
             if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {

@@ -262,11 +262,6 @@ mod tests {
         assert_eq!(decide(1000, other, u64::MAX), Decision::Never(most + 100));
     }
 
-    fn dirs(home: &Path) -> Dirs {
-        let [cache, state, config, runtime] = ["c", "s", "f", "r"].map(|name| home.join(name));
-        Dirs { cache, state, config, runtime }
-    }
-
     async fn soon<T>(future: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout(Duration::from_millis(200), future).await.ok()
     }
@@ -274,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn cores_are_shared_by_all_runs_and_the_dead_have_none() {
         let home = tempfile::tempdir().unwrap();
-        let dirs = dirs(home.path());
+        let dirs = Dirs::below(home.path());
         // Two processes: each has an account and a run of its own.
         let roots = [0, 1].map(|_| WorkRoot::create(&dirs, false).unwrap());
         let accounts = [0, 1].map(|_| Slots::new(&dirs.runtime, 2));
@@ -299,7 +294,7 @@ mod tests {
     #[tokio::test]
     async fn what_never_fits_is_refused_at_once() {
         let home = tempfile::tempdir().unwrap();
-        let dirs = dirs(home.path());
+        let dirs = Dirs::below(home.path());
         let root = WorkRoot::create(&dirs, false).unwrap();
         let slots = Slots::new(&dirs.runtime, 1);
         let folder = root.machine_folder().unwrap();

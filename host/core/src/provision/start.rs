@@ -23,8 +23,8 @@ pub(super) struct Running {
     pub(super) started: Instant,
     /// From then to its agent's first answer.
     pub(super) answered_in: Duration,
-    /// How far its clock was off, when it was set.
-    pub(super) skew: Option<Skew>,
+    /// How far its clock was off when it was set.
+    pub(super) skew: Skew,
 }
 
 /// What a machine begins with.
@@ -43,8 +43,8 @@ impl Beginning<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms<'a> {
     pub(super) link: LinkChoice,
-    /// The name that it is to have; without one it keeps all that it has.
-    pub(super) hostname: Option<&'a str>,
+    /// The name that it is to have.
+    pub(super) hostname: &'a str,
     pub(super) timeout: Duration,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -102,10 +102,7 @@ pub(super) async fn start(
         let (link, hello) = open_link(lines, terms.link, pulse).await?;
         let answered_in = started.elapsed();
         let guest = Guest::new(link, hello);
-        let skew = match terms.hostname {
-            Some(name) => Some(settle(&guest, name).await?),
-            None => None,
-        };
+        let skew = settle(&guest, terms.hostname).await?;
         Ok((guest, answered_in, skew))
     };
     let opened = tokio::select! {

@@ -156,11 +156,6 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn dirs(home: &Path) -> Dirs {
-        let [cache, state, config, runtime] = ["c", "s", "f", "r"].map(|name| home.join(name));
-        Dirs { cache, state, config, runtime }
-    }
-
     fn names(folder: &Path) -> usize {
         fs::read_dir(folder).unwrap().count()
     }
@@ -168,7 +163,7 @@ mod tests {
     #[test]
     fn folders_are_private_and_gone_with_their_owner() {
         let home = tempfile::tempdir().unwrap();
-        let dirs = dirs(home.path());
+        let dirs = Dirs::below(home.path());
         let root = WorkRoot::create(&dirs, false).unwrap();
         let folder = root.machine_folder().unwrap();
         let mode = folder.path().metadata().unwrap().permissions().mode();
@@ -182,7 +177,7 @@ mod tests {
     #[test]
     fn what_the_dead_left_is_swept_and_what_the_living_have_is_not() {
         let home = tempfile::tempdir().unwrap();
-        let dirs = dirs(home.path());
+        let dirs = Dirs::below(home.path());
         let living = WorkRoot::create(&dirs, false).unwrap();
         let dead = dirs.runtime.join("dead");
         fs::create_dir_all(dead.join("1")).unwrap();
@@ -195,7 +190,7 @@ mod tests {
     #[test]
     fn what_is_kept_stays() {
         let home = tempfile::tempdir().unwrap();
-        let dirs = dirs(home.path());
+        let dirs = Dirs::below(home.path());
         let root = WorkRoot::create(&dirs, true).unwrap();
         let path = root.machine_folder().unwrap().path().to_owned();
         drop(root);

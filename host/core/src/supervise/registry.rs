@@ -161,9 +161,9 @@ mod tests {
     use super::*;
 
     fn dirs(home: &Path) -> Dirs {
-        let [cache, state, config, runtime] = ["c", "s", "f", "r"].map(|name| home.join(name));
-        fs::create_dir_all(&runtime).unwrap();
-        Dirs { cache, state, config, runtime }
+        let dirs = Dirs::below(home);
+        fs::create_dir_all(&dirs.runtime).unwrap();
+        dirs
     }
 
     #[test]

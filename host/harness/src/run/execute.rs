@@ -190,7 +190,7 @@ impl Executor {
             agent: text::one_line(&agent.build, 64),
             guest_time_us: agent.clock_us,
             template: lease.template.as_ref().map(|id| id.to_string()),
-            skew_us: lease.skew.map(|skew| skew.micros),
+            skew_us: lease.skew.micros,
         };
         emitter.emit(ready).await;
         let waiting = Instant::now();

@@ -2,11 +2,10 @@
 //!
 //! Floors are taken by a program of their own (`bench/floor`) on a raw port, figure and floor in turn, run by run.
 
-use super::super::image::print;
 use super::peers::{self, Peers};
-use super::stats::{Row, heading, median, ms, percentile, rate};
+use super::stats::{Row, Setting, median, ms, percentile, rate};
 use super::tiny;
-use crate::args::{BenchArgs, GlobalArgs, MessageFormat};
+use crate::args::{BenchArgs, GlobalArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::guest::{ExecEvent, Guest, PullOptions, PushOptions};
@@ -78,27 +77,9 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
         lease.end().await;
         rows
     })?;
-    match args.message_format {
-        MessageFormat::Json => {
-            let all = json!({
-                "version": 1, "accelerator": accel.as_str(), "qemu": version, "kernel": kernel,
-                "agent_bytes": agent.bytes().len(), "runs": args.runs, "rows": rows,
-            });
-            print(&format!("{all}\n"))?;
-        }
-        MessageFormat::Human => {
-            print(&format!(
-                "accelerator {}, QEMU {version}, kernel {kernel}, medians of {}\n{}",
-                accel.as_str(),
-                args.runs,
-                heading(50, 9)
-            ))?;
-            for row in &rows {
-                print(&row.to_line())?;
-            }
-        }
-    }
-    Ok(0)
+    let setting = Setting { accelerator: accel.as_str(), qemu: version, kernel, runs: args.runs };
+    let all = json!({ "agent_bytes": agent.bytes().len() });
+    setting.print(args.message_format, all, &rows)
 }
 
 /// A folder in memory, where there is one: this host's disk is not measured.

@@ -3,10 +3,9 @@
 //! The floors start QEMU with the machine's own command line, load the state over QMP and give the guest one command over
 //! a link without any settling, evidence or report. Figure and floor in turn, run by run.
 
-use super::super::image::print;
-use super::stats::{Row, heading, percentile};
+use super::stats::{Row, Setting, median, ms};
 use super::{LINE, PATIENCE};
-use crate::args::{BenchArgs, GlobalArgs, MessageFormat};
+use crate::args::{BenchArgs, GlobalArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::guest::Guest;
@@ -84,27 +83,8 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
         bench.provisioner.finish().await;
         rows
     })?;
-    match args.message_format {
-        MessageFormat::Json => {
-            let all = json!({
-                "version": 1, "accelerator": accel.as_str(), "qemu": version, "kernel": kernel,
-                "runs": args.runs, "rows": rows,
-            });
-            print(&format!("{all}\n"))?;
-        }
-        MessageFormat::Human => {
-            print(&format!(
-                "accelerator {}, QEMU {version}, kernel {kernel}, medians of {}\n{}",
-                accel.as_str(),
-                args.runs,
-                heading(50, 9)
-            ))?;
-            for row in &rows {
-                print(&row.to_line())?;
-            }
-        }
-    }
-    Ok(0)
+    let setting = Setting { accelerator: accel.as_str(), qemu: version, kernel, runs: args.runs };
+    setting.print(args.message_format, json!({}), &rows)
 }
 
 impl Bench {
@@ -163,7 +143,7 @@ impl Bench {
             Some(cold),
             "at most 1.1 x cold",
         ));
-        let saved = percentile(&saved, 0.5);
+        let saved = median(&saved);
         rows.push(Row::new("  from quiet to published", "ms", saved, None, "at most 100"));
         Ok(())
     }
@@ -205,11 +185,11 @@ impl Bench {
                 ready.push(all);
             }
         }
-        let (answered, floor) = (percentile(&answered, 0.5), percentile(&floors, 0.5));
+        let (answered, floor) = (median(&answered), median(&floors));
         let name = format!("{TOGETHER} machines restored at once, all answered");
         rows.push(Row::new(&name, "ms", answered, Some(floor), "at most 1.2"));
         let name = "  until all have their time, randomness and name";
-        rows.push(Row::new(name, "ms", percentile(&ready, 0.5), None, ""));
+        rows.push(Row::new(name, "ms", median(&ready), None, ""));
         Ok(())
     }
 
@@ -231,7 +211,7 @@ impl Bench {
             lease.end().await;
         }
         let pss = pss.ok_or_else(|| CommandError::new("the kernel tells no memory of QEMU"))?;
-        let each = percentile(&pss, 0.5);
+        let each = median(&pss);
         let name = format!("memory of an idle machine, {TOGETHER} up");
         rows.push(Row::new(&name, "MiB", each, None, "at most 30"));
         Ok(())
@@ -252,7 +232,7 @@ impl Bench {
         }
         let floor = cpu(&floors) * MANY as f64 / cores as f64 / 1e3;
         let name = format!("{MANY} checks in {MANY} machines, {cores} cores");
-        let all = percentile(&alls, 0.5);
+        let all = median(&alls);
         rows.push(Row::new(&name, "s", all, Some(floor), "at most 1.25 x their CPU time"));
         Ok(())
     }
@@ -375,15 +355,11 @@ fn other(words: &[&str]) -> Option<Result<Duration, String>> {
 }
 
 fn wall(samples: &[Sample]) -> f64 {
-    percentile(&samples.iter().map(|sample| sample.wall_ms).collect::<Vec<_>>(), 0.5)
+    median(&samples.iter().map(|sample| sample.wall_ms).collect::<Vec<_>>())
 }
 
 fn cpu(samples: &[Sample]) -> f64 {
-    percentile(&samples.iter().map(|sample| sample.cpu_ms).collect::<Vec<_>>(), 0.5)
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+    median(&samples.iter().map(|sample| sample.cpu_ms).collect::<Vec<_>>())
 }
 
 /// CPU time of all children that have ended, with theirs.

@@ -1,6 +1,10 @@
 //! Figures: medians, percentiles, a ratio to a floor, and how they are printed.
 
+use super::super::image::print;
+use crate::args::MessageFormat;
+use crate::error::CommandError;
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// One line of the benchmark.
@@ -46,6 +50,46 @@ impl Row {
             .trim_end()
             .to_owned()
             + "\n"
+    }
+}
+
+/// Where rows were measured, and how often.
+#[derive(Debug, Serialize)]
+pub(super) struct Setting {
+    pub(super) accelerator: &'static str,
+    /// QEMU's version.
+    pub(super) qemu: String,
+    /// The guest's kernel.
+    pub(super) kernel: String,
+    pub(super) runs: u32,
+}
+
+impl Setting {
+    /// The rows as a table, or as one object with the fields of `more`.
+    pub(super) fn print(
+        &self,
+        format: MessageFormat,
+        more: Value,
+        rows: &[Row],
+    ) -> Result<u8, CommandError> {
+        let Self { accelerator, qemu, kernel, runs } = self;
+        if format == MessageFormat::Json {
+            let mut all = json!({ "version": 1, "rows": rows });
+            for fields in [serde_json::to_value(self)?, more] {
+                if let (Some(all), Value::Object(fields)) = (all.as_object_mut(), fields) {
+                    all.extend(fields);
+                }
+            }
+            return print(&format!("{all}\n"));
+        }
+        print(&format!(
+            "accelerator {accelerator}, QEMU {qemu}, kernel {kernel}, medians of {runs}\n{}",
+            heading(50, 9)
+        ))?;
+        for row in rows {
+            print(&row.to_line())?;
+        }
+        Ok(0)
     }
 }
 

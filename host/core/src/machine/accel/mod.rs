@@ -7,6 +7,8 @@
 pub mod probe;
 
 use crate::dirs::Dirs;
+use crate::host::boot_id;
+use crate::recall;
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -18,6 +20,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const KVM: &str = "/dev/kvm";
+
+/// In the cache folder.
+const REMEMBERED: &str = "acceleration.json";
 
 /// CPU time that a probe may take; one that works takes a tenth of it. Also limited from inside, see
 /// [`probe`].
@@ -97,9 +102,8 @@ pub fn decide(dirs: &Dirs, choice: AccelChoice, probe: &ProbeProgram, again: boo
         Err(error) => return answer(Accel::Tcg, &why_closed(&error)),
     };
     let key = Key { boot_id: boot_id(), device };
-    let file = dirs.cache.join("acceleration.json");
-    let known = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Known>(&text).ok());
-    if let Some(known) = known.filter(|known| known.key == key && !again) {
+    let known = recall::recall(dirs, REMEMBERED);
+    if let Some(known) = known.filter(|known: &Known| known.key == key && !again) {
         return known.acceleration;
     }
     let answered = run_probe(probe);
@@ -108,11 +112,7 @@ pub fn decide(dirs: &Dirs, choice: AccelChoice, probe: &ProbeProgram, again: boo
         Err(Unusable { why, .. }) => answer(Accel::Tcg, why),
     };
     if answered.is_ok() || answered.is_err_and(|unusable| unusable.sure) {
-        let known = Known { key, acceleration: acceleration.clone() };
-        // An answer that cannot be remembered is asked for again.
-        if let Ok(text) = serde_json::to_vec(&known) {
-            let _ = fs::create_dir_all(&dirs.cache).and_then(|()| fs::write(&file, text));
-        }
+        recall::keep(dirs, REMEMBERED, &Known { key, acceleration: acceleration.clone() });
     }
     acceleration.fresh = true;
     acceleration
@@ -129,10 +129,6 @@ struct Key {
 struct Known {
     key: Key,
     acceleration: Acceleration,
-}
-
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 fn why_closed(error: &io::Error) -> String {
@@ -200,9 +196,7 @@ mod tests {
     /// What the host would take with a probe that does what `script` does.
     fn decided(script: &str) -> (Acceleration, bool, Duration) {
         let home = tempfile::tempdir().unwrap();
-        let [cache, state, config, runtime] =
-            ["c", "s", "f", "r"].map(|name| home.path().join(name));
-        let dirs = Dirs { cache, state, config, runtime };
+        let dirs = Dirs::below(home.path());
         let args = vec!["-c".into(), script.into()];
         let probe = ProbeProgram { program: "/bin/sh".into(), args };
         let began = Instant::now();
@@ -245,9 +239,7 @@ mod tests {
     #[test]
     fn what_the_user_wants_is_not_probed() {
         let home = tempfile::tempdir().unwrap();
-        let [cache, state, config, runtime] =
-            ["c", "s", "f", "r"].map(|name| home.path().join(name));
-        let dirs = Dirs { cache, state, config, runtime };
+        let dirs = Dirs::below(home.path());
         let probe = ProbeProgram { program: "/none".into(), args: vec![] };
         let kvm = decide(&dirs, AccelChoice::Only(Accel::Kvm), &probe, true);
         assert_eq!((kvm.accel, kvm.why.as_str()), (Accel::Kvm, "as asked"));

@@ -10,10 +10,10 @@ use super::archive::{
 };
 use super::frame::FrameReader;
 use crate::digest::{Digest, Hasher};
+use crate::host::free_mib;
 use crate::image::{Adopted, FileRecord, Manifest};
 use crate::machine::Qemu;
 use crate::provision::template::{BadStream, FORMAT, Making, TemplateRecord, host_cpu, write_ram};
-use nix::sys::statvfs::statvfs;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -174,8 +174,7 @@ impl Cache {
                     wanted.saturating_add(template.state.size).saturating_add(template.ram.size);
             }
         }
-        let Ok(found) = statvfs(&self.folder) else { return Ok(()) };
-        let free_mib = found.blocks_available().saturating_mul(found.fragment_size()) >> 20;
+        let Ok(free_mib) = free_mib(&self.folder) else { return Ok(()) };
         let wanted_mib = (wanted >> 20).saturating_add(ROOM_MIB);
         if wanted > 0 && free_mib < wanted_mib {
             let folder = self.folder.clone();

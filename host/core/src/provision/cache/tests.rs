@@ -14,8 +14,7 @@ use std::path::Path;
 const GO: &dyn Fn() -> bool = &|| true;
 
 fn cache(home: &Path) -> Cache {
-    let [cache, state, config, runtime] = ["c", "s", "f", "r"].map(|name| home.join(name));
-    Cache::new(&Dirs { cache, state, config, runtime })
+    Cache::new(&Dirs::below(home))
 }
 
 fn manifest() -> Manifest {

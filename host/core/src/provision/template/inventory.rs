@@ -45,7 +45,7 @@ impl TemplateStore {
         self.discard_folder(&kept.folder)
     }
 
-    fn discard_folder(&self, folder: &Path) -> io::Result<()> {
+    pub(super) fn discard_folder(&self, folder: &Path) -> io::Result<()> {
         let gone = self.folder.join(format!("{DROPPED}{}", Ulid::generate()));
         fs::rename(folder, &gone)?;
         fs::remove_dir_all(&gone)

@@ -1,13 +1,13 @@
 //! The seal of a template: what its files were when they were right, and whether they still are.
 //!
 //! It has the digests of the small files, and what the memory file was when it was published: its digest is taken
-//! afterwards. A memory file that has not been written to
-//! the disk for certain when the host goes down is not used again.
+//! afterwards. A memory file that has not been written to the disk for certain when the host goes down is not used again.
 
 use super::key::FORMAT;
 use super::ram::ram_digest;
 use super::store::{RAM, RECORD, STATE, Template, TemplateRecord};
 use crate::digest::Digest;
+use crate::host::boot_id;
 use crate::seal::FileSeal;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ pub(super) fn seal(folder: &Path, record: &[u8]) -> io::Result<()> {
         record: Digest::of(record),
         state: Digest::of_file(&folder.join(STATE))?,
         files: vec![file(RAM)?, file(STATE)?],
-        host_boot: host_boot(),
+        host_boot: boot_id(),
     };
     fs::write(folder.join(SEAL), serde_json::to_vec(&seal)?)
 }
@@ -149,7 +149,7 @@ pub(super) fn check(folder: &Path) -> Result<TemplateRecord, Unfit> {
     if state != seal.state {
         return Err(damaged(format!("{STATE} has another content")));
     }
-    if seal.host_boot != host_boot() && ram_record(folder).is_none() {
+    if seal.host_boot != boot_id() && ram_record(folder).is_none() {
         return Err(damaged("the host went down before it was on the disk".to_owned()));
     }
     Ok(record)
@@ -157,10 +157,4 @@ pub(super) fn check(folder: &Path) -> Result<TemplateRecord, Unfit> {
 
 fn ram_record(folder: &Path) -> Option<RamRecord> {
     serde_json::from_slice(&fs::read(folder.join(RAM_DIGEST)).ok()?).ok()
-}
-
-/// Another with each boot of the host (random(4)).
-fn host_boot() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
 }

@@ -17,7 +17,6 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use ulid::Ulid;
 
 pub(super) const RECORD: &str = "template.json";
 pub(super) const STATE: &str = "state";
@@ -168,10 +167,8 @@ impl TemplateStore {
 
     /// Takes a template out of use. Whoever has it keeps what he has open.
     pub(in crate::provision) fn drop_id(&self, id: &TemplateId) {
-        let gone = self.folder.join(format!("{DROPPED}{}", Ulid::generate()));
-        if fs::rename(self.folder.join(id.as_str()), &gone).is_ok() {
-            let _ = fs::remove_dir_all(&gone);
-        }
+        // Where it cannot be removed, the next use finds it again.
+        let _ = self.discard_folder(&self.folder.join(id.as_str()));
     }
 
     /// Removes what the dead left behind.

@@ -31,9 +31,8 @@ fn hung_agent(path: &Path) -> mpsc::UnboundedReceiver<Request> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_answers_nothing_keeps_nobody_waiting() {
     let home = tempfile::tempdir().unwrap();
-    let [cache, state, config, runtime] = ["c", "s", "f", "r"].map(|name| home.path().join(name));
-    fs::create_dir_all(&state).unwrap();
-    let dirs = Dirs { cache, state, config, runtime };
+    let dirs = Dirs::below(home.path());
+    fs::create_dir_all(&dirs.state).unwrap();
     let root = WorkRoot::create(&dirs, false).unwrap();
     let socket = home.path().join("agent");
     let mut requests = hung_agent(&socket);
