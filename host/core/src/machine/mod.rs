@@ -169,6 +169,14 @@ impl Machine {
         ))
     }
 
+    /// Waits until QEMU takes commands: all of the machine is there.
+    ///
+    /// # Errors
+    /// [`QmpError`]; [`Machine::ended`] tells what QEMU said.
+    pub async fn is_there(&self) -> Result<(), QmpError> {
+        self.qmp.execute_plain("query-status", serde_json::json!({})).await.map(drop)
+    }
+
     /// Waits for the machine to end by itself. Cancel safe.
     pub async fn ended(&self) -> Ending {
         ended(&self.ending).await

@@ -27,7 +27,7 @@ pub enum Origin<'a> {
     Boot,
     /// It boots; its memory is in this file, so that it can be saved.
     BootSavable {
-        /// Made when it is not there.
+        /// Of the size of its memory.
         ram: &'a Path,
     },
     /// It goes on from a saved state. It sees this file as its memory, and writes to pages of its own.
@@ -80,15 +80,16 @@ pub enum StateError {
 const FD: &str = "state";
 
 impl Machine {
-    /// Stops the guest and saves all but its memory in a new file. It does not run on: the memory file is part of
-    /// what was saved.
+    /// Stops the guest and saves all but its memory in a file, over what it holds. It does not run on: the memory file is
+    /// part of what was saved.
     ///
     /// # Errors
     /// [`StateError`]; the guest is stopped all the same.
     pub async fn save(&self, state: &Path) -> Result<(), StateError> {
         let watch = self.qmp.watch_migration();
-        let uri =
-            self.uri(state, OpenOptions::new().write(true).create_new(true).mode(0o600)).await?;
+        let uri = self
+            .uri(state, OpenOptions::new().write(true).create(true).truncate(true).mode(0o600))
+            .await?;
         let migrate = migrate { uri: Some(uri), channels: None, detach: None, resume: None };
         // One after the other, without waiting for each answer.
         let (stop, capabilities) = (stop {}, capabilities());

@@ -2,7 +2,7 @@
 
 use super::memory::MemoryError;
 use super::slots::Slot;
-use super::template::{Notice, Template, TemplateId};
+use super::template::{Draft, Notice, Template, TemplateId};
 use super::workfolder::WorkFolder;
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
@@ -263,6 +263,8 @@ pub struct Lease {
     pub(super) cpus: u32,
     /// Held so that nobody removes the template while its memory file is in use.
     pub(super) _template: Option<Template>,
+    /// Held because the machine's memory is mapped from it.
+    pub(super) _draft: Option<Draft>,
     /// Held so that nobody removes its files, from which a reboot would boot.
     pub(super) _image: Image,
 }

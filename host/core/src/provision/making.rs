@@ -1,11 +1,16 @@
 //! Making templates: a machine is booted, or restored from the template below; its layer's lines are run; when it is quiet
 //! it is saved, and killed.
+//!
+//! ```text
+//! boot, or the template below ─> lines ─> quiet ─> saved to a draft in memory, killed ─┬─> written, published
+//!                                           └─ QEMU of the machine that it is made for ─┴─> goes on
+//! ```
 
 use super::lease::{LeaseError, SetUpFailure};
-use super::start::{Beginning, NotStarted, Running, Terms, start};
+use super::start::{Launched, NotStarted, Running, Terms, launch};
 use super::template::{
-    Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateId, TemplateKey,
-    TemplateRecord, copy_ram,
+    Draft, Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateId, TemplateKey,
+    TemplateRecord,
 };
 use super::{MachineRequest, Provisioner, Pruned, identity};
 use crate::capture::PANIC_MARK;
@@ -16,12 +21,9 @@ use crate::link::LinkError;
 use crate::machine::{Ending, Machine, MachineSpec, Origin};
 use crate::text;
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
-use nix::libc;
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -61,12 +63,22 @@ pub(super) enum NoTemplate {
     NotStarted(NotStarted),
 }
 
+/// What is there for a machine.
+#[derive(Debug)]
+pub(super) struct Provided {
+    /// None where it was pruned in the moment in which it was published, or could not be kept.
+    pub(super) template: Option<Template>,
+    /// The machine itself, where the template was made for it, and what it goes on from.
+    pub(super) running: Option<Box<(Running, Draft)>>,
+}
+
 /// What came of saving a machine.
 enum Saved {
-    /// Its template, and how long it took from when the machine was quiet.
-    Template(Box<Template>, Duration),
-    /// It was pruned in the moment in which it was published.
-    Gone,
+    /// Its template, and how long it took from when the machine was quiet; or why it cannot be kept.
+    Draft {
+        kept: Result<(Option<Box<Template>>, Duration), String>,
+        running: Option<Box<(Running, Draft)>>,
+    },
     /// Nothing: the guest's clock goes wrong, for this reason, and would go wrong in every machine. A guest's does that
     /// measured its CPU's counter while the host kept it waiting.
     WrongClock(String),
@@ -85,11 +97,26 @@ impl Provisioner {
         plan: Plan<'_>,
         notices: &mut Vec<Notice>,
     ) -> Result<Template, NoTemplate> {
+        loop {
+            if let Some(template) = self.provide(plan, None, notices).await?.template {
+                return Ok(template);
+            }
+        }
+    }
+
+    /// The template of a key: found, or made. A machine that it is made for goes on at once, on these terms.
+    pub(super) async fn provide(
+        &self,
+        plan: Plan<'_>,
+        go_on: Option<Terms<'_>>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Provided, NoTemplate> {
         let impossible = |why: String| Err(NoTemplate::Impossible(why));
+        let found = |template| Ok(Provided { template: Some(template), running: None });
         let mut wrong_clocks = 0;
         loop {
             match self.templates.open(plan.key) {
-                Found::Ready(template) => return Ok(*template),
+                Found::Ready(template) => return found(*template),
                 Found::Foreign(why) => return impossible(why),
                 Found::Absent => {}
                 Found::Damaged(why) => {
@@ -113,20 +140,28 @@ impl Provisioner {
             };
             // It may have been made just before its lock was had.
             if let Found::Ready(template) = self.templates.open(plan.key) {
-                return Ok(*template);
+                return found(*template);
             }
             let began = Instant::now();
             let made = match plan.key.parent() {
-                None => self.make_booted(plan, making).await,
-                Some(below) => Box::pin(self.make_layer(plan, &below, making, notices)).await,
+                None => self.make_booted(plan, making, go_on).await,
+                Some(below) => {
+                    Box::pin(self.make_layer(plan, &below, making, go_on, notices)).await
+                }
             };
             match made? {
-                Saved::Template(template, saved_in) => {
-                    let elapsed = began.elapsed();
-                    notices.push(Notice::Made { id: template.id(), elapsed, saved_in });
-                    return Ok(*template);
+                Saved::Draft { kept: Ok((template, saved_in)), running } => {
+                    if let Some(template) = &template {
+                        let elapsed = began.elapsed();
+                        notices.push(Notice::Made { id: template.id(), elapsed, saved_in });
+                    }
+                    return Ok(Provided { template: template.map(|template| *template), running });
                 }
-                Saved::Gone => {}
+                Saved::Draft { kept: Err(why), running: None } => return impossible(why),
+                Saved::Draft { kept: Err(why), running } => {
+                    notices.push(Notice::Without { why });
+                    return Ok(Provided { template: None, running });
+                }
                 Saved::WrongClock(why) => {
                     wrong_clocks += 1;
                     if wrong_clocks >= CLOCKS {
@@ -139,27 +174,21 @@ impl Provisioner {
     }
 
     /// Boots the machine and saves it.
-    async fn make_booted(&self, plan: Plan<'_>, making: Making) -> Result<Saved, NoTemplate> {
+    async fn make_booted(
+        &self,
+        plan: Plan<'_>,
+        making: Making,
+        go_on: Option<Terms<'_>>,
+    ) -> Result<Saved, NoTemplate> {
         check_room(making.folder(), plan.spec.memory_mib)?;
-        let ram = making.ram();
-        // QEMU would make it readable for others.
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&ram);
-        made.map_err(|error| {
-            NoTemplate::Impossible(format!("cannot make `{}`: {error}", ram.display()))
-        })?;
-        let beginning = Beginning { origin: Origin::BootSavable { ram: &ram }, state: None };
+        let draft = Draft::new(plan.spec.memory_mib).map_err(no_draft)?;
+        let origin = Origin::BootSavable { ram: &draft.ram() };
+        let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
         // It is given a name as those that are restored from it are: what that takes is ready then.
         let name = plan.any_hostname();
         let terms = plan.terms(&name, plan.request.boot_timeout);
-        let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
-        let running = started.map_err(|not| match not.error {
-            // Its memory is a file on a disk that is full now (mmap(2)).
-            LeaseError::QemuDied { signal: Some(libc::SIGBUS), .. } => {
-                NoTemplate::Impossible(format!("the disk is full: {}", not.error))
-            }
-            _ => NoTemplate::NotStarted(not),
-        })?;
-        self.save(plan, making, running).await
+        let running = launched.open(None, plan.folder, terms).await;
+        self.save(plan, making, draft, running.map_err(NoTemplate::NotStarted)?, go_on).await
     }
 
     /// Restores the template below with memory that can be saved again, runs the layer's lines and saves it.
@@ -168,39 +197,37 @@ impl Provisioner {
         plan: Plan<'_>,
         below: &TemplateKey,
         making: Making,
+        go_on: Option<Terms<'_>>,
         notices: &mut Vec<Notice>,
     ) -> Result<Saved, NoTemplate> {
         let below = self.template(Plan { key: below, ..plan }, notices).await?;
         check_room(making.folder(), plan.spec.memory_mib)?;
-        let (from, ram) = (below.ram(), making.ram());
-        let copied = tokio::task::spawn_blocking({
-            let ram = ram.clone();
-            move || copy_ram(&from, &ram)
-        });
-        let copied = copied.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        copied.map_err(|error| {
-            NoTemplate::Impossible(format!("cannot write `{}`: {error}", ram.display()))
-        })?;
         let state = below.state();
-        let beginning =
-            Beginning { origin: Origin::RestoreSavable { ram: &ram }, state: Some(&state) };
+        let draft = tokio::task::spawn_blocking(move || Draft::above(&below));
+        let draft = draft.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let draft = draft.map_err(no_draft)?;
+        let origin = Origin::RestoreSavable { ram: &draft.ram() };
+        let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
         let name = plan.any_hostname();
         let terms = plan.terms(&name, plan.request.boot_timeout);
-        let started = start(&self.qemu, plan.spec, beginning, plan.folder, terms).await;
-        let running = started.map_err(NoTemplate::NotStarted)?;
+        let running = launched.open(Some(&state), plan.folder, terms).await;
+        let running = running.map_err(NoTemplate::NotStarted)?;
         let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
         if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
             return Err(NoTemplate::NotStarted(not_set_up(running, error).await));
         }
-        self.save(plan, making, running).await
+        self.save(plan, making, draft, running, go_on).await
     }
 
-    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved.
+    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved, while the machine that is to go
+    /// on from it does so.
     async fn save(
         &self,
         plan: Plan<'_>,
         making: Making,
+        draft: Draft,
         running: Running,
+        go_on: Option<Terms<'_>>,
     ) -> Result<Saved, NoTemplate> {
         let Running { machine, mut console, started, guest, .. } = running;
         let (ready, waiting) = (started.elapsed(), Instant::now());
@@ -209,14 +236,21 @@ impl Provisioner {
             ending = machine.ended() => Err(LeaseError::ended(ending).into()),
             () = plan.cancel.cancelled() => Err(LeaseError::Cancelled.into()),
             saved = async {
-                let quiet = until_quiet(&machine).await;
+                // QEMU of the machine that goes on is started meanwhile.
+                let next = async {
+                    match go_on {
+                        Some(_) => self.launch_next(plan, &draft).await.ok(),
+                        None => None,
+                    }
+                };
+                let (quiet, next) = tokio::join!(until_quiet(&machine), next);
                 let clock = guest.skew().await.map_err(|error| NoTemplate::from(LeaseError::Settle(error)))?;
                 let waited = waiting.elapsed();
                 if let Some(why) = wrong_clock(&clock, waited) {
                     return Ok(Err(why));
                 }
-                let saved = machine.save(&making.state()).await;
-                saved.map(|()| Ok((quiet, waited))).map_err(|error| {
+                let saved = machine.save(&draft.state()).await;
+                saved.map(|()| Ok((quiet, waited, next))).map_err(|error| {
                     NoTemplate::Impossible(format!("cannot save the machine: {}", text::chain(&error)))
                 })
             } => saved,
@@ -224,7 +258,7 @@ impl Provisioner {
         machine.kill().await;
         drop(guest);
         let _ = console.finish().await;
-        let (quiet, waited) = match saved? {
+        let (quiet, waited, next) = match saved? {
             Ok(saved) => saved,
             Err(why) => return Ok(Saved::WrongClock(why)),
         };
@@ -242,14 +276,64 @@ impl Provisioner {
             quiet_us: us(waited),
             quiet,
         };
-        let published = making.publish(record, self.qemu.opens_read_only());
-        let template = published.map_err(|error| {
-            NoTemplate::Impossible(format!("cannot keep the saved machine: {error}"))
-        })?;
-        let saved_in = waiting.elapsed().saturating_sub(waited);
-        let Some(template) = template else { return Ok(Saved::Gone) };
-        self.digest_later(template.id(), plan.cancel);
-        Ok(Saved::Template(Box::new(template), saved_in))
+        let draft = Arc::new(draft);
+        let publishing = async {
+            let (draft, opens_read_only) = (draft.clone(), self.qemu.opens_read_only());
+            let publishing = tokio::task::spawn_blocking(move || {
+                draft.write(&making)?;
+                making.publish(record, opens_read_only)
+            });
+            let published = publishing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            let saved_in = waiting.elapsed().saturating_sub(waited);
+            published.map(|template| (template.map(Box::new), saved_in))
+        };
+        let going_on = async {
+            match go_on {
+                Some(terms) => self.go_on(plan, next, &draft, terms).await,
+                None => Ok(None),
+            }
+        };
+        let (kept, running) = tokio::join!(publishing, going_on);
+        if let Ok((Some(template), _)) = &kept {
+            self.digest_later(template.id(), plan.cancel);
+        }
+        let running =
+            running.map_err(NoTemplate::NotStarted)?.zip(Arc::into_inner(draft)).map(Box::new);
+        let kept = kept.map_err(|error| format!("cannot keep the saved machine: {error}"));
+        Ok(Saved::Draft { kept, running })
+    }
+
+    async fn launch_next(&self, plan: Plan<'_>, draft: &Draft) -> Result<Launched, LeaseError> {
+        let origin = Origin::Restore { ram: &draft.ram() };
+        launch(&self.qemu, plan.spec, origin, plan.folder).await
+    }
+
+    /// The machine that goes on from what was just saved; none when that does not do, which the next attempt tells.
+    async fn go_on(
+        &self,
+        plan: Plan<'_>,
+        next: Option<Launched>,
+        draft: &Draft,
+        terms: Terms<'_>,
+    ) -> Result<Option<Running>, NotStarted> {
+        let next = match next {
+            // What QEMU has written to, it would not see as it was saved.
+            Some(next)
+                if next.machine.is_there().await.is_ok()
+                    && draft.is_untouched_by(next.machine.pid()) =>
+            {
+                next
+            }
+            _ => self.launch_next(plan, draft).await?,
+        };
+        match next.open(Some(&draft.state()), plan.folder, terms).await {
+            Ok(running) => Ok(Some(running)),
+            Err(not) if not.error.is_templates_fault() => {
+                tracing::warn!(why = %text::chain(&not.error), "nothing goes on from what was saved");
+                Ok(None)
+            }
+            Err(not) => Err(not),
+        }
     }
 
     /// Makes room for a template in the cache, and takes the digest of its memory, beside what is done next.
@@ -310,7 +394,11 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A memory file that does not find its room on the disk kills QEMU in the middle of the guest's boot (SIGBUS, mmap(2)).
+fn no_draft(error: io::Error) -> NoTemplate {
+    NoTemplate::Impossible(format!("no memory to save the machine to: {error}"))
+}
+
+/// What cannot be kept in the end is not begun.
 fn check_room(folder: &Path, memory_mib: u64) -> Result<(), NoTemplate> {
     let Ok(free_mib) = free_mib(folder) else { return Ok(()) };
     let wanted_mib = memory_mib.saturating_add(ROOM_MIB);

@@ -41,15 +41,16 @@ use crate::dirs::Dirs;
 use crate::image::{Image, inspect_kernel};
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
-use making::{NoTemplate, Plan, not_set_up, set_up};
+use making::{NoTemplate, Plan, Provided, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
-use start::{Beginning, NotStarted, Running, start};
+use start::{NotStarted, Running, launch};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use template::Draft;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,14 @@ pub struct MachineRequest {
     pub link: LinkChoice,
     /// See [`MachineSpec::ssh_port`].
     pub ssh_port: Option<u16>,
+}
+
+/// A machine that is ready, and what it goes on from.
+struct Begun {
+    running: Running,
+    template: Option<Template>,
+    /// The template, as it was before it was written.
+    draft: Option<Draft>,
 }
 
 /// Where a machine is to be: what it is, its folder and what it takes of the host.
@@ -186,9 +195,12 @@ impl Provisioner {
         let key = self.key(request, &spec);
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
         match self.running(plan, &mut notices).await {
-            Ok((running, template)) => {
+            Ok(Begun { running, template, draft }) => {
                 let Running { machine, guest, console, ports, answered_in, skew, .. } = running;
                 slot.set_qemu(machine.pid());
+                if draft.is_some() {
+                    slot.add_memory(request.memory_mib);
+                }
                 let snapshots = MachineSnapshots::new(machine.snapshots(), guest.clone());
                 let guest = guest.with_snapshots(Arc::new(snapshots));
                 Ok(Lease {
@@ -205,6 +217,7 @@ impl Provisioner {
                     slot,
                     cpus: request.cpus,
                     _template: template,
+                    _draft: draft,
                     _image: request.image.clone(),
                 })
             }
@@ -256,12 +269,12 @@ impl Provisioner {
         Ok(Place { spec: self.spec(request).await?, folder, slot })
     }
 
-    /// A machine that is ready, and what it was restored from.
+    /// A machine that is ready.
     async fn running(
         &self,
         plan: Plan<'_>,
         notices: &mut Vec<Notice>,
-    ) -> Result<(Running, Option<Template>), NotStarted> {
+    ) -> Result<Begun, NotStarted> {
         let hostname = plan.request.hostname.clone();
         let hostname = hostname.unwrap_or_else(|| plan.any_hostname());
         for _ in 0..ATTEMPTS {
@@ -269,20 +282,26 @@ impl Provisioner {
             if plan.request.fresh_reboot || plan.request.ssh_port.is_some() {
                 break;
             }
-            let template = match self.template(plan, notices).await {
-                Ok(template) => template,
+            let terms = plan.terms(&hostname, RESTORE);
+            let template = match self.provide(plan, Some(terms), notices).await {
+                Ok(Provided { template, running: Some(running) }) => {
+                    let (running, draft) = *running;
+                    return Ok(Begun { running, template, draft: Some(draft) });
+                }
+                Ok(Provided { template: Some(template), running: None }) => template,
+                Ok(Provided { template: None, running: None }) => continue,
                 Err(NoTemplate::NotStarted(not)) => return Err(not),
                 Err(NoTemplate::Impossible(why)) => {
                     notices.push(Notice::Without { why });
                     break;
                 }
             };
-            let (ram, state) = (template.ram(), template.state());
-            let beginning =
-                Beginning { origin: Origin::Restore { ram: &ram }, state: Some(&state) };
-            let terms = plan.terms(&hostname, RESTORE);
-            match start(&self.qemu, plan.spec, beginning, plan.folder, terms).await {
-                Ok(running) => return Ok((running, Some(template))),
+            let origin = Origin::Restore { ram: &template.ram() };
+            let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
+            match launched.open(Some(&template.state()), plan.folder, terms).await {
+                Ok(running) => {
+                    return Ok(Begun { running, template: Some(template), draft: None });
+                }
                 Err(not) if !not.error.is_templates_fault() => return Err(not),
                 Err(not) => {
                     self.templates.drop_id(&template.id());
@@ -291,14 +310,15 @@ impl Provisioner {
                 }
             }
         }
+        let launched = launch(&self.qemu, plan.spec, Origin::Boot, plan.folder).await?;
         let terms = plan.terms(&hostname, plan.request.boot_timeout);
-        let running = start(&self.qemu, plan.spec, Beginning::BOOT, plan.folder, terms).await?;
+        let running = launched.open(None, plan.folder, terms).await?;
         for lines in &plan.key.layers {
             if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
                 return Err(not_set_up(running, error).await);
             }
         }
-        Ok((running, None))
+        Ok(Begun { running, template: None, draft: None })
     }
 
     /// The machine that is wanted.

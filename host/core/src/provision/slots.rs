@@ -174,6 +174,12 @@ impl Slot {
         let _ = self.write();
     }
 
+    /// Notes that it takes more memory than it asked for.
+    pub(super) fn add_memory(&mut self, memory_mib: u64) {
+        self.record.memory_mib = self.record.memory_mib.saturating_add(memory_mib);
+        let _ = self.write();
+    }
+
     /// Waits until so many cores are free for a test; more than there are count as all of them. Cancel safe.
     pub(super) async fn take_cores(&mut self, cores: u32) -> Result<(), SlotError> {
         let slots = self.slots.clone();

@@ -5,7 +5,7 @@ use super::lease::LeaseError;
 use super::opening::{Lines, LinkChoice, open_link};
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
-use crate::machine::{CpuShare, Machine, MachineSpec, Origin, Qemu};
+use crate::machine::{Channels, CpuShare, Machine, MachineSpec, Origin, Qemu};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -27,16 +27,12 @@ pub(super) struct Running {
     pub(super) skew: Skew,
 }
 
-/// What a machine begins with.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Beginning<'a> {
-    pub(super) origin: Origin<'a>,
-    /// The state file, for a machine that is restored.
-    pub(super) state: Option<&'a Path>,
-}
-
-impl Beginning<'_> {
-    pub(super) const BOOT: Self = Self { origin: Origin::Boot, state: None };
+/// A machine whose QEMU is on its way.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) machine: Machine,
+    channels: Channels,
+    started: Instant,
 }
 
 /// How it is begun, and until when.
@@ -62,75 +58,89 @@ impl<E: Into<LeaseError>> From<E> for NotStarted {
     }
 }
 
-/// Starts a machine in `folder`, where its console goes, and waits for its agent.
+/// Starts QEMU in `folder`.
 ///
 /// # Errors
-/// [`NotStarted`]; nothing runs then.
-pub(super) async fn start(
+/// As [`Machine::start`].
+pub(super) async fn launch(
     qemu: &Qemu,
     spec: &MachineSpec,
-    beginning: Beginning<'_>,
+    origin: Origin<'_>,
     folder: &Path,
-    terms: Terms<'_>,
-) -> Result<Running, NotStarted> {
+) -> Result<Launched, LeaseError> {
     let started = Instant::now();
-    let (machine, mut channels) =
-        Machine::start(qemu, spec, &beginning.origin, folder).await.map_err(LeaseError::from)?;
-    let path = folder.join("console.log");
-    let mut console = match Console::capture(channels.console, &path, started) {
-        Ok(console) => console,
-        Err(source) => {
-            machine.kill().await;
-            return Err(LeaseError::Write { path, source }.into());
-        }
-    };
-    let pulse = machine.pulse();
-    let virt_console = match terms.link {
-        LinkChoice::VirtConsole => channels.ports.pop(),
-        LinkChoice::Auto | LinkChoice::Serial => None,
-    };
-    let lines = Lines {
-        control: channels.control,
-        bulk: channels.bulk,
-        reserve: channels.reserve,
-        virt_console,
-    };
-    let opening = async {
-        if let Some(state) = beginning.state {
-            machine.restore(state).await.map_err(LeaseError::Restore)?;
-        }
-        let (link, hello) = open_link(lines, terms.link, pulse).await?;
-        let answered_in = started.elapsed();
-        let guest = Guest::new(link, hello);
-        let skew = settle(&guest, terms.hostname).await?;
-        Ok((guest, answered_in, skew))
-    };
-    let opened = tokio::select! {
-        // An end is told before its consequence, the closed link.
-        biased;
-        ending = machine.ended() => Err(LeaseError::ended(ending)),
-        opened = opening => match opened {
-            Ok(opened) => Ok(opened),
-            Err(error) => Err(match machine.ended_soon().await {
-                Some(ending) => LeaseError::ended(ending),
-                None => error,
-            }),
-        },
-        () = tokio::time::sleep(terms.timeout) => {
-            let starved = machine.cpu_share().waited_since(&CpuShare::default());
-            Err(LeaseError::Silent { waited: terms.timeout, starved })
-        }
-        () = terms.cancel.cancelled() => Err(LeaseError::Cancelled),
-    };
-    match opened {
-        Ok((guest, answered_in, skew)) => {
-            let ports = channels.ports;
-            Ok(Running { machine, guest, console, ports, started, answered_in, skew })
-        }
-        Err(error) => {
-            machine.kill().await;
-            let _ = console.finish().await;
-            Err(NotStarted { error, console: console.last_lines() })
+    let (machine, channels) = Machine::start(qemu, spec, &origin, folder).await?;
+    Ok(Launched { machine, channels, started })
+}
+
+impl Launched {
+    /// Waits for the machine's agent; one that is restored goes on from `state`. Its console goes to `folder`.
+    ///
+    /// # Errors
+    /// [`NotStarted`]; nothing runs then.
+    pub(super) async fn open(
+        self,
+        state: Option<&Path>,
+        folder: &Path,
+        terms: Terms<'_>,
+    ) -> Result<Running, NotStarted> {
+        let Self { machine, mut channels, started } = self;
+        let path = folder.join("console.log");
+        let mut console = match Console::capture(channels.console, &path, started) {
+            Ok(console) => console,
+            Err(source) => {
+                machine.kill().await;
+                return Err(LeaseError::Write { path, source }.into());
+            }
+        };
+        let pulse = machine.pulse();
+        let virt_console = match terms.link {
+            LinkChoice::VirtConsole => channels.ports.pop(),
+            LinkChoice::Auto | LinkChoice::Serial => None,
+        };
+        let lines = Lines {
+            control: channels.control,
+            bulk: channels.bulk,
+            reserve: channels.reserve,
+            virt_console,
+        };
+        let opening = async {
+            if let Some(state) = state {
+                machine.restore(state).await.map_err(LeaseError::Restore)?;
+            }
+            let (link, hello) = open_link(lines, terms.link, pulse).await?;
+            let answered_in = started.elapsed();
+            let guest = Guest::new(link, hello);
+            let skew = settle(&guest, terms.hostname).await?;
+            Ok((guest, answered_in, skew))
+        };
+        let opened = tokio::select! {
+            // An end is told before its consequence, the closed link.
+            biased;
+            ending = machine.ended() => Err(LeaseError::ended(ending)),
+            opened = opening => match opened {
+                Ok(opened) => Ok(opened),
+                Err(error) => Err(match machine.ended_soon().await {
+                    Some(ending) => LeaseError::ended(ending),
+                    None => error,
+                }),
+            },
+            () = tokio::time::sleep(terms.timeout) => {
+                let starved = machine.cpu_share().waited_since(&CpuShare::default());
+                Err(LeaseError::Silent { waited: terms.timeout, starved })
+            }
+            () = terms.cancel.cancelled() => Err(LeaseError::Cancelled),
+        };
+        match opened {
+            Ok((guest, answered_in, skew)) => {
+                let ports = channels.ports;
+                Ok(Running { machine, guest, console, ports, started, answered_in, skew })
+            }
+            Err(error) => {
+                machine.kill().await;
+                let _ = console.finish().await;
+                Err(NotStarted { error, console: console.last_lines() })
+            }
         }
     }
 }

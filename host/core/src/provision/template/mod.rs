@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! key (what it depends on) ─> store (found and checked, or made and published) ─> Template
+//! draft (a saved machine in the host's memory) ─┘
 //! quiet (when a machine may be saved)     ram (its memory as a stream, and the digest)
 //! sealed (is it what was made?)           inventory (all that is there, for the cache)
 //! ```
 
+mod draft;
 mod inventory;
 mod key;
 mod quiet;
@@ -13,10 +15,11 @@ mod ram;
 mod sealed;
 mod store;
 
+pub(super) use draft::Draft;
 pub(super) use key::host_cpu;
 pub use key::{TemplateId, TemplateKey};
 pub(super) use quiet::{PATIENCE, Quiet, SAMPLE};
-pub(super) use ram::{BadStream, copy_ram, stream_ram, survey_ram, write_ram};
+pub(super) use ram::{BadStream, stream_ram, survey_ram, write_ram};
 pub(super) use store::{Found, Making};
 pub use store::{Template, TemplateRecord, TemplateStore};
 

@@ -1,10 +1,12 @@
-//! Memory files: their pages that hold something as a stream, its digest, and copies without holes.
+//! Memory files: their pages that hold something as a stream, its digest, and copies without zeros.
 //!
 //! The stream is the file's length, and of each page that is not all zero its number and its content; numbers have eight
 //! bytes, the least first. So it, and its digest, are the same however the file is stored.
 
 use crate::digest::{Digest, Hasher};
-use nix::fcntl::copy_file_range;
+use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek64};
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,6 +14,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 const PAGE: usize = 4096;
+
+const ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// So much is read at a time.
 const READ: usize = 256 * 1024;
@@ -42,15 +46,46 @@ pub(in crate::provision) fn stream_ram(
     take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<bool> {
     let file = File::open(path)?;
+    take(&file.metadata()?.len().to_le_bytes())?;
+    each_run(&file, go_on, &mut |at, run| {
+        for (number, page) in (at / PAGE as u64..).zip(run.chunks(PAGE)) {
+            take(&number.to_le_bytes())?;
+            take(page)?;
+        }
+        Ok(())
+    })
+}
+
+/// Makes a memory file of zeros.
+pub(super) fn make_ram(path: &Path, len: u64) -> io::Result<File> {
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_len(len)?;
+    // There a page is allocated when it is first seen through a mapping, and on a full disk that kills QEMU (SIGBUS, mmap(2)).
+    if fstatfs(&file)?.filesystem_type() == TMPFS_MAGIC {
+        posix_fallocate(&file, 0, loff(len)?)?;
+    }
+    Ok(file)
+}
+
+/// Copies a memory file to where nothing but zeros is.
+pub(super) fn copy_ram(from: &File, to: &File) -> io::Result<()> {
+    each_run(from, &|| true, &mut |at, run| to.write_all_at(run, at)).map(drop)
+}
+
+/// Gives all pages that are not all zero, those side by side together, and where they are. False when `go_on` said no.
+fn each_run(
+    file: &File,
+    go_on: &dyn Fn() -> bool,
+    take: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
     let len = file.metadata()?.len();
-    let mut buffer = vec![0; READ];
-    take(&len.to_le_bytes())?;
-    let mut at = 0;
+    let (mut buffer, mut at) = (vec![0; READ], 0);
     while at < len {
         // Holes are zeros (lseek(2), SEEK_DATA).
-        at = match seek(&file, at, Whence::SeekData)? {
-            Some(data) => data / PAGE as u64 * PAGE as u64,
-            None => break,
+        at = match lseek64(file, loff(at)?, Whence::SeekData) {
+            Ok(data) => data as u64 / PAGE as u64 * PAGE as u64,
+            Err(Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
         };
         if !go_on() {
             return Ok(false);
@@ -58,11 +93,18 @@ pub(in crate::provision) fn stream_ram(
         let wanted = usize::try_from(len - at).unwrap_or(READ).min(READ);
         let Some(piece) = buffer.get_mut(..wanted) else { break };
         file.read_exact_at(piece, at)?;
-        for (number, page) in (at / PAGE as u64..).zip(piece.chunks(PAGE)) {
-            if page.iter().any(|&byte| byte != 0) {
-                take(&number.to_le_bytes())?;
-                take(page)?;
+        let mut start = 0;
+        while start < wanted {
+            let rest = piece.get(start..).unwrap_or_default();
+            let is_zero = |page: &[u8]| ZEROS.starts_with(page);
+            let zeros = rest.chunks(PAGE).take_while(|page| is_zero(page)).count() * PAGE;
+            let rest = rest.get(zeros..).unwrap_or_default();
+            let pages = rest.chunks(PAGE).take_while(|page| !is_zero(page)).count();
+            let run = rest.get(..pages * PAGE).unwrap_or(rest);
+            if !run.is_empty() {
+                take(at + (start + zeros) as u64, run)?;
             }
+            start += zeros + run.len();
         }
         at += wanted as u64;
     }
@@ -93,9 +135,7 @@ pub(in crate::provision) fn write_ram(
     if u64::from_le_bytes(word) != len || !len.is_multiple_of(PAGE as u64) {
         return Err(BadStream::Wrong("it is the memory of another machine"));
     }
-    let made = File::options().write(true).create_new(true).mode(0o600).open(to);
-    let to = made.map_err(BadStream::Write)?;
-    to.set_len(len).map_err(BadStream::Write)?;
+    let to = make_ram(to, len).map_err(BadStream::Write)?;
     let mut next = 0;
     while read_word(&mut from, &mut word).map_err(BadStream::Read)? {
         from.read_exact(&mut page).map_err(BadStream::Read)?;
@@ -133,37 +173,6 @@ fn read_word(from: &mut impl Read, word: &mut [u8; 8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Copies a memory file, without its holes.
-pub(in crate::provision) fn copy_ram(from: &Path, to: &Path) -> io::Result<()> {
-    let from = File::open(from)?;
-    let len = from.metadata()?.len();
-    let to = File::options().write(true).create_new(true).mode(0o600).open(to)?;
-    to.set_len(len)?;
-    let mut at = 0;
-    while let Some(data) = seek(&from, at, Whence::SeekData)? {
-        let end = seek(&from, data, Whence::SeekHole)?.unwrap_or(len);
-        let (mut read, mut written) = (loff(data)?, loff(data)?);
-        while (read as u64) < end {
-            let wanted = usize::try_from(end - read as u64).unwrap_or(usize::MAX);
-            let (from_at, to_at) = (Some(&mut read), Some(&mut written));
-            if copy_file_range(&from, from_at, &to, to_at, wanted)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        at = end;
-    }
-    Ok(())
-}
-
-/// Where the next data or hole is (lseek(2)); none behind the last.
-fn seek(file: &File, at: u64, what: Whence) -> io::Result<Option<u64>> {
-    match lseek64(file, loff(at)?, what) {
-        Ok(found) => Ok(Some(found as u64)),
-        Err(nix::errno::Errno::ENXIO) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 fn loff(at: u64) -> io::Result<i64> {
     i64::try_from(at).map_err(io::Error::other)
 }
@@ -182,7 +191,7 @@ mod tests {
         let mut content = vec![0; 3 * 1024 * 1024];
         content[2 * 1024 * 1024 + 5] = 7;
         fs::write(&dense, &content).unwrap();
-        let file = File::create(&sparse).unwrap();
+        let file = File::options().read(true).write(true).create_new(true).open(&sparse).unwrap();
         file.set_len(content.len() as u64).unwrap();
         file.write_all_at(&[7], 2 * 1024 * 1024 + 5).unwrap();
         let whole = digest(&dense);
@@ -199,10 +208,11 @@ mod tests {
         assert_ne!(digest(&sparse), whole);
         assert_eq!(ram_digest(&sparse, &|| false).unwrap(), None);
         let copy = folder.path().join("copy");
-        copy_ram(&sparse, &copy).unwrap();
+        let to = File::create(&copy).unwrap();
+        to.set_len(4 * 1024 * 1024).unwrap();
+        copy_ram(&file, &to).unwrap();
         assert_eq!(digest(&copy), digest(&sparse));
         assert!(copy.metadata().unwrap().blocks() < 100);
-        assert!(copy_ram(&sparse, &copy).is_err());
     }
 
     #[test]
