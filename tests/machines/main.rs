@@ -13,6 +13,7 @@ mod kernels;
 mod named;
 mod oldest_qemu;
 mod output;
+mod pool;
 mod snapshots;
 mod templates;
 mod transfers;

@@ -2,9 +2,11 @@
 
 mod cache;
 mod machines;
+mod pool;
 
 pub(crate) use cache::*;
 pub(crate) use machines::*;
+pub(crate) use pool::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use guestline::provision::TemplateName;
@@ -95,6 +97,12 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// Save machines that are set up, under a name, to restore them for checks
     Template(TemplateArgs),
+    /// Keep machines ready, so that a check need not wait for its own
+    #[command(after_help = POOL_HELP)]
+    Pool(PoolArgs),
+    /// Keep a pool (for Guestline itself)
+    #[command(hide = true)]
+    KeepPool(PoolStartArgs),
     /// See, prune, verify and carry what is kept: templates, images, packages
     #[command(after_help = CACHE_HELP)]
     Cache(CacheArgs),

@@ -1,6 +1,7 @@
 //! The program `guestline`: one file a command; clap stays here.
 
 mod args;
+mod background;
 mod commands;
 mod context;
 mod error;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         Command::Supervise(up) => Ok(commands::up::supervise(&cli.global, &up)),
         Command::Image(image) => commands::image::run(&cli.global, &image),
         Command::Template(template) => commands::template::run(&cli.global, &template),
+        Command::Pool(pool) => commands::pool::run(&cli.global, &pool),
+        Command::KeepPool(start) => Ok(commands::pool::keep(&cli.global, &start)),
         Command::Cache(cache) => commands::cache::run(&cache),
         Command::Doctor => commands::doctor::run(&cli.global),
         Command::Bench(bench) => commands::bench::run(&cli.global, &bench),

@@ -20,6 +20,7 @@ pub mod host;
 pub mod image;
 mod kept;
 pub mod link;
+mod local_socket;
 pub mod machine;
 pub mod provision;
 pub mod pulse;

@@ -7,10 +7,14 @@ use nix::errno::Errno;
 use nix::fcntl::{F_GETFD, F_SETFD, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, getppid};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::process::Command;
+
+/// So many descriptors come with a message at most.
+const MAX_FDS: usize = 32;
 
 /// Makes the child die with the thread that spawns it (`PR_SET_PDEATHSIG`, prctl(2)), and lets it
 /// inherit `fds` under their numbers. The command owns them, so they are open when it is spawned
@@ -32,6 +36,25 @@ pub(crate) fn guard_child(command: &mut Command, fds: Vec<OwnedFd>) {
     // SAFETY: the closure calls prctl, getppid and fcntl only, all async-signal-safe, and neither
     // allocates nor locks.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Reads what is there of a stream, and the descriptors that came with it (`SCM_RIGHTS`, unix(7)).
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
+    let mut pieces = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((message.bytes, fds))
 }
 
 /// Makes the child die with the thread that spawns it, which has to wait for it.

@@ -115,6 +115,9 @@ pub enum RunEvent {
         template: Option<String>,
         /// How far the guest's clock was off before it was set, microseconds: guest less host.
         skew_us: i64,
+        /// Out of a pool.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pool: Option<PooledMachine>,
     },
     /// The test wrote.
     Output {
@@ -183,6 +186,16 @@ impl From<Stream> for StreamName {
             Stream::Stderr => Self::Stderr,
         }
     }
+}
+
+/// What a machine did in its pool, before it was the attempt's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PooledMachine {
+    /// For so long it was ready, microseconds.
+    pub ready_us: u64,
+    /// The line that it has run there, as its image says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<String>,
 }
 
 /// Output, whatever its bytes: `text` when they are UTF-8, else `base64`.

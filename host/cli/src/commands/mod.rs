@@ -13,6 +13,7 @@ pub(crate) mod forward;
 pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod ping;
+pub(crate) mod pool;
 pub(crate) mod power;
 pub(crate) mod ps;
 pub(crate) mod template;

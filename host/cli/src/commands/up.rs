@@ -1,12 +1,7 @@
 //! `guestline up`: starts a supervisor, which is this program again, and waits until its machine is ready.
-//!
-//! ```text
-//! up ── spawns, in a session of its own ──> supervise ──> guestline::supervise
-//!    <── one JSON line on its standard output ──┘            (which becomes its log then)
-//! ```
-//! The pipe between them is also how the supervisor learns that nobody wants the machine any more.
 
 use crate::args::{AccelArg, GlobalArgs, UpArgs};
+use crate::background::{self, Heard, Told, tell_failed};
 use crate::commands::check;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -20,13 +15,9 @@ use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
 };
 use guestline::text;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
@@ -34,16 +25,6 @@ use tokio_util::sync::CancellationToken;
 /// The set-up broke, or the usage was wrong.
 const BROKEN: u8 = 125;
 const USAGE: u8 = 2;
-
-/// What a supervisor says to who started it, a line.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-enum Told {
-    /// The machine is ready.
-    Ready { machine: Box<MachineStatus> },
-    /// It never got there: what to print, and the exit status.
-    Failed { text: String, status: u8 },
-}
 
 pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
@@ -80,26 +61,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
         }
     }
     progress.show(&format!("{name}: booting …"));
-    let (mut child, said, stderr) = spawn(&words)?;
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-    let told = runtime.block_on(async {
-        let mut told = tokio::task::spawn_blocking(move || read(said));
-        tokio::select! {
-            told = &mut told => return told.ok().flatten(),
-            () = cancel.cancelled() => {}
-        }
-        let _ = kill(pid, Signal::SIGTERM);
-        told.await.ok().flatten()
-    });
+    let heard = runtime.block_on(background::start::<MachineStatus>(&words, &cancel));
     progress.clear();
-    if interrupted.get().is_some() {
-        // It may have been ready in this moment; it goes down all the same.
-        let _ = kill(pid, Signal::SIGTERM);
-        let _ = child.wait();
-        return aborted();
-    }
-    match told {
-        Some(Told::Ready { machine }) => {
+    match heard? {
+        Heard::Interrupted => aborted(),
+        Heard::Told(Told::Ready { what: machine }) => {
             let took = Duration::from_micros(machine.ready_in_us.unwrap_or(0));
             let kernel = machine.kernel.as_deref().unwrap_or("of unknown name");
             let line = format!(
@@ -109,18 +75,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
             );
             super::image::print(&line)
         }
-        Some(Told::Failed { text, status }) => {
-            let _ = child.wait();
+        Heard::Told(Told::Failed { text, status }) => {
             let _ = io::stderr().write_all(text.as_bytes());
             Ok(status)
         }
-        None => {
-            let how =
-                child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-            eprint!(
-                "errored  up {name}: its supervisor ended ({how}) without a word\n{}",
-                words_of(stderr)
-            );
+        Heard::Nothing { how, complaint } => {
+            eprint!("errored  up {name}: its supervisor ended ({how}) without a word\n{complaint}");
             Ok(BROKEN)
         }
     }
@@ -187,53 +147,13 @@ fn absolute_endpoint(endpoint: &str) -> String {
     }
 }
 
-/// Starts the supervisor, with what it says, and where it complains until it has a log.
-fn spawn(
-    words: &[std::ffi::OsString],
-) -> Result<(Child, std::process::ChildStdout, File), CommandError> {
-    use std::os::unix::process::CommandExt;
-    let program = std::env::current_exe()?;
-    let stderr = tempfile::tempfile()?;
-    let mut command = Command::new(program);
-    command.arg0("guestline").args(words).current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
-    supervise::detach(&mut command);
-    let mut child = command.spawn()?;
-    let said = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
-    Ok((child, said, stderr))
-}
-
-fn read(said: std::process::ChildStdout) -> Option<Told> {
-    let mut line = String::new();
-    BufReader::new(said).read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
-}
-
-fn words_of(mut stderr: File) -> String {
-    let mut text = Vec::new();
-    let _ = stderr.rewind().and_then(|()| stderr.read_to_end(&mut text));
-    text::escape(&text)
-}
-
 /// `guestline supervise`: the supervisor itself.
 pub(crate) fn supervise(global: &GlobalArgs, args: &UpArgs) -> u8 {
-    let failed = |text: String, status: u8| {
-        tell(&Told::Failed { text, status });
-        status
-    };
     match prepare(global, args) {
         Ok(Ok(prepared)) => prepared.run(),
-        Ok(Err(text)) => failed(format!("errored  up {}: {text}", args.name), BROKEN),
-        Err(error) => failed(error.to_text(), USAGE),
+        Ok(Err(text)) => tell_failed(format!("errored  up {}: {text}", args.name), BROKEN),
+        Err(error) => tell_failed(error.to_text(), USAGE),
     }
-}
-
-/// Says a line to who started us. False when nobody is there.
-fn tell(told: &Told) -> bool {
-    let mut line = serde_json::to_vec(told).unwrap_or_default();
-    line.push(b'\n');
-    let mut stdout = io::stdout();
-    stdout.write_all(&line).and_then(|()| stdout.flush()).is_ok()
 }
 
 struct Prepared {
@@ -305,11 +225,7 @@ impl Prepared {
         {
             Ok(runtime) => runtime,
             Err(error) => {
-                tell(&Told::Failed {
-                    text: format!("errored  cannot start: {error}\n"),
-                    status: BROKEN,
-                });
-                return BROKEN;
+                return tell_failed(format!("errored  cannot start: {error}\n"), BROKEN);
             }
         };
         let name = self.supervision.name.clone();
@@ -321,12 +237,7 @@ impl Prepared {
             let mut was_ready = false;
             let ready = |status: &MachineStatus| {
                 was_ready = true;
-                let told = tell(&Told::Ready { machine: Box::new(status.clone()) });
-                // From now on nothing of ours holds the pipe of who started us.
-                if let Ok(null) = File::options().write(true).open("/dev/null") {
-                    let _ = nix::unistd::dup2_stdout(null);
-                }
-                told
+                background::tell_ready(status)
             };
             let Self { context, root, supervision } = self;
             let finished =
@@ -348,8 +259,7 @@ fn status_of(name: &supervise::MachineName, finished: &Finished, was_ready: bool
     match &finished.result {
         Ok(ended) if !was_ready => {
             let why = text::printable(&ended.why);
-            tell(&Told::Failed { text: format!("errored  up {name}: {why}\n"), status: BROKEN });
-            BROKEN
+            tell_failed(format!("errored  up {name}: {why}\n"), BROKEN)
         }
         Ok(ended)
             if matches!(ended.how, How::Down | How::Killed | How::LetGo | How::PoweredOff) =>
@@ -358,16 +268,14 @@ fn status_of(name: &supervise::MachineName, finished: &Finished, was_ready: bool
         }
         Ok(_) => BROKEN,
         Err(SuperviseError::Registry(RegistryError::Up { name })) => {
-            tell(&Told::Failed { text: taken(name).to_text(), status: USAGE });
-            USAGE
+            tell_failed(taken(name).to_text(), USAGE)
         }
         Err(error) => {
             let mut lines = format!("errored  up {name}: {}\n", text::chain(error));
             if let SuperviseError::Lease(failed) = error {
                 lines += &lease::evidence(failed);
             }
-            tell(&Told::Failed { text: lines, status: BROKEN });
-            BROKEN
+            tell_failed(lines, BROKEN)
         }
     }
 }

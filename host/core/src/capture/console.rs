@@ -7,10 +7,10 @@ use crate::text::escape;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
@@ -38,6 +38,7 @@ pub struct ConsoleLine {
 /// A console that is being captured.
 #[derive(Debug)]
 pub struct Console {
+    stream: Arc<UnixStream>,
     kept: Arc<Mutex<VecDeque<ConsoleLine>>>,
     reader: JoinHandle<io::Result<()>>,
 }
@@ -52,7 +53,19 @@ impl Console {
         let kept = Arc::new(Mutex::new(VecDeque::new()));
         let log =
             ConsoleLog { start, file, len: 0, cut: false, line: Vec::new(), kept: kept.clone() };
-        Ok(Self { kept, reader: tokio::spawn(read(stream, log)) })
+        let stream = Arc::new(stream);
+        let reader = tokio::spawn(read(stream.clone(), log));
+        Ok(Self { stream, kept, reader })
+    }
+
+    /// Stops to capture, and gives the stream to who goes on with it.
+    ///
+    /// # Errors
+    /// What duplicating a descriptor gives.
+    pub(crate) async fn give_away(self) -> io::Result<OwnedFd> {
+        self.reader.abort();
+        let _ = self.reader.await;
+        self.stream.as_fd().try_clone_to_owned()
     }
 
     /// The last lines, oldest first.
@@ -69,11 +82,16 @@ impl Console {
     }
 }
 
-async fn read(mut stream: UnixStream, mut log: ConsoleLog) -> io::Result<()> {
+async fn read(stream: Arc<UnixStream>, mut log: ConsoleLog) -> io::Result<()> {
     let mut buffer = vec![0; 4096];
     // The guest is kept waiting for nothing: it is read also when the file cannot be written.
     let mut result = Ok(());
-    while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+    while stream.readable().await.is_ok() {
+        let len = match stream.try_read(&mut buffer) {
+            Ok(len @ 1..) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Ok(0) | Err(_) => break,
+        };
         let taken = log.take(&buffer[..len], Instant::now());
         // Whoever follows the file sees what is there.
         result = result.and(taken).and(log.file.flush());

@@ -120,6 +120,7 @@ pub(super) fn build(
         kernel_release: release,
         cmdline: format!("{} guestline.modules={}", recipe.kernel.cmdline, load.join(",")),
         memory_mib: recipe.memory_mib,
+        warm_up: recipe.warm_up.clone(),
         files,
     };
     write(super::store::MANIFEST, &manifest.to_json())?;

@@ -4,7 +4,7 @@ use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 /// The format of the manifest and of the folder it lies in; another number is another image.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// What an image was made from, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Manifest {
     pub cmdline: String,
     /// Default memory of a machine, MiB.
     pub memory_mib: u64,
+    /// A line for its shell that is run in a machine that waits in a pool.
+    pub warm_up: Option<String>,
     /// The files beside the manifest.
     pub files: Vec<FileRecord>,
 }

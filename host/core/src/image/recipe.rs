@@ -19,6 +19,8 @@ pub struct Recipe {
     pub packages: Vec<String>,
     /// Default memory of a machine, MiB.
     pub memory_mib: u64,
+    /// A line for its shell that is run in a machine that waits in a pool.
+    pub warm_up: Option<String>,
     /// The kernel.
     pub kernel: KernelRecipe,
     /// The shell and its tools.

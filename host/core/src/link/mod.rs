@@ -312,6 +312,14 @@ impl Link {
         }
     }
 
+    /// Waits, without holding it, until nobody has the link any more and its transport is closed.
+    pub(crate) async fn closed(self) {
+        let mut end = self.end.clone();
+        drop(self);
+        // The link's task sets it, and drops it last.
+        while end.changed().await.is_ok() {}
+    }
+
     /// How long the agent has owed a sign of life; none when it owes none.
     pub fn silence(&self) -> Option<Duration> {
         self.silent_since.borrow().map(|since| since.elapsed())

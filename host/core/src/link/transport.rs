@@ -16,10 +16,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Of a socket.
+    /// Of a socket. It is closed when the lane is dropped, and not shut down: somebody else may have it, too.
     pub fn socket(stream: UnixStream) -> Self {
-        let (reader, writer) = stream.into_split();
-        Self { reader: Box::new(reader), writer: Box::new(writer) }
+        let (reader, writer) = tokio::io::split(stream);
+        Self::of(reader, writer)
     }
 
     /// Of a stream socket of any family, such as a vsock.

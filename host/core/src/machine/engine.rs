@@ -97,8 +97,20 @@ impl Engine {
         };
         let kept = ends.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         let process = spawn(qemu, spec, origin, folder, ends).await?;
+        Ok(Self::with(process, qemu, spec, ram, folder, kept))
+    }
+
+    /// Of a process that runs already, with the machine's ends of its sockets.
+    pub(super) fn with(
+        process: Process,
+        qemu: &Qemu,
+        spec: &MachineSpec,
+        ram: Option<PathBuf>,
+        folder: &Path,
+        ends: Vec<OwnedFd>,
+    ) -> (Self, LastExit) {
         let share = Arc::new(Share { pid: process.pid().into(), ..Share::default() });
-        *share.ends() = kept;
+        *share.ends() = ends;
         let (sender, next) = mpsc::unbounded_channel();
         let last = LastExit { share: share.clone(), exit: process.exit(), seen: 0, next };
         let engine = Self {
@@ -110,7 +122,13 @@ impl Engine {
             folder: folder.to_owned(),
             next: sender,
         };
-        Ok((engine, last))
+        (engine, last)
+    }
+
+    /// What another process needs of it: the file that the guest's memory is mapped from, and the machine's ends of its
+    /// sockets, which are not here any more then.
+    pub(super) fn give_away(&self) -> (Option<PathBuf>, Vec<OwnedFd>) {
+        (self.ram.clone(), std::mem::take(&mut *self.share.ends()))
     }
 
     /// Kills the process and starts another one of the same machine, which stands until it has loaded what it is to be.

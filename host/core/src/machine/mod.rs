@@ -5,7 +5,8 @@
 //!                   qmp (events, commands) ──────────────────────────────────────────────────────────┤
 //!          life: how it ended, if it ended <─────────────────────────────────────────────────────────┤
 //!          state: saved, restored <──────────────────────────────────────────────────────────────────┤
-//!          snapshot: saved while it runs, and put back <─────────────────────────────────────────────┘
+//!          snapshot: saved while it runs, and put back <─────────────────────────────────────────────┤
+//!          handover: from one process of ours to another <───────────────────────────────────────────┘
 //! ```
 //! A [`Machine`] runs from the moment it is made and dies with it. QEMU is told to pause, not to
 //! exit, when the guest panics, resets or powers off (`-action`), so that the end is told by an
@@ -14,6 +15,7 @@
 pub mod accel;
 mod args;
 mod engine;
+mod handover;
 mod life;
 mod process;
 mod qemu;
@@ -24,8 +26,9 @@ mod state;
 mod tsc;
 
 pub use accel::{Accel, AccelChoice, Acceleration};
+pub use handover::Handover;
 pub use life::Ending;
-pub use process::CpuShare;
+pub use process::{CpuShare, ForeignProcess};
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
 pub use qmp::QmpError;
 pub use snapshot::{SnapshotFault, SnapshotsHandle};
@@ -34,7 +37,7 @@ pub use state::{Origin, StateError};
 pub use tsc::tsc_khz;
 
 use crate::pulse::{Pulse, PulseWatch};
-use engine::Engine;
+use engine::{Engine, LastExit};
 use life::{LifeEvent, LifeState};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use qmp::{Qmp, QmpEvent};
@@ -46,7 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 /// A machine could not be started.
@@ -118,18 +121,30 @@ impl Machine {
             inherited.push(machine);
         }
         let started = Engine::start(qemu, spec, origin, folder, inherited).await;
-        let (engine, mut exit) = started.map_err(|source| StartError::Spawn {
+        let (engine, exit) = started.map_err(|source| StartError::Spawn {
             qemu: qemu.path.display().to_string(),
             source,
         })?;
-        let (share, engine) = (engine.share.clone(), Arc::new(engine));
         let mut ours = ours.into_iter();
         let mut next = || ours.next().ok_or(StartError::Channels(io::ErrorKind::NotFound.into()));
         let (qmp, control, console) = (next()?, next()?, next()?);
         let (reserve, bulk) = (next()?, next()?);
+        let machine = Self::of(engine, exit, Qmp::connect(qmp), qemu, spec, folder);
+        Ok((machine, Channels { control, console, reserve, bulk, ports: ours.collect() }))
+    }
+
+    /// Follows the life of what runs.
+    fn of(
+        engine: Engine,
+        mut exit: LastExit,
+        (qmp, mut events): (Qmp, mpsc::Receiver<QmpEvent>),
+        qemu: &Qemu,
+        spec: &MachineSpec,
+        folder: &Path,
+    ) -> Self {
+        let (share, engine) = (engine.share.clone(), Arc::new(engine));
         let (ended, ending) = watch::channel(None);
         let (rebooted, reboots) = watch::channel(0);
-        let (qmp, mut events) = Qmp::connect(qmp);
         tokio::spawn(async move {
             let mut life = LifeState::default();
             loop {
@@ -163,18 +178,16 @@ impl Machine {
             memory_mib: spec.memory_mib,
         };
         let snapshots = SnapshotsHandle::new(parts);
-        Ok((
-            Self { engine, qmp, version: qemu.version, ending, reboots, held, snapshots },
-            Channels { control, console, reserve, bulk, ports: ours.collect() },
-        ))
+        Self { engine, qmp, version: qemu.version, ending, reboots, held, snapshots }
     }
 
-    /// Waits until QEMU takes commands: all of the machine is there.
+    /// Waits until QEMU takes commands, when all of the machine is there, and tells whether its guest runs.
     ///
     /// # Errors
     /// [`QmpError`]; [`Machine::ended`] tells what QEMU said.
-    pub async fn is_there(&self) -> Result<(), QmpError> {
-        self.qmp.execute_plain("query-status", serde_json::json!({})).await.map(drop)
+    pub async fn is_running(&self) -> Result<bool, QmpError> {
+        let status = self.qmp.execute_plain("query-status", serde_json::json!({})).await?;
+        Ok(status["running"] == true)
     }
 
     /// Waits for the machine to end by itself. Cancel safe.
@@ -186,6 +199,11 @@ impl Machine {
     /// often on its way.
     pub async fn ended_soon(&self) -> Option<Ending> {
         tokio::time::timeout(NEWS, self.ended()).await.ok()
+    }
+
+    /// Has it ended?
+    pub fn has_ended(&self) -> bool {
+        self.ending.borrow().is_some()
     }
 
     /// How often its guest has booted again; changes as it does so.

@@ -78,6 +78,32 @@ impl Process {
     }
 }
 
+/// A QEMU that is another process's child, to be served by who has a connection to that process.
+#[derive(Debug)]
+pub struct ForeignProcess {
+    killed: oneshot::Receiver<()>,
+    exited: watch::Sender<Option<Exit>>,
+}
+
+impl ForeignProcess {
+    /// Waits until it is to be killed. Cancel safe.
+    pub async fn killed(&mut self) {
+        let _ = (&mut self.killed).await;
+    }
+
+    /// Tells that it has exited, how in words, by which signal if it was not to be killed, and the end of its standard error.
+    pub fn exited(self, how: String, signal: Option<i32>, stderr: String) {
+        self.exited.send_replace(Some(Exit { how, signal, stderr }));
+    }
+}
+
+/// A process that somebody else has spawned, and reaps.
+pub(super) fn foreign(pid: u32) -> (Process, ForeignProcess) {
+    let (kill, killed) = oneshot::channel();
+    let (exited, exit) = watch::channel(None);
+    (Process { pid, exit: ExitWatch(exit), kill: Some(kill) }, ForeignProcess { killed, exited })
+}
+
 /// Spawns `program` on the thread that outlives all machines; `fds` keep their numbers.
 pub(super) async fn spawn(
     program: &Path,

@@ -9,12 +9,13 @@ use qapi::qmp::{Event, MigrationStatus, QmpCommand, ShutdownCause, qmp_capabilit
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 /// A QMP line is read up to this length; QEMU sends none as long.
@@ -63,6 +64,7 @@ pub(super) struct Qmp {
     writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
     callers: Arc<Mutex<Callers>>,
     migration: watch::Receiver<Option<MigrationStatus>>,
+    reader: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// Who waits for a reply, by the id of his command.
@@ -76,31 +78,52 @@ struct Callers {
 impl Qmp {
     /// Negotiates capabilities, and hands out events until the connection ends.
     pub(super) fn connect(stream: UnixStream) -> (Self, mpsc::Receiver<QmpEvent>) {
+        Self::begin(stream, true)
+    }
+
+    /// As [`Qmp::connect`], over a connection on which that was done.
+    pub(super) fn resume(stream: UnixStream) -> (Self, mpsc::Receiver<QmpEvent>) {
+        Self::begin(stream, false)
+    }
+
+    fn begin(stream: UnixStream, negotiates: bool) -> (Self, mpsc::Receiver<QmpEvent>) {
         let (sender, receiver) = mpsc::channel(16);
         let (reader, writer) = stream.into_split();
         let (migrated, migration) = watch::channel(None);
         let callers = Arc::new(Mutex::new(Callers::default()));
         let writer = Arc::new(tokio::sync::Mutex::new(writer));
-        let qmp = Self { writer, callers: callers.clone(), migration };
-        let negotiating = qmp.clone();
         // Taken before anybody else can have it: nothing may be said before it (qmp-spec 2.3).
-        let first = negotiating.writer.clone().try_lock_owned();
-        tokio::spawn(async move {
-            if let Ok(mut writer) = first {
+        let first = writer.clone().try_lock_owned().ok().filter(|_| negotiates);
+        let waiting = callers.clone();
+        let reading = tokio::spawn(async move {
+            if let Some(mut writer) = first {
                 // The greeting need not be awaited.
                 let name = <qmp_capabilities as qapi::Command>::NAME;
                 let line = format!("{}\n", json!({ "execute": name }));
                 let _ = writer.write_all(line.as_bytes()).await;
             }
-            let mut reading = Reading { callers: &callers, events: sender, migrated };
+            let mut reading = Reading { callers: &waiting, events: sender, migrated };
             if let Err(error) = reading.read(reader).await {
                 debug!(%error, "QMP connection ended");
             }
-            let mut callers = lock(&callers);
-            callers.gone = true;
-            callers.waiting.clear();
+            close(&waiting);
         });
-        (qmp, receiver)
+        let reader = Arc::new(Mutex::new(Some(reading)));
+        (Self { writer, callers, migration, reader }, receiver)
+    }
+
+    /// Stops to read, and gives the connection to who goes on with it. To be called when nothing is under way; what is
+    /// told in this moment is lost.
+    ///
+    /// # Errors
+    /// What duplicating a descriptor gives, and when that was done before.
+    pub(super) async fn give_away(&self) -> io::Result<OwnedFd> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(reader) = reader else { return Err(io::ErrorKind::NotFound.into()) };
+        reader.abort();
+        let _ = reader.await;
+        close(&self.callers);
+        self.writer.lock().await.as_ref().as_fd().try_clone_to_owned()
     }
 
     /// Gives a command and waits for its answer. Commands are carried out in the order in which they were given.
@@ -210,6 +233,13 @@ impl Callers {
         self.waiting.insert(self.next, reply);
         Some(self.next)
     }
+}
+
+/// Nobody will be answered any more.
+fn close(callers: &Mutex<Callers>) {
+    let mut callers = lock(callers);
+    callers.gone = true;
+    callers.waiting.clear();
 }
 
 fn lock(callers: &Mutex<Callers>) -> MutexGuard<'_, Callers> {

@@ -2,6 +2,7 @@
 
 use super::memory::MemoryError;
 use super::slots::Slot;
+use super::start::SpareLines;
 use super::template::{Draft, Notice, Template, TemplateId};
 use super::workfolder::WorkFolder;
 use crate::capture::{Console, ConsoleLine};
@@ -14,9 +15,14 @@ use guestline_protocol::{ExitStatus, RemoteError};
 use nix::libc;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// A link of which nobody wants anything is closed sooner.
+const CLOSED: Duration = Duration::from_secs(1);
 
 /// A machine could not be leased.
 #[derive(Debug, thiserror::Error)]
@@ -257,16 +263,46 @@ pub struct Lease {
     pub skew: Skew,
     /// The host's ends of the ports that were asked for.
     pub ports: Vec<UnixStream>,
+    /// Out of a pool, where it was ready before it was wanted.
+    pub pooled: Option<Pooled>,
     pub(super) console: Console,
     pub(super) folder: WorkFolder,
     pub(super) slot: Slot,
     pub(super) cpus: u32,
+    /// The lines of its link once more, for a machine that is to be given away.
+    pub(super) spare: Option<SpareLines>,
     /// Held so that nobody removes the template while its memory file is in use.
     pub(super) _template: Option<Template>,
     /// Held because the machine's memory is mapped from it.
     pub(super) _draft: Option<Draft>,
     /// Held so that nobody removes its files, from which a reboot would boot.
     pub(super) _image: Image,
+}
+
+/// What a machine did in its pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pooled {
+    /// For so long it was ready.
+    pub ready_for: Duration,
+    /// The line that it has run there, as its image says.
+    pub warm_up: Option<String>,
+}
+
+/// A machine to which nobody listens but to QEMU.
+pub(super) struct GivenAway {
+    pub(super) machine: Machine,
+    pub(super) console: OwnedFd,
+    pub(super) lines: SpareLines,
+    pub(super) slot: Slot,
+    pub(super) held: Held,
+}
+
+/// What has to be there as long as a machine runs.
+pub(super) struct Held {
+    pub(super) folder: WorkFolder,
+    _template: Option<Template>,
+    _draft: Option<Draft>,
+    _image: Image,
 }
 
 /// What is left of a machine.
@@ -297,6 +333,21 @@ impl Lease {
     /// The console's last lines so far.
     pub fn console(&self) -> Vec<ConsoleLine> {
         self.console.last_lines()
+    }
+
+    /// Ends the session with the agent, and stops to listen to all but QEMU.
+    pub(super) async fn give_away(self) -> io::Result<GivenAway> {
+        let Self { guest, machine, console, folder, slot, spare, .. } = self;
+        let (_template, _draft, _image) = (self._template, self._draft, self._image);
+        let link = guest.link().cloned();
+        drop(guest);
+        if let Some(link) = link {
+            timeout(CLOSED, link.closed()).await?;
+        }
+        let lines = spare.ok_or(io::ErrorKind::NotFound)?;
+        let console = console.give_away().await?;
+        let held = Held { folder, _template, _draft, _image };
+        Ok(GivenAway { machine, console, lines, slot, held })
     }
 
     /// Kills the machine and hands over what is left of it.

@@ -319,7 +319,7 @@ impl Provisioner {
         let next = match next {
             // What QEMU has written to, it would not see as it was saved.
             Some(next)
-                if next.machine.is_there().await.is_ok()
+                if next.machine.is_running().await.is_ok()
                     && draft.is_untouched_by(next.machine.pid()) =>
             {
                 next
@@ -385,7 +385,8 @@ fn tell_evicted(pruned: &[Pruned]) {
 impl<'a> Plan<'a> {
     /// How its machine is begun, under a name, and how long that may take.
     pub(super) fn terms(self, hostname: &'a str, timeout: Duration) -> Terms<'a> {
-        Terms { link: self.request.link, hostname, timeout, cancel: self.cancel }
+        let (link, is_spare) = (self.request.link, self.request.is_spare);
+        Terms { link, hostname, timeout, is_spare, cancel: self.cancel }
     }
 
     /// A host name that no other machine has.

@@ -16,6 +16,7 @@ mod making;
 mod memory;
 mod named;
 mod opening;
+pub mod pool;
 mod slots;
 mod snapshots;
 mod start;
@@ -27,7 +28,7 @@ pub use cache::{
     ArchiveError, Arrival, Cache, CacheEntry, Content, ExportError, Exported, Finding, Imported,
     PruneSpec, Pruned, Reason, Verified,
 };
-pub use lease::{FailedLease, Lease, LeaseError, Remains, SetUpFailure};
+pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure};
 pub use memory::{MemoryError, available_mib};
 pub use named::{
     NamedTemplate, NamedTemplateError, NamedTemplates, NotATemplateName, TemplateName,
@@ -42,21 +43,25 @@ use crate::image::{Image, inspect_kernel};
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided, not_set_up, set_up};
+use pool::{Taken, Wanted};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
-use start::{NotStarted, Running, launch};
+use start::{Launched, NotStarted, Running, launch};
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use template::Draft;
+use template::{Draft, Found};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long a machine that was restored may take until its agent answers; it takes a tenth of a second.
 const RESTORE: Duration = Duration::from_secs(15);
+
+/// How long a machine out of a pool may take until its agent answers; it takes a hundredth of a second.
+const HANDOVER: Duration = Duration::from_secs(3);
 
 /// So often a template that does not do is made anew for one lease.
 const ATTEMPTS: u32 = 2;
@@ -88,6 +93,8 @@ pub struct MachineRequest {
     pub link: LinkChoice,
     /// See [`MachineSpec::ssh_port`].
     pub ssh_port: Option<u16>,
+    /// It waits in a pool until somebody wants it.
+    pub is_spare: bool,
 }
 
 /// A machine that is ready, and what it goes on from.
@@ -96,6 +103,33 @@ struct Begun {
     template: Option<Template>,
     /// The template, as it was before it was written.
     draft: Option<Draft>,
+}
+
+impl Begun {
+    fn into_lease(self, request: &MachineRequest, folder: WorkFolder, slot: Slot) -> Lease {
+        let Self { running, template, draft } = self;
+        let Running { machine, guest, console, ports, answered_in, skew, spare, .. } = running;
+        let snapshots = MachineSnapshots::new(machine.snapshots(), guest.clone());
+        Lease {
+            guest: guest.with_snapshots(Arc::new(snapshots)),
+            machine,
+            ready_in: answered_in,
+            answered_in,
+            template: template.as_ref().map(Template::id),
+            notices: Vec::new(),
+            skew,
+            ports,
+            pooled: None,
+            console,
+            folder,
+            slot,
+            cpus: request.cpus,
+            spare,
+            _template: template,
+            _draft: draft,
+            _image: request.image.clone(),
+        }
+    }
 }
 
 /// Where a machine is to be: what it is, its folder and what it takes of the host.
@@ -121,6 +155,7 @@ impl MachineRequest {
             ports: Vec::new(),
             link: LinkChoice::Auto,
             ssh_port: None,
+            is_spare: false,
         }
     }
 }
@@ -189,6 +224,9 @@ impl Provisioner {
         request: &MachineRequest,
         cancel: &CancellationToken,
     ) -> Result<Lease, FailedLease> {
+        if let Some(lease) = self.lease_out_of_pool(request, cancel).await? {
+            return Ok(lease);
+        }
         let Place { spec, folder, mut slot } = self.place(request, cancel).await?;
         let began = Instant::now();
         let mut notices = Vec::new();
@@ -196,35 +234,65 @@ impl Provisioner {
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
         match self.running(plan, &mut notices).await {
             Ok(Begun { running, template, draft }) => {
-                let Running { machine, guest, console, ports, answered_in, skew, .. } = running;
-                slot.set_qemu(machine.pid());
+                slot.set_qemu(running.machine.pid());
                 if draft.is_some() {
                     slot.add_memory(request.memory_mib);
                 }
-                let snapshots = MachineSnapshots::new(machine.snapshots(), guest.clone());
-                let guest = guest.with_snapshots(Arc::new(snapshots));
-                Ok(Lease {
-                    guest,
-                    machine,
-                    ready_in: began.elapsed(),
-                    answered_in,
-                    template: template.as_ref().map(Template::id),
-                    notices,
-                    skew,
-                    ports,
-                    console,
-                    folder,
-                    slot,
-                    cpus: request.cpus,
-                    _template: template,
-                    _draft: draft,
-                    _image: request.image.clone(),
-                })
+                let begun = Begun { running, template, draft };
+                let ready_in = began.elapsed();
+                Ok(Lease { notices, ready_in, ..begun.into_lease(request, folder, slot) })
             }
             Err(NotStarted { error, console }) => {
                 Err(FailedLease { error, folder: Some(folder), console, notices })
             }
         }
+    }
+
+    /// A machine that somebody's pool has ready; none, and no error, for whatever reason there is none.
+    async fn lease_out_of_pool(
+        &self,
+        request: &MachineRequest,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Lease>, LeaseError> {
+        let runtime = self.root.runtime();
+        let is_for_pools = !(request.fresh_reboot || request.is_spare || self.reboots);
+        if !is_for_pools || !pool::is_there(runtime) {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let spec = self.spec(request).await?;
+        let key = self.key(request, &spec);
+        let Ok(folder) = self.root.machine_folder() else { return Ok(None) };
+        // Its memory is mapped from there: it is looked at as at each use.
+        let Found::Ready(template) = self.templates.open(&key) else { return Ok(None) };
+        let (qemu, slots) = (&self.qemu, &self.slots);
+        let wanted = Wanted { qemu, spec: &spec, slots, folder: folder.path() };
+        let Some(taken) = pool::take(runtime, &key.id(), wanted).await else { return Ok(None) };
+        let Taken { machine, channels, slot, warm_up, ready_for } = taken;
+        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
+        let hostname = request.hostname.clone().unwrap_or_else(|| plan.any_hostname());
+        let launched = Launched { machine, channels, started: began };
+        match launched.open(None, folder.path(), plan.terms(&hostname, HANDOVER)).await {
+            Ok(running) => {
+                let begun = Begun { running, template: Some(*template), draft: None };
+                let (ready_in, pooled) = (began.elapsed(), Some(Pooled { ready_for, warm_up }));
+                Ok(Some(Lease { ready_in, pooled, ..begun.into_lease(request, folder, slot) }))
+            }
+            Err(NotStarted { error: LeaseError::Cancelled, .. }) => Err(LeaseError::Cancelled),
+            Err(NotStarted { error, .. }) => {
+                tracing::warn!(error = %text::chain(&error), "a machine out of a pool is of no use");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The id of the template of a machine, be there one or not.
+    ///
+    /// # Errors
+    /// [`LeaseError`] of the kernel that was asked for.
+    pub async fn id_of(&self, request: &MachineRequest) -> Result<TemplateId, LeaseError> {
+        let spec = self.spec(request).await?;
+        Ok(self.key(request, &spec).id())
     }
 
     /// The template of a machine, made when there is none, and the machine that is restored from it.
@@ -262,8 +330,14 @@ impl Provisioner {
             path: self.root.path().to_owned(),
             source,
         })?;
+        // What waits in pools goes before what is wanted; not for more of the same.
+        let ask_for_room = |runtime: &Path| {
+            if !request.is_spare {
+                pool::ask_for_room(runtime);
+            }
+        };
         let slot = tokio::select! {
-            slot = self.slots.take(folder.path(), request.memory_mib) => slot?,
+            slot = self.slots.take(folder.path(), request.memory_mib, ask_for_room) => slot?,
             () = cancel.cancelled() => return Err(LeaseError::Cancelled),
         };
         Ok(Place { spec: self.spec(request).await?, folder, slot })

@@ -16,11 +16,14 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify};
 
 /// Between two looks whether another process has given something back.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Between two times that others are asked for room.
+const ASK: Duration = Duration::from_millis(200);
 
 const SLOT: &str = "slot.json";
 
@@ -103,10 +106,17 @@ impl Slots {
         Self(Arc::new(Inner { runtime, cores, memory_turn, cores_turn, freed }))
     }
 
-    /// Waits until a machine of this memory fits; its work folder is `folder`. Cancel safe.
-    pub(super) async fn take(&self, folder: &Path, memory_mib: u64) -> Result<Slot, SlotError> {
+    /// Waits until a machine of this memory fits; its work folder is `folder`. While it waits, who may give something back is
+    /// asked now and then. Cancel safe.
+    pub(super) async fn take(
+        &self,
+        folder: &Path,
+        memory_mib: u64,
+        ask_for_room: impl Fn(&Path),
+    ) -> Result<Slot, SlotError> {
         let wanted = memory_mib.saturating_add(OVERHEAD_MIB);
         let _turn = self.0.memory_turn.lock().await;
+        let mut next_ask = Instant::now();
         loop {
             let freed = self.0.freed.notified();
             {
@@ -127,8 +137,26 @@ impl Slots {
                     Decision::Wait => {}
                 }
             }
+            if Instant::now() >= next_ask {
+                ask_for_room(&self.0.runtime);
+                next_ask = Instant::now() + ASK;
+            }
             let _ = tokio::time::timeout(LOOK, freed).await;
         }
+    }
+
+    /// Takes what a machine has that was another process's until now, which gives it back after this.
+    pub(super) fn take_over(
+        &self,
+        folder: &Path,
+        memory_mib: u64,
+        qemu: u32,
+    ) -> Result<Slot, SlotError> {
+        let memory_mib = memory_mib.saturating_add(OVERHEAD_MIB);
+        let record = SlotRecord { memory_mib, cores: 0, qemu: Some(qemu) };
+        let slot = Slot { slots: self.clone(), path: folder.join(SLOT), record };
+        slot.write()?;
+        Ok(slot)
     }
 
     fn lock(&self) -> Result<Flock<File>, SlotError> {
@@ -280,8 +308,8 @@ mod tests {
         let roots = [0, 1].map(|_| WorkRoot::create(&dirs, false).unwrap());
         let accounts = [0, 1].map(|_| Slots::new(&dirs.runtime, 2));
         let folders: Vec<_> = roots.iter().map(|root| root.machine_folder().unwrap()).collect();
-        let mut first = accounts[0].take(folders[0].path(), 10).await.unwrap();
-        let mut second = accounts[1].take(folders[1].path(), 10).await.unwrap();
+        let mut first = accounts[0].take(folders[0].path(), 10, |_| ()).await.unwrap();
+        let mut second = accounts[1].take(folders[1].path(), 10, |_| ()).await.unwrap();
         assert_eq!(accounts[0].taken(None).count, 2);
         // More than there are count as all.
         first.take_cores(8).await.unwrap();
@@ -305,7 +333,7 @@ mod tests {
         let slots = Slots::new(&dirs.runtime, 1);
         let folder = root.machine_folder().unwrap();
         for wanted in [1 << 40, u64::MAX] {
-            let refused = soon(slots.take(folder.path(), wanted)).await.unwrap();
+            let refused = soon(slots.take(folder.path(), wanted, |_| ())).await.unwrap();
             assert!(matches!(refused, Err(SlotError::Memory(_))));
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -6,6 +6,8 @@ use super::opening::{Lines, LinkChoice, open_link};
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
 use crate::machine::{Channels, CpuShare, Machine, MachineSpec, Origin, Qemu};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -25,14 +27,32 @@ pub(super) struct Running {
     pub(super) answered_in: Duration,
     /// How far its clock was off when it was set.
     pub(super) skew: Skew,
+    /// The lines of its link once more, for a machine that is to be given away.
+    pub(super) spare: Option<SpareLines>,
+}
+
+/// The host's ends of the lines that a link goes over, for who opens the next one.
+#[derive(Debug)]
+pub(super) struct SpareLines {
+    pub(super) control: OwnedFd,
+    pub(super) bulk: OwnedFd,
+    pub(super) reserve: OwnedFd,
 }
 
 /// A machine whose QEMU is on its way.
 #[derive(Debug)]
 pub(super) struct Launched {
     pub(super) machine: Machine,
-    channels: Channels,
-    started: Instant,
+    pub(super) channels: Channels,
+    pub(super) started: Instant,
+}
+
+impl SpareLines {
+    fn of(channels: &Channels) -> io::Result<Self> {
+        let again = |line: &UnixStream| line.as_fd().try_clone_to_owned();
+        let (control, bulk) = (again(&channels.control)?, again(&channels.bulk)?);
+        Ok(Self { control, bulk, reserve: again(&channels.reserve)? })
+    }
 }
 
 /// How it is begun, and until when.
@@ -42,6 +62,8 @@ pub(super) struct Terms<'a> {
     /// The name that it is to have.
     pub(super) hostname: &'a str,
     pub(super) timeout: Duration,
+    /// It is to be given away.
+    pub(super) is_spare: bool,
     pub(super) cancel: &'a CancellationToken,
 }
 
@@ -85,6 +107,7 @@ impl Launched {
         terms: Terms<'_>,
     ) -> Result<Running, NotStarted> {
         let Self { machine, mut channels, started } = self;
+        let spare = terms.is_spare.then(|| SpareLines::of(&channels)).and_then(Result::ok);
         let path = folder.join("console.log");
         let mut console = match Console::capture(channels.console, &path, started) {
             Ok(console) => console,
@@ -134,7 +157,7 @@ impl Launched {
         match opened {
             Ok((guest, answered_in, skew)) => {
                 let ports = channels.ports;
-                Ok(Running { machine, guest, console, ports, started, answered_in, skew })
+                Ok(Running { machine, guest, console, ports, started, answered_in, skew, spare })
             }
             Err(error) => {
                 machine.kill().await;

@@ -3,6 +3,7 @@
 
 use super::name::MachineName;
 use super::registry;
+use crate::local_socket;
 use crate::refusals::Refusals;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -338,7 +339,7 @@ fn refused(folder: &Path, answer: Answer) -> ControlError {
 
 async fn ask(folder: &Path, request: ControlRequest) -> Result<Answer, ControlError> {
     let asking = async {
-        let stream = registry::connect(folder, registry::CONTROL_SOCKET)?;
+        let stream = local_socket::connect(folder, registry::CONTROL_SOCKET)?;
         let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
         let mut line = serde_json::to_vec(&RequestLine { version: CONTROL_VERSION, request })?;
         line.push(b'\n');

@@ -41,6 +41,7 @@ pub fn detach(command: &mut std::process::Command) {
 use crate::dirs::Dirs;
 use crate::guest::Guest;
 use crate::link::{Lane, Link, LinkError, Transport, TransportKind};
+use crate::local_socket;
 use crate::pulse::Pulse;
 use std::io;
 use std::path::Path;
@@ -110,7 +111,8 @@ pub async fn attach(
 }
 
 async fn open(name: &MachineName, folder: &Path, passed: &Passed) -> Result<Guest, AttachError> {
-    let stream = registry::connect(folder, registry::LINK_SOCKET).and_then(UnixStream::from_std);
+    let stream =
+        local_socket::connect(folder, registry::LINK_SOCKET).and_then(UnixStream::from_std);
     let stream =
         stream.map_err(|source| AttachError::Unreachable { name: name.clone(), source })?;
     let (reader, writer) = stream.into_split();

@@ -12,12 +12,12 @@
 use super::control::{Ended, How};
 use super::name::MachineName;
 use crate::dirs::{Dirs, make_private};
+use crate::local_socket::{connect, listen};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -135,25 +135,6 @@ fn write_whole(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, content)?;
     file.persist(folder.join(name))?;
     Ok(())
-}
-
-/// Connects to a socket in a folder, however long its path is: a socket's own is at most 108 bytes (unix(7)).
-pub(super) fn connect(folder: &Path, socket: &str) -> io::Result<UnixStream> {
-    let folder = File::open(folder)?;
-    let stream = UnixStream::connect(short(&folder, socket))?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
-}
-
-fn listen(folder: &Path, socket: &str) -> io::Result<UnixListener> {
-    let folder = File::open(folder)?;
-    let listener = UnixListener::bind(short(&folder, socket))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-fn short(folder: &File, socket: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd()))
 }
 
 #[cfg(test)]

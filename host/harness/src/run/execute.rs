@@ -3,7 +3,7 @@
 use super::Emitter;
 use super::evidence::{AttemptFolder, RunFolder};
 use super::judge::{Circumstances, Finding, judge, refused_status};
-use crate::event::{AttemptFinished, OutputData, RunEvent};
+use crate::event::{AttemptFinished, OutputData, PooledMachine, RunEvent};
 use crate::job::Job;
 use crate::outcome::{Outcome, Stage};
 use crate::text;
@@ -167,7 +167,7 @@ impl Executor {
             set_up_timeout: job.limits.check(),
             ..MachineRequest::new(image, job.limits.boot())
         };
-        attempt.record_facts(&self.facts, &request);
+        attempt.record_facts(&self.facts, &request, None);
         let mut lease = match provisioner.lease(&request, cancel).await {
             Ok(lease) => lease,
             Err(failed) => {
@@ -184,6 +184,13 @@ impl Executor {
         };
         tell(lease.notices.clone(), emitter).await;
         attempt.machine = Some(lease.ready_in);
+        let pool = lease.pooled.as_ref().map(|pooled| PooledMachine {
+            ready_us: u64::try_from(pooled.ready_for.as_micros()).unwrap_or(u64::MAX),
+            warm_up: pooled.warm_up.clone(),
+        });
+        if pool.is_some() {
+            attempt.record_facts(&self.facts, &request, pool.as_ref());
+        }
         let agent = lease.guest.agent();
         let ready = RunEvent::MachineReady {
             elapsed_us: u64::try_from(lease.ready_in.as_micros()).unwrap_or(u64::MAX),
@@ -191,6 +198,7 @@ impl Executor {
             guest_time_us: agent.clock_us,
             template: lease.template.as_ref().map(|id| id.to_string()),
             skew_us: lease.skew.micros,
+            pool: pool.clone(),
         };
         emitter.emit(ready).await;
         let waiting = Instant::now();
@@ -452,7 +460,12 @@ impl Attempt {
         self.folder.as_mut().map_or(Ok(()), |folder| folder.keep(stream, data))
     }
 
-    fn record_facts(&self, facts: &serde_json::Value, request: &MachineRequest) {
+    fn record_facts(
+        &self,
+        facts: &serde_json::Value,
+        request: &MachineRequest,
+        pool: Option<&PooledMachine>,
+    ) {
         let mut facts = facts.clone();
         let manifest = &request.image.manifest;
         facts["image"] = json!({
@@ -468,6 +481,9 @@ impl Attempt {
             "cmdline": manifest.cmdline,
             "kernel": request.kernel.as_ref().map(|(path, digest)| json!({ "path": path, "sha256": digest })),
         });
+        if let Some(pool) = pool {
+            facts["machine"]["pool"] = json!(pool);
+        }
         if let Some(folder) = &self.folder {
             // A disk that is full is told when the test's own output cannot be kept.
             let _ = folder.write("facts.json", format!("{facts:#}\n").as_bytes());

@@ -92,6 +92,7 @@ impl Bench {
         let mut rows = Vec::new();
         self.verdict(&mut rows).await?;
         self.first(&mut rows)?;
+        self.ready(&mut rows).await?;
         self.together(&mut rows).await?;
         self.memory(&mut rows).await?;
         self.many(&mut rows).await?;
@@ -146,6 +147,75 @@ impl Bench {
         let saved = median(&saved);
         rows.push(Row::new("  from quiet to published", "ms", saved, None, "at most 100"));
         Ok(())
+    }
+
+    /// A check in a machine that a pool has ready, beside the same line in a bare machine that has run the same warm-up.
+    async fn ready(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+        let home = self.folder.path().join("pool");
+        std::fs::create_dir_all(&home)?;
+        symlink(&self.context.dirs.cache, home.join("cache"))?;
+        let mut start = vec!["pool", "start", "--size", "1"];
+        start.extend(self.global_args.iter().map(String::as_str));
+        self.program(&start, &home)?;
+        let measured = self.measure_ready(&home).await;
+        self.program(&["pool", "stop"], &home)?;
+        let (check, floor) = measured?;
+        let name = "a check in a ready machine, start to exit";
+        rows.push(Row::new(name, "ms", check, Some(floor), "at most 1.2 x and 20 ms more"));
+        let more = check - 1.2 * floor;
+        rows.push(Row::new("  more than 1.2 x the bare one", "ms", more, None, "at most 20"));
+        Ok(())
+    }
+
+    async fn measure_ready(&self, home: &Path) -> Result<(f64, f64), CommandError> {
+        let (mut checks, mut floors) = (Vec::new(), Vec::new());
+        for counted in 0..=self.runs {
+            let floor = self.bare_warm().await?;
+            let until = Instant::now() + PATIENCE;
+            while !self.program(&["pool", "list", "--json"], home)?.contains("\"ready\":1") {
+                if Instant::now() > until {
+                    return Err(CommandError::new("the pool has no machine ready"));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let (check, events) = self.check(&[], Some(home))?;
+            if !events.iter().any(|event| event["pool"].is_object()) {
+                return Err(CommandError::new("the check had no machine out of the pool"));
+            }
+            if counted > 0 {
+                floors.push(floor);
+                checks.push(check.wall_ms);
+            }
+        }
+        Ok((median(&checks), median(&floors)))
+    }
+
+    /// The line in a bare machine that has run its image's warm-up, milliseconds.
+    async fn bare_warm(&self) -> Result<f64, CommandError> {
+        let (machine, guest) = self.bare_machine().await?;
+        let run = async |line: &str| {
+            let line = GuestCommand::Shell(line.as_bytes().to_vec().into());
+            guest.run(ExecRequest::new(line), &[], 4096).await
+        };
+        if let Some(warm_up) = &self.request.image.manifest.warm_up {
+            run(warm_up).await?;
+        }
+        let began = Instant::now();
+        run(LINE).await?;
+        let took = ms(began.elapsed());
+        machine.kill().await;
+        Ok(took)
+    }
+
+    /// What this program says when it does something else, in another home.
+    fn program(&self, words: &[&str], home: &Path) -> Result<String, CommandError> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(words).env(guestline::dirs::HOME_VARIABLE, home);
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(CommandError::new(format!("`guestline {}` failed", words.join(" ")))),
+        }
     }
 
     /// A home without templates, with all else that this one has.

@@ -32,6 +32,7 @@ fn manifest() -> Manifest {
         kernel_release: "6.1.0".to_owned(),
         cmdline: "quiet".to_owned(),
         memory_mib: 8,
+        warm_up: None,
         files: vec![file("initrd.cpio"), file("kernel")],
     }
 }

@@ -1,0 +1,149 @@
+//! Taking a machine out of a pool.
+
+use super::wire::{self, Answer, Lines, Request, line, send, understand};
+use crate::local_socket;
+use crate::machine::{Channels, ForeignProcess, Handover, Machine, MachineSpec, Qemu};
+use crate::provision::TemplateId;
+use crate::provision::slots::{Slot, Slots};
+use nix::sys::socket::{Shutdown, shutdown};
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::net::UnixStream;
+use tracing::debug;
+
+/// A keeper that does not hand over within this has nothing ready.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Descriptors before the machine's ends of its sockets.
+const OURS: usize = 5;
+
+/// A machine of a pool, with nobody at its lines.
+pub(in crate::provision) struct Taken {
+    pub(in crate::provision) machine: Machine,
+    pub(in crate::provision) channels: Channels,
+    pub(in crate::provision) slot: Slot,
+    /// What its image said it was to run before.
+    pub(in crate::provision) warm_up: Option<String>,
+    /// For so long it has been ready.
+    pub(in crate::provision) ready_for: Duration,
+}
+
+/// Might there be a pool?
+pub(in crate::provision) fn is_there(runtime: &Path) -> bool {
+    !wire::claims(runtime).is_empty()
+}
+
+/// What is wanted, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::provision) struct Wanted<'a> {
+    pub(in crate::provision) qemu: &'a Qemu,
+    pub(in crate::provision) spec: &'a MachineSpec,
+    pub(in crate::provision) slots: &'a Slots,
+    /// Where its files go.
+    pub(in crate::provision) folder: &'a Path,
+}
+
+/// A machine of this template out of the user's pools. None when no pool has one that is ready.
+pub(in crate::provision) async fn take(
+    runtime: &Path,
+    id: &TemplateId,
+    wanted: Wanted<'_>,
+) -> Option<Taken> {
+    for (keeper, claim) in wire::claims(runtime) {
+        if claim.id != *id.as_str() {
+            continue;
+        }
+        let taking = tokio::time::timeout(PATIENCE, take_from(&keeper, wanted));
+        match taking.await {
+            Ok(Ok(Some(taken))) => return Some(taken),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => debug!(%error, keeper = %keeper.display(), "nothing out of a pool"),
+            Err(_) => debug!(keeper = %keeper.display(), "a pool does not answer"),
+        }
+    }
+    None
+}
+
+async fn take_from(
+    keeper: &Path,
+    Wanted { qemu, spec, slots, folder }: Wanted<'_>,
+) -> io::Result<Option<Taken>> {
+    let began = Instant::now();
+    let stream = wire::connect(keeper)?;
+    send(&stream, &line(Request::Take), &[]).await?;
+    let mut lines = Lines::default();
+    let (answer, mut fds) = lines.next(&stream).await?;
+    let (pid, ram, its_folder, ready_us, warm_up) =
+        match understand(&answer).map_err(io::Error::other)? {
+            Answer::Machine { pid, ram, folder, ready_us, warm_up } => {
+                (pid, ram, folder, ready_us, warm_up)
+            }
+            _ => return Ok(None),
+        };
+    if fds.len() < OURS {
+        return Err(io::Error::other("a machine without its lines"));
+    }
+    let ends = fds.split_off(OURS);
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or(io::Error::from(io::ErrorKind::NotFound));
+    let (qmp, console) = (next()?, stream_of(next()?)?);
+    let (control, bulk, reserve) = (stream_of(next()?)?, stream_of(next()?)?, stream_of(next()?)?);
+    let handover = Handover { pid, ram, qmp, ends };
+    let slot = slots.take_over(folder, spec.memory_mib, pid).map_err(io::Error::other)?;
+    send(&stream, &line(Request::Taken), &[]).await?;
+    let (machine, foreign) = Machine::take_over(qemu, spec, folder, handover)?;
+    tokio::spawn(serve(stream, lines, foreign));
+    // For the reader of a work folder that was kept; its absence harms nothing.
+    let _ = fs::copy(its_folder.join("qemu.cmdline"), folder.join("qemu.cmdline"));
+    if !machine.is_running().await.unwrap_or(false) {
+        machine.kill().await;
+        return Ok(None);
+    }
+    debug!(pid, took = ?began.elapsed(), "a machine out of a pool");
+    let channels = Channels { control, console, reserve, bulk, ports: Vec::new() };
+    Ok(Some(Taken { machine, channels, slot, warm_up, ready_for: Duration::from_micros(ready_us) }))
+}
+
+fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(fd);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Has the keeper kill QEMU when that is wanted, and tells of its exit.
+async fn serve(stream: UnixStream, mut lines: Lines, mut process: ForeignProcess) {
+    let mut is_ours = false;
+    let told = tokio::select! {
+        told = lines.next(&stream) => told,
+        () = process.killed() => {
+            is_ours = true;
+            // The end of what we say is the order to kill (shutdown(2)).
+            let _ = shutdown(stream.as_raw_fd(), Shutdown::Write);
+            lines.next(&stream).await
+        }
+    };
+    let told = told.ok().and_then(|(told, _)| understand(&told).ok());
+    let (how, signal, stderr) = match told {
+        Some(Answer::Exited { how, signal, stderr }) => (how, signal, stderr),
+        _ => ("was lost with the keeper of its pool".to_owned(), None, String::new()),
+    };
+    match is_ours {
+        true => process.exited(how, None, String::new()),
+        false => process.exited(how, signal, stderr),
+    }
+}
+
+/// Asks all pools of the user to let a machine go that waits: somebody has no memory for his.
+pub(in crate::provision) fn ask_for_room(runtime: &Path) {
+    for (folder, _) in wire::claims(runtime) {
+        // A line that nobody waits for an answer to.
+        let asked = local_socket::connect(&folder, wire::SOCKET)
+            .and_then(|mut stream| stream.write_all(&line(Request::MakeRoom)));
+        if let Err(error) = asked {
+            debug!(%error, folder = %folder.display(), "a pool cannot be asked for room");
+        }
+    }
+}
