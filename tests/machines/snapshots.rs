@@ -5,6 +5,7 @@ use guestline::guest::{
 };
 use guestline::link::LinkError;
 use guestline::machine::{Accel, Ending, OLDEST_QEMU, Qemu};
+use guestline::provision::pool::{self, PoolSpec, PoolStatus};
 use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
 use guestline_protocol::{Command, ExecRequest, ExitStatus, StdinSource};
 use guestline_tests::{dirs_of, oldest_qemu, tiny};
@@ -416,5 +417,43 @@ async fn a_machine_that_has_ended_says_so() {
     });
     let SnapshotError::Ended { how, .. } = ended.unwrap_err() else { panic!() };
     assert_eq!(how, "lost its QEMU, which was killed by SIGKILL");
+    leased.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_out_of_a_pool_is_put_back() {
+    let home = tempfile::Builder::new().prefix("gl").tempdir().unwrap();
+    let dirs = dirs_of(home.path());
+    let request = MachineRequest::new(tiny(&dirs).await, Duration::from_secs(120));
+    let provisioner = |root: &WorkRoot| {
+        Provisioner::new(Qemu::find(&dirs).unwrap(), Accel::Tcg, root.clone(), &dirs)
+    };
+    let (over, (begin, begun)) = (CancellationToken::new(), tokio::sync::oneshot::channel());
+    let keeping = tokio::spawn({
+        let root = WorkRoot::create(&dirs, false).unwrap();
+        let (provisioner, over, dirs) = (provisioner(&root), over.clone(), dirs.clone());
+        let spec = PoolSpec { request: request.clone(), size: 1 };
+        async move {
+            let begun = |_: &PoolStatus| begin.send(()).is_ok();
+            pool::keep(&provisioner, &dirs, &root, spec, &over, begun).await
+        }
+    });
+    soon("a pool", begun).await.unwrap();
+    let root = WorkRoot::create(&dirs, false).unwrap();
+    let leased = provisioner(&root).lease(&request, &CancellationToken::new()).await.unwrap();
+    assert_eq!(leased.pooled.as_ref().unwrap().warm_up.as_deref(), Some("true"));
+    drop(root);
+    let guest = leased.guest.clone();
+    shell(&guest, "echo one > /mine").await;
+    snapshot(&guest, "one").await;
+    shell(&guest, "echo two > /mine").await;
+    restore(&guest, "one").await;
+    assert_eq!(shell(&guest, "cat /mine").await, "one");
+    over.cancel();
+    // Its QEMU is ours now, and the pool can go.
+    soon("the end of the pool", keeping).await.unwrap().unwrap();
+    assert_eq!(shell(&guest, "cat /mine").await, "one");
+    drop(guest);
+    let leased = Leased { lease: leased, home };
     leased.end().await;
 }

@@ -420,6 +420,82 @@ fn a_set_up_that_fails_is_the_fixtures_and_leaves_nothing() {
     guestline.assert_nothing_left();
 }
 
+/// Makes what is in a folder an ordinary user's, and gives the words that run a program as that user; root only.
+fn give_to_nobody(folder: &Path) -> [&'static str; 6] {
+    let all = ["-h", "-R", "65534:65534", folder.to_str().unwrap()];
+    assert!(std::process::Command::new("chown").args(all).status().unwrap().success());
+    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+}
+
+#[test]
+fn two_users_with_one_cache_folder_do_not_touch_each_others_templates() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can be two users");
+        return;
+    }
+    let owner = with_own_cache();
+    json(&owner, &["true"]);
+    let template = only_template(&owner);
+    let opened =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    opened(owner.home(), 0o755);
+    let other = Guestline::new();
+    fs::create_dir_all(other.home().join("run")).unwrap();
+    let nobody = give_to_nobody(other.home());
+    let other = other.with("XDG_CACHE_HOME", owner.home().join("cache")).under(&nobody);
+    let check = |why: &str| {
+        let ran = other.run(&["check", "true"]);
+        ran.assert_verdict(0, "passed");
+        let told = ran.stderr.lines().find(|line| line.starts_with("template: none ("));
+        assert!(told.unwrap_or_default().contains(why), "{why} in {}", ran.stderr);
+        other.assert_nothing_left();
+    };
+    // Closed, as it is made; and opened by somebody who means well.
+    check("Permission denied");
+    let templates = template.parent().unwrap();
+    for folder in [templates, &template] {
+        opened(folder, 0o777);
+    }
+    for file in ["lock", "template.json", "seal.json", "state", "ram"] {
+        opened(&template.join(file), 0o666);
+    }
+    check("belongs to another user");
+    // The owner uses nothing that others may have written to, and keeps nothing where they may.
+    let ran = owner.run(&["check", "true"]);
+    ran.assert_verdict(0, "passed");
+    for told in ["template: dropped (", "template: none (cannot use `"] {
+        assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    }
+    opened(templates, 0o700);
+    let ran = owner.run(&["check", "true"]);
+    ran.assert_verdict(0, "passed");
+    assert!(ran.stderr.contains("template: booted and saved in "), "{}", ran.stderr);
+    only_template(&owner);
+    owner.assert_nothing_left();
+}
+
+#[test]
+fn a_maker_of_a_layer_that_is_killed_leaves_nothing_in_the_way() {
+    let guestline = with_own_cache();
+    json(&guestline, &["true"]);
+    let create = ["template", "create", "web", "--force", "-e", "echo set > /up"];
+    // While the one below is copied and restored, in its line, when it is saved and published.
+    for after in [30, 80, 130, 180, 230, 280, 330, 380, 450] {
+        let running = guestline.start(&create);
+        std::thread::sleep(Duration::from_millis(after));
+        let _ = kill(running.pid(), Signal::SIGKILL);
+        running.wait();
+        wait_for("the end of its QEMU", || guestline.qemus().is_empty().then_some(()));
+    }
+    let ran = guestline.run(&create);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    json(&guestline, &["--template", "web", "grep set /up"]);
+    let hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
+    let all = folders(&guestline);
+    assert_eq!((all.len(), all.iter().filter(|path| hidden(path)).count()), (2, 0), "{all:?}");
+    guestline.assert_nothing_left();
+}
+
 /// A memory file is opened for writing by QEMU 7.2, though not written to: root would not notice its mode.
 #[test]
 fn an_ordinary_user_has_templates_with_every_qemu() {
@@ -429,11 +505,7 @@ fn an_ordinary_user_has_templates_with_every_qemu() {
             guestline = guestline.with("GUESTLINE_QEMU", qemu);
         }
         if nix::unistd::Uid::effective().is_root() {
-            let home = guestline.home().to_owned();
-            let all = ["-R", "65534:65534", home.to_str().unwrap()];
-            let chowned = std::process::Command::new("chown").args(["-h"]).args(all).status();
-            assert!(chowned.unwrap().success());
-            let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+            let nobody = give_to_nobody(guestline.home());
             guestline = guestline.under(&nobody);
         }
         for _ in 0..2 {

@@ -61,7 +61,8 @@ pub enum QmpError {
 /// A machine's QMP connection. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Qmp {
-    writer: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    /// None once it is somebody else's.
+    writer: Arc<tokio::sync::Mutex<Option<OwnedWriteHalf>>>,
     callers: Arc<Mutex<Callers>>,
     migration: watch::Receiver<Option<MigrationStatus>>,
     reader: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -91,12 +92,14 @@ impl Qmp {
         let (reader, writer) = stream.into_split();
         let (migrated, migration) = watch::channel(None);
         let callers = Arc::new(Mutex::new(Callers::default()));
-        let writer = Arc::new(tokio::sync::Mutex::new(writer));
+        let writer = Arc::new(tokio::sync::Mutex::new(Some(writer)));
         // Taken before anybody else can have it: nothing may be said before it (qmp-spec 2.3).
         let first = writer.clone().try_lock_owned().ok().filter(|_| negotiates);
         let waiting = callers.clone();
         let reading = tokio::spawn(async move {
-            if let Some(mut writer) = first {
+            if let Some(mut writer) = first
+                && let Some(writer) = writer.as_mut()
+            {
                 // The greeting need not be awaited.
                 let name = <qmp_capabilities as qapi::Command>::NAME;
                 let line = format!("{}\n", json!({ "execute": name }));
@@ -123,7 +126,11 @@ impl Qmp {
         reader.abort();
         let _ = reader.await;
         close(&self.callers);
-        self.writer.lock().await.as_ref().as_fd().try_clone_to_owned()
+        let writer = self.writer.lock().await.take().ok_or(io::ErrorKind::NotFound)?;
+        let connection = writer.as_ref().as_fd().try_clone_to_owned()?;
+        // Dropped, it would be shut down.
+        writer.forget();
+        Ok(connection)
     }
 
     /// Gives a command and waits for its answer. Commands are carried out in the order in which they were given.
@@ -177,11 +184,12 @@ impl Qmp {
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<Value, QmpError> {
         let (reply, replied) = oneshot::channel();
-        let mut writer = self.writer.lock().await;
+        let mut turn = self.writer.lock().await;
+        let writer = turn.as_mut().ok_or(QmpError::Gone)?;
         let id = lock(&self.callers).add(reply).ok_or(QmpError::Gone)?;
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
-        let written = write(&mut writer, line.as_bytes(), fd).await;
-        drop(writer);
+        let written = write(writer, line.as_bytes(), fd).await;
+        drop(turn);
         written.map_err(|_| QmpError::Gone)?;
         let mut answer = replied.await.map_err(|_| QmpError::Gone)?;
         match answer.get("error") {

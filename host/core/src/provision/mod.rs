@@ -266,7 +266,8 @@ impl Provisioner {
         // Its memory is mapped from there: it is looked at as at each use.
         let Found::Ready(template) = self.templates.open(&key) else { return Ok(None) };
         let (qemu, slots) = (&self.qemu, &self.slots);
-        let wanted = Wanted { qemu, spec: &spec, slots, folder: folder.path() };
+        let ram = template.ram();
+        let wanted = Wanted { qemu, spec: &spec, slots, ram: &ram, folder: folder.path() };
         let Some(taken) = pool::take(runtime, &key.id(), wanted).await else { return Ok(None) };
         let Taken { machine, channels, slot, warm_up, ready_for } = taken;
         let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };

@@ -279,7 +279,7 @@ impl<O: Write + Send, E: Write + Send> Report for Human<O, E> {
                 self.say(&format!("template: booted and saved in {elapsed:.1} s"))
             }
             RunEvent::TemplateDropped { why, .. } => {
-                self.say_once(format!("template: dropped ({why}); it is made anew"))
+                self.say_once(format!("template: dropped ({why})"))
             }
             RunEvent::TemplateMissing { why } => {
                 self.say_once(format!("template: none ({why}); machines boot instead"))

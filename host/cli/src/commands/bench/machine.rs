@@ -17,7 +17,8 @@ use guestline_protocol::{Command as GuestCommand, ExecRequest, ExitStatus};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde_json::{Value, json};
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -316,7 +317,24 @@ impl Bench {
         let image = &self.request.image.kernel.display().to_string();
         let virtme = ["virtme-run", "--kimg", image, "--disable-kvm", "--script-sh", LINE];
         let vmtest = ["vmtest", "--kernel", image, LINE];
-        for words in [&virtme[..], &vmtest[..]] {
+        // A test of avocado that boots the same machine.
+        let (script, results) =
+            (self.folder.path().join("boot.sh"), self.folder.path().join("avocado"));
+        let boot = super::bare_boot_command(
+            &self.qemu,
+            self.spec.accel,
+            &self.request.image,
+            self.folder.path(),
+        )?;
+        let words = std::iter::once(boot.get_program()).chain(boot.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let line = text::shell_line(words.iter().map(|word| &**word));
+        std::fs::write(&script, format!("#!/bin/sh\nexec {line}\n"))?;
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+        let (script, results) = (script.display().to_string(), results.display().to_string());
+        let avocado =
+            ["avocado", "run", "--disable-sysinfo", "--job-results-dir", &results, &script];
+        for words in [&virtme[..], &vmtest[..], &avocado[..]] {
             let name = format!("for comparison: {}", words[0]);
             match other(words) {
                 Some(Ok(took)) => rows.push(Row::new(&name, "ms", ms(took), None, "")),

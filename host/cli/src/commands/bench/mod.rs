@@ -245,17 +245,7 @@ fn bare_boot(
     image: &Image,
     folder: &Path,
 ) -> Result<Duration, CommandError> {
-    let initrd = folder.join("bare.cpio");
-    std::fs::write(&initrd, image.bare_initrd()?)?;
-    let cmdline = &image.manifest.cmdline;
-    let words = cmdline.split(' ').filter(|word| !word.starts_with("guestline."));
-    let cmdline = words.chain(["rdinit=/bin/busybox", "--", "poweroff", "-f"]).collect::<Vec<_>>();
-    let mut command = Command::new(&qemu.path);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"]);
-    command.args(["-serial", "null", "-m", "256", "-smp", "1", "-no-reboot"]);
-    // The same CPU: what the guest sees of it is part of what is tested, not of what it costs.
-    command.args(["-accel", accel.as_str(), "-cpu", accel.cpu()]).arg("-kernel").arg(&image.kernel);
-    command.arg("-initrd").arg(initrd).arg("-append").arg(cmdline.join(" "));
+    let mut command = bare_boot_command(qemu, accel, image, folder)?;
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let started = Instant::now();
     let mut child = command.spawn()?;
@@ -273,4 +263,24 @@ fn bare_boot(
         }
         std::thread::sleep(Duration::from_micros(500));
     }
+}
+
+fn bare_boot_command(
+    qemu: &Qemu,
+    accel: Accel,
+    image: &Image,
+    folder: &Path,
+) -> Result<Command, CommandError> {
+    let initrd = folder.join("bare.cpio");
+    std::fs::write(&initrd, image.bare_initrd()?)?;
+    let cmdline = &image.manifest.cmdline;
+    let words = cmdline.split(' ').filter(|word| !word.starts_with("guestline."));
+    let cmdline = words.chain(["rdinit=/bin/busybox", "--", "poweroff", "-f"]).collect::<Vec<_>>();
+    let mut command = Command::new(&qemu.path);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"]);
+    command.args(["-serial", "null", "-m", "256", "-smp", "1", "-no-reboot"]);
+    // The same CPU: what the guest sees of it is part of what is tested, not of what it costs.
+    command.args(["-accel", accel.as_str(), "-cpu", accel.cpu()]).arg("-kernel").arg(&image.kernel);
+    command.arg("-initrd").arg(initrd).arg("-append").arg(cmdline.join(" "));
+    Ok(command)
 }

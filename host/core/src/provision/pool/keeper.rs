@@ -397,7 +397,7 @@ async fn give(ready: Ready, stream: &UnixStream, warm_up: Option<String>) -> io:
     fds.extend(handover.ends);
     let answer = Answer::Machine {
         pid: handover.pid,
-        ram: handover.ram,
+        is_restored: handover.ram.is_some(),
         folder: held.folder.path().to_owned(),
         ready_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
         warm_up,

@@ -42,6 +42,8 @@ pub(in crate::provision) struct Wanted<'a> {
     pub(in crate::provision) qemu: &'a Qemu,
     pub(in crate::provision) spec: &'a MachineSpec,
     pub(in crate::provision) slots: &'a Slots,
+    /// The template's memory file: the keeper's may be there for as long as the process only.
+    pub(in crate::provision) ram: &'a Path,
     /// Where its files go.
     pub(in crate::provision) folder: &'a Path,
 }
@@ -69,17 +71,17 @@ pub(in crate::provision) async fn take(
 
 async fn take_from(
     keeper: &Path,
-    Wanted { qemu, spec, slots, folder }: Wanted<'_>,
+    Wanted { qemu, spec, slots, ram, folder }: Wanted<'_>,
 ) -> io::Result<Option<Taken>> {
     let began = Instant::now();
     let stream = wire::connect(keeper)?;
     send(&stream, &line(Request::Take), &[]).await?;
     let mut lines = Lines::default();
     let (answer, mut fds) = lines.next(&stream).await?;
-    let (pid, ram, its_folder, ready_us, warm_up) =
+    let (pid, is_restored, its_folder, ready_us, warm_up) =
         match understand(&answer).map_err(io::Error::other)? {
-            Answer::Machine { pid, ram, folder, ready_us, warm_up } => {
-                (pid, ram, folder, ready_us, warm_up)
+            Answer::Machine { pid, is_restored, folder, ready_us, warm_up } => {
+                (pid, is_restored, folder, ready_us, warm_up)
             }
             _ => return Ok(None),
         };
@@ -91,6 +93,7 @@ async fn take_from(
     let mut next = || fds.next().ok_or(io::Error::from(io::ErrorKind::NotFound));
     let (qmp, console) = (next()?, stream_of(next()?)?);
     let (control, bulk, reserve) = (stream_of(next()?)?, stream_of(next()?)?, stream_of(next()?)?);
+    let ram = is_restored.then(|| ram.to_owned());
     let handover = Handover { pid, ram, qmp, ends };
     let slot = slots.take_over(folder, spec.memory_mib, pid).map_err(io::Error::other)?;
     send(&stream, &line(Request::Taken), &[]).await?;

@@ -59,7 +59,7 @@ pub(super) enum Answer {
     /// machine's ends of its sockets.
     Machine {
         pid: u32,
-        ram: Option<PathBuf>,
+        is_restored: bool,
         folder: PathBuf,
         ready_us: u64,
         warm_up: Option<String>,
