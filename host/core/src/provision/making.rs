@@ -6,24 +6,15 @@
 //!                                           └─ QEMU of the machine that it is made for ─┴─> goes on
 //! ```
 
-use super::lease::{LeaseError, SetUpFailure};
-use super::start::{Launched, NotStarted, Running, Terms, launch};
-use super::template::{
-    Draft, Found, Making, Notice, PATIENCE, Quiet, SAMPLE, Template, TemplateId, TemplateKey,
-    TemplateRecord,
-};
-use super::{MachineRequest, Provisioner, Pruned, identity};
-use crate::capture::PANIC_MARK;
-use crate::clock::now_us;
-use crate::guest::{Guest, Skew};
+use super::lease::LeaseError;
+use super::set_up::{not_set_up, set_up};
+use super::start::{NotStarted, Running, Terms, launch};
+use super::template::{Draft, Found, Making, Notice, Template, TemplateKey};
+use super::{MachineRequest, Provisioner, identity};
 use crate::host::free_mib;
-use crate::link::LinkError;
-use crate::machine::{Ending, Machine, MachineSpec, Origin};
-use crate::text;
-use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use crate::machine::{MachineSpec, Origin};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -35,13 +26,6 @@ const ROOM_MIB: u64 = 64;
 
 /// So often a machine is booted whose clock goes wrong.
 const CLOCKS: u32 = 3;
-
-/// A clock that was set over the link is not exacter than this.
-const CLOCK_GRAIN: Duration = Duration::from_millis(5);
-
-/// So much of a set-up line's output is read, and so much of its end is shown.
-const OUTPUT: usize = 1024 * 1024;
-const OUTPUT_SHOWN: usize = 4096;
 
 /// What is made, and out of what.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +57,7 @@ pub(super) struct Provided {
 }
 
 /// What came of saving a machine.
-enum Saved {
+pub(super) enum Saved {
     /// Its template, and how long it took from when the machine was quiet; or why it cannot be kept.
     Draft {
         kept: Result<(Option<Box<Template>>, Duration), String>,
@@ -218,168 +202,6 @@ impl Provisioner {
         }
         self.save(plan, making, draft, running, go_on).await
     }
-
-    /// Waits until a machine is quiet, saves and kills it, and publishes what was saved, while the machine that is to go
-    /// on from it does so.
-    async fn save(
-        &self,
-        plan: Plan<'_>,
-        making: Making,
-        draft: Draft,
-        running: Running,
-        go_on: Option<Terms<'_>>,
-    ) -> Result<Saved, NoTemplate> {
-        let Running { machine, mut console, started, guest, .. } = running;
-        let (ready, waiting) = (started.elapsed(), Instant::now());
-        let saved = tokio::select! {
-            biased;
-            ending = machine.ended() => Err(LeaseError::ended(ending).into()),
-            () = plan.cancel.cancelled() => Err(LeaseError::Cancelled.into()),
-            saved = async {
-                // QEMU of the machine that goes on is started meanwhile.
-                let next = async {
-                    match go_on {
-                        Some(_) => self.launch_next(plan, &draft).await.ok(),
-                        None => None,
-                    }
-                };
-                let (quiet, next) = tokio::join!(until_quiet(&machine), next);
-                let clock = guest.skew().await.map_err(|error| NoTemplate::from(LeaseError::Settle(error)))?;
-                let waited = waiting.elapsed();
-                if let Some(why) = wrong_clock(&clock, waited) {
-                    return Ok(Err(why));
-                }
-                let saved = machine.save(&draft.state()).await;
-                saved.map(|()| Ok((quiet, waited, next))).map_err(|error| {
-                    NoTemplate::Impossible(format!("cannot save the machine: {}", text::chain(&error)))
-                })
-            } => saved,
-        };
-        machine.kill().await;
-        drop(guest);
-        let _ = console.finish().await;
-        let (quiet, waited, next) = match saved? {
-            Ok(saved) => saved,
-            Err(why) => return Ok(Saved::WrongClock(why)),
-        };
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let manifest = &plan.request.image.manifest;
-        let record = TemplateRecord {
-            key: plan.key.clone(),
-            image: manifest.name.clone(),
-            kernel_release: manifest.kernel_release.clone(),
-            qemu: self.qemu.version.to_string(),
-            memory_mib: plan.spec.memory_mib,
-            guestline: env!("CARGO_PKG_VERSION").to_owned(),
-            made_us: now_us(),
-            ready_us: us(ready),
-            quiet_us: us(waited),
-            quiet,
-        };
-        let draft = Arc::new(draft);
-        let publishing = async {
-            let (draft, opens_read_only) = (draft.clone(), self.qemu.opens_read_only());
-            let publishing = tokio::task::spawn_blocking(move || {
-                draft.write(&making)?;
-                making.publish(record, opens_read_only)
-            });
-            let published = publishing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-            let saved_in = waiting.elapsed().saturating_sub(waited);
-            published.map(|template| (template.map(Box::new), saved_in))
-        };
-        let going_on = async {
-            match go_on {
-                Some(terms) => self.go_on(plan, next, &draft, terms).await,
-                None => Ok(None),
-            }
-        };
-        let (kept, running) = tokio::join!(publishing, going_on);
-        if let Ok((Some(template), _)) = &kept {
-            self.digest_later(template.id(), plan.cancel);
-        }
-        let running =
-            running.map_err(NoTemplate::NotStarted)?.zip(Arc::into_inner(draft)).map(Box::new);
-        let kept = kept.map_err(|error| format!("cannot keep the saved machine: {error}"));
-        Ok(Saved::Draft { kept, running })
-    }
-
-    async fn launch_next(&self, plan: Plan<'_>, draft: &Draft) -> Result<Launched, LeaseError> {
-        let origin = Origin::Restore { ram: &draft.ram() };
-        launch(&self.qemu, plan.spec, origin, plan.folder).await
-    }
-
-    /// The machine that goes on from what was just saved; none when that does not do, which the next attempt tells.
-    async fn go_on(
-        &self,
-        plan: Plan<'_>,
-        next: Option<Launched>,
-        draft: &Draft,
-        terms: Terms<'_>,
-    ) -> Result<Option<Running>, NotStarted> {
-        let next = match next {
-            // What QEMU has written to, it would not see as it was saved.
-            Some(next)
-                if next.machine.is_running().await.is_ok()
-                    && draft.is_untouched_by(next.machine.pid()) =>
-            {
-                next
-            }
-            _ => self.launch_next(plan, draft).await?,
-        };
-        match next.open(Some(&draft.state()), plan.folder, terms).await {
-            Ok(running) => Ok(Some(running)),
-            Err(not) if not.error.is_templates_fault() => {
-                tracing::warn!(why = %text::chain(&not.error), "nothing goes on from what was saved");
-                Ok(None)
-            }
-            Err(not) => Err(not),
-        }
-    }
-
-    /// Makes room for a template in the cache, and takes the digest of its memory, beside what is done next.
-    fn digest_later(&self, id: TemplateId, cancel: &CancellationToken) {
-        let (store, cancel, limit) = (self.templates.clone(), cancel.clone(), self.limit.clone());
-        self.beside(move || {
-            if let Found::Ready(template) = store.open_id(&id) {
-                // It is in use now, and stays.
-                if let Some((cache, bytes)) = limit {
-                    tell_evicted(&cache.evict(bytes));
-                }
-                let taken = template.digest_ram(&|| !cancel.is_cancelled());
-                if let Err(error) = taken {
-                    tracing::debug!(%error, "no digest of a template's memory");
-                }
-            }
-        });
-    }
-
-    /// Makes room in the cache beside what is done next; for who has made an image. It is in use, and stays.
-    pub fn make_room(&self) {
-        if let Some((cache, bytes)) = self.limit.clone() {
-            self.beside(move || tell_evicted(&cache.evict(bytes)));
-        }
-    }
-
-    /// Does something for the next run beside what is done for this one.
-    fn beside(&self, work: impl FnOnce() + Send + 'static) {
-        let working = tokio::task::spawn_blocking(work);
-        self.working.lock().unwrap_or_else(PoisonError::into_inner).push(working);
-    }
-
-    /// Waits for what is still done beside: digests of templates that were made, and room.
-    pub async fn finish(&self) {
-        let working =
-            std::mem::take(&mut *self.working.lock().unwrap_or_else(PoisonError::into_inner));
-        for work in working {
-            let _ = work.await;
-        }
-    }
-}
-
-fn tell_evicted(pruned: &[Pruned]) {
-    for Pruned { entry, removal, .. } in pruned {
-        tracing::info!(kind = entry.content.kind(), id = %entry.id, ?removal, "the cache is over its limit");
-    }
 }
 
 impl<'a> Plan<'a> {
@@ -409,120 +231,5 @@ fn check_room(folder: &Path, memory_mib: u64) -> Result<(), NoTemplate> {
             "the disk of `{}` has {free_mib} MiB free, and {wanted_mib} MiB are wanted to save the machine",
             folder.parent().unwrap_or(folder).display(),
         ))),
-    }
-}
-
-/// True when it came to rest.
-async fn until_quiet(machine: &Machine) -> bool {
-    let (mut quiet, began) = (Quiet::default(), Instant::now());
-    let before = machine.cpu_share();
-    while began.elapsed() < PATIENCE {
-        if quiet.on_sample(Instant::now(), machine.cpu_share().ran_since(&before)) {
-            return true;
-        }
-        tokio::time::sleep(SAMPLE).await;
-    }
-    false
-}
-
-/// What is wrong with a guest's clock that was right so long ago.
-fn wrong_clock(skew: &Skew, since: Duration) -> Option<String> {
-    let allowed = since / 5 + skew.error + CLOCK_GRAIN;
-    let off = Duration::from_micros(skew.micros.unsigned_abs());
-    let ahead = if skew.micros > 0 { "ahead" } else { "behind" };
-    (off > allowed).then(|| {
-        format!("the guest's clock goes wrong: {off:.1?} {ahead} {since:.1?} after it was set")
-    })
-}
-
-/// Runs lines one after the other; the first that does not end with status 0 is the last.
-pub(super) async fn set_up(
-    plan: Plan<'_>,
-    machine: &Machine,
-    guest: &Guest,
-    lines: &[String],
-) -> Result<(), LeaseError> {
-    for line in lines {
-        let failed = |failure| LeaseError::SetUp { line: line.clone(), failure };
-        let request = ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
-        let limit = plan.request.set_up_timeout;
-        let before = machine.cpu_share();
-        let ran = tokio::select! {
-            biased;
-            ran = guest.run(request, &[], OUTPUT) => ran,
-            ending = machine.ended() => return Err(ended_in_set_up(ending, line)),
-            () = plan.cancel.cancelled() => return Err(LeaseError::Cancelled),
-            () = tokio::time::sleep(limit) => {
-                let starved = machine.cpu_share().waited_since(&before);
-                return Err(failed(SetUpFailure::TimedOut { limit, starved }));
-            }
-        };
-        match ran {
-            Ok(output) if output.exited.status == ExitStatus::Exited(0) => {}
-            Ok(output) => {
-                let (status, mut said) = (output.exited.status, output.stdout);
-                said.extend(output.stderr);
-                let from = said.len().saturating_sub(OUTPUT_SHOWN);
-                let output = String::from_utf8_lossy(said.get(from..).unwrap_or_default());
-                let output = output.trim_end().to_owned();
-                return Err(failed(SetUpFailure::Ended { status, output }));
-            }
-            Err(LinkError::Refused(error)) => {
-                return Err(failed(SetUpFailure::Refused { error }));
-            }
-            // A guest that goes down takes the link with it first.
-            Err(error) => {
-                return Err(match machine.ended_soon().await {
-                    Some(ending) => ended_in_set_up(ending, line),
-                    None => LeaseError::Link(error),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Ends a machine whose set-up did not do. A kernel without pvpanic panics into a reset (`panic=-1`): its console tells.
-pub(super) async fn not_set_up(mut running: Running, mut error: LeaseError) -> NotStarted {
-    running.machine.kill().await;
-    let _ = running.console.finish().await;
-    let console = running.console.last_lines();
-    if let LeaseError::SetUp { failure: SetUpFailure::GuestEnded(ending), .. } = &mut error
-        && *ending == Ending::Reset
-        && console.iter().any(|line| line.text.contains(PANIC_MARK))
-    {
-        *ending = Ending::Panicked;
-    }
-    NotStarted { error, console }
-}
-
-fn ended_in_set_up(ending: Ending, line: &str) -> LeaseError {
-    match ending {
-        Ending::QemuDied { .. } => LeaseError::ended(ending),
-        ending => {
-            LeaseError::SetUp { line: line.to_owned(), failure: SetUpFailure::GuestEnded(ending) }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_that_goes_wrong_is_told_from_one_that_was_set_late() {
-        let wrong = |micros: i64, since_ms: u64| {
-            let skew = Skew { micros, error: Duration::from_millis(1) };
-            wrong_clock(&skew, Duration::from_millis(since_ms))
-        };
-        for (micros, since_ms) in [(0, 20), (-5_000, 20), (9_000, 20), (100_000, 1000)] {
-            assert_eq!(wrong(micros, since_ms), None);
-        }
-        // One and a half times as fast, thirty times, at half the speed.
-        for (micros, since_ms) in [(15_000, 30), (600_000, 20), (-15_000, 30)] {
-            assert!(wrong(micros, since_ms).is_some());
-        }
-        let why = wrong(600_000, 20).unwrap();
-        assert_eq!(why, "the guest's clock goes wrong: 600.0ms ahead 20.0ms after it was set");
     }
 }

@@ -9,6 +9,7 @@
 //! it gives all of that back. Each failure names the stage at which it happened. What is wrong with a template is never
 //! a machine's failure: the template is dropped and made anew, or the machine boots.
 
+mod beside;
 mod cache;
 mod identity;
 mod lease;
@@ -17,6 +18,8 @@ mod memory;
 mod named;
 mod opening;
 pub mod pool;
+mod saving;
+mod set_up;
 mod slots;
 mod snapshots;
 mod start;
@@ -42,8 +45,9 @@ use crate::dirs::Dirs;
 use crate::image::{Image, inspect_kernel};
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
-use making::{NoTemplate, Plan, Provided, not_set_up, set_up};
+use making::{NoTemplate, Plan, Provided};
 use pool::{Taken, Wanted};
+use set_up::{not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
 use start::{Launched, NotStarted, Running, launch};

@@ -1,0 +1,84 @@
+//! The lines of a layer: what makes a machine more than booted.
+
+use super::lease::{LeaseError, SetUpFailure};
+use super::making::Plan;
+use super::start::{NotStarted, Running};
+use crate::capture::PANIC_MARK;
+use crate::guest::Guest;
+use crate::link::LinkError;
+use crate::machine::{Ending, Machine};
+use guestline_protocol::{Command, ExecRequest, ExitStatus};
+
+/// So much of a line's output is read, and so much of its end is shown.
+const OUTPUT: usize = 1024 * 1024;
+const OUTPUT_SHOWN: usize = 4096;
+
+/// Runs lines one after the other; the first that does not end with status 0 is the last.
+pub(super) async fn set_up(
+    plan: Plan<'_>,
+    machine: &Machine,
+    guest: &Guest,
+    lines: &[String],
+) -> Result<(), LeaseError> {
+    for line in lines {
+        let failed = |failure| LeaseError::SetUp { line: line.clone(), failure };
+        let request = ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
+        let limit = plan.request.set_up_timeout;
+        let before = machine.cpu_share();
+        let ran = tokio::select! {
+            biased;
+            ran = guest.run(request, &[], OUTPUT) => ran,
+            ending = machine.ended() => return Err(ended_in_set_up(ending, line)),
+            () = plan.cancel.cancelled() => return Err(LeaseError::Cancelled),
+            () = tokio::time::sleep(limit) => {
+                let starved = machine.cpu_share().waited_since(&before);
+                return Err(failed(SetUpFailure::TimedOut { limit, starved }));
+            }
+        };
+        match ran {
+            Ok(output) if output.exited.status == ExitStatus::Exited(0) => {}
+            Ok(output) => {
+                let (status, mut said) = (output.exited.status, output.stdout);
+                said.extend(output.stderr);
+                let from = said.len().saturating_sub(OUTPUT_SHOWN);
+                let output = String::from_utf8_lossy(said.get(from..).unwrap_or_default());
+                let output = output.trim_end().to_owned();
+                return Err(failed(SetUpFailure::Ended { status, output }));
+            }
+            Err(LinkError::Refused(error)) => {
+                return Err(failed(SetUpFailure::Refused { error }));
+            }
+            // A guest that goes down takes the link with it first.
+            Err(error) => {
+                return Err(match machine.ended_soon().await {
+                    Some(ending) => ended_in_set_up(ending, line),
+                    None => LeaseError::Link(error),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends a machine whose set-up did not do. A kernel without pvpanic panics into a reset (`panic=-1`): its console tells.
+pub(super) async fn not_set_up(mut running: Running, mut error: LeaseError) -> NotStarted {
+    running.machine.kill().await;
+    let _ = running.console.finish().await;
+    let console = running.console.last_lines();
+    if let LeaseError::SetUp { failure: SetUpFailure::GuestEnded(ending), .. } = &mut error
+        && *ending == Ending::Reset
+        && console.iter().any(|line| line.text.contains(PANIC_MARK))
+    {
+        *ending = Ending::Panicked;
+    }
+    NotStarted { error, console }
+}
+
+fn ended_in_set_up(ending: Ending, line: &str) -> LeaseError {
+    match ending {
+        Ending::QemuDied { .. } => LeaseError::ended(ending),
+        ending => {
+            LeaseError::SetUp { line: line.to_owned(), failure: SetUpFailure::GuestEnded(ending) }
+        }
+    }
+}
