@@ -1,8 +1,9 @@
 //! Leases of machines: whoever needs one gets it here, ready, and gives it back.
 //!
 //! ```text
-//! MachineRequest ─> memory (wait, or refuse) ─> work folder ─> template ─> restore ─> identity ─> Lease
-//!                                                  └ none, or not wanted ─> boot ───────┘
+//! MachineRequest ─> pool, where one has it ready ─────────────────────────────────────────┐
+//!                └> work folder ─> memory (wait, or refuse) ─> template ─> restore ─> identity ─> Lease
+//!                                                  └ none, or not wanted ─> boot ─────────┘
 //! template: found and checked, else made: boot (or the template below) ─> set-up ─> quiet ─> saved, killed
 //! ```
 //! A lease owns its machine, its work folder and its share of the host's memory; ending or dropping
@@ -18,10 +19,12 @@ mod memory;
 mod named;
 mod opening;
 pub mod pool;
+mod pooled;
 mod saving;
 mod set_up;
 mod slots;
 mod snapshots;
+mod spec;
 mod start;
 mod template;
 mod workfolder;
@@ -42,30 +45,25 @@ pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
 use crate::dirs::Dirs;
-use crate::image::{Image, inspect_kernel};
+use crate::image::Image;
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
-use pool::{Taken, Wanted};
 use set_up::{not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
-use start::{Launched, NotStarted, Running, launch};
+use start::{NotStarted, Running, launch};
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use template::{Draft, Found};
+use template::Draft;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long a machine that was restored may take until its agent answers; it takes a tenth of a second.
 const RESTORE: Duration = Duration::from_secs(15);
-
-/// How long a machine out of a pool may take until its agent answers; it takes a hundredth of a second.
-const HANDOVER: Duration = Duration::from_secs(3);
 
 /// So often a template that does not do is made anew for one lease.
 const ATTEMPTS: u32 = 2;
@@ -252,54 +250,6 @@ impl Provisioner {
         }
     }
 
-    /// A machine that somebody's pool has ready; none, and no error, for whatever reason there is none.
-    async fn lease_out_of_pool(
-        &self,
-        request: &MachineRequest,
-        cancel: &CancellationToken,
-    ) -> Result<Option<Lease>, LeaseError> {
-        let runtime = self.root.runtime();
-        let is_for_pools = !(request.fresh_reboot || request.is_spare || self.reboots);
-        if !is_for_pools || !pool::is_there(runtime) {
-            return Ok(None);
-        }
-        let began = Instant::now();
-        let spec = self.spec(request).await?;
-        let key = self.key(request, &spec);
-        let Ok(folder) = self.root.machine_folder() else { return Ok(None) };
-        // Its memory is mapped from there: it is looked at as at each use.
-        let Found::Ready(template) = self.templates.open(&key) else { return Ok(None) };
-        let (qemu, slots) = (&self.qemu, &self.slots);
-        let ram = template.ram();
-        let wanted = Wanted { qemu, spec: &spec, slots, ram: &ram, folder: folder.path() };
-        let Some(taken) = pool::take(runtime, &key.id(), wanted).await else { return Ok(None) };
-        let Taken { machine, channels, slot, warm_up, ready_for } = taken;
-        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
-        let hostname = request.hostname.clone().unwrap_or_else(|| plan.any_hostname());
-        let launched = Launched { machine, channels, started: began };
-        match launched.open(None, folder.path(), plan.terms(&hostname, HANDOVER)).await {
-            Ok(running) => {
-                let begun = Begun { running, template: Some(*template), draft: None };
-                let (ready_in, pooled) = (began.elapsed(), Some(Pooled { ready_for, warm_up }));
-                Ok(Some(Lease { ready_in, pooled, ..begun.into_lease(request, folder, slot) }))
-            }
-            Err(NotStarted { error: LeaseError::Cancelled, .. }) => Err(LeaseError::Cancelled),
-            Err(NotStarted { error, .. }) => {
-                tracing::warn!(error = %text::chain(&error), "a machine out of a pool is of no use");
-                Ok(None)
-            }
-        }
-    }
-
-    /// The id of the template of a machine, be there one or not.
-    ///
-    /// # Errors
-    /// [`LeaseError`] of the kernel that was asked for.
-    pub async fn id_of(&self, request: &MachineRequest) -> Result<TemplateId, LeaseError> {
-        let spec = self.spec(request).await?;
-        Ok(self.key(request, &spec).id())
-    }
-
     /// The template of a machine, made when there is none, and the machine that is restored from it.
     ///
     /// # Errors
@@ -398,78 +348,6 @@ impl Provisioner {
             }
         }
         Ok(Begun { running, template: None, draft: None })
-    }
-
-    /// The machine that is wanted.
-    async fn spec(&self, request: &MachineRequest) -> Result<MachineSpec, LeaseError> {
-        let mut ports = request.ports.clone();
-        if request.link == LinkChoice::VirtConsole {
-            ports.push(ExtraPort::VirtConsole);
-        }
-        Ok(MachineSpec {
-            memory_mib: request.memory_mib,
-            cpus: request.cpus,
-            kernel: self.kernel(request).await?,
-            initrd: request.image.initrd.clone(),
-            cmdline: self.cmdline(request),
-            accel: self.accel,
-            reboots: self.reboots,
-            ports,
-            ssh_port: request.ssh_port,
-        })
-    }
-
-    /// The kernel's command line: the image's, with what it has to know of this host.
-    fn cmdline(&self, request: &MachineRequest) -> String {
-        let line = request.link.cmdline(&request.image.manifest.cmdline);
-        match self.tsc_khz {
-            Some(khz) => format!("tsc_early_khz={khz} {line}"),
-            None => line,
-        }
-    }
-
-    /// What its template depends on.
-    fn key(&self, request: &MachineRequest, spec: &MachineSpec) -> TemplateKey {
-        TemplateKey {
-            format: template::FORMAT,
-            image: request.image.manifest.digest(),
-            agent: request.image.manifest.agent.clone(),
-            kernel: request.kernel.as_ref().map(|(_, digest)| digest.clone()),
-            cmdline: spec.cmdline.clone(),
-            machine: spec.seen_by_guest(self.qemu.version),
-            host_cpu: self.tsc_khz.is_none().then(template::host_cpu),
-            qemu: self.qemu.digest.clone(),
-            layers: request.layers.clone(),
-        }
-    }
-
-    /// The kernel to boot: the image's, or a private copy of the one that was asked for, so that what
-    /// was checked is what is booted.
-    async fn kernel(&self, request: &MachineRequest) -> Result<PathBuf, LeaseError> {
-        let Some((path, digest)) = &request.kernel else {
-            return Ok(request.image.kernel.clone());
-        };
-        let mut kernels = self.kernels.lock().await;
-        if let Some(copy) = kernels.get(digest) {
-            return Ok(copy.clone());
-        }
-        let copy = self.root.path().join(format!("kernel-{}", digest.short()));
-        let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
-        let copying = tokio::task::spawn_blocking(move || {
-            let bytes = inspect_kernel(&from)?;
-            if Digest::of(&bytes) != wanted {
-                return Err(LeaseError::KernelChanged { path: from });
-            }
-            std::fs::write(&to, bytes).map_err(|source| LeaseError::Write { path: to, source })
-        });
-        match copying.await {
-            Ok(copied) => copied?,
-            Err(error) => {
-                return Err(LeaseError::Write { path: copy, source: io::Error::other(error) });
-            }
-        }
-        kernels.insert(digest.clone(), copy.clone());
-        Ok(copy)
     }
 }
 

@@ -1,0 +1,92 @@
+//! What machine a request stands for, and what its template depends on.
+
+use super::template::{self, TemplateId, TemplateKey};
+use super::{LeaseError, LinkChoice, MachineRequest, Provisioner};
+use crate::digest::Digest;
+use crate::image::inspect_kernel;
+use crate::machine::{ExtraPort, MachineSpec};
+use std::io;
+use std::path::PathBuf;
+
+impl Provisioner {
+    /// The id of the template of a machine, be there one or not.
+    ///
+    /// # Errors
+    /// [`LeaseError`] of the kernel that was asked for.
+    pub async fn id_of(&self, request: &MachineRequest) -> Result<TemplateId, LeaseError> {
+        let spec = self.spec(request).await?;
+        Ok(self.key(request, &spec).id())
+    }
+
+    /// The machine that is wanted.
+    pub(super) async fn spec(&self, request: &MachineRequest) -> Result<MachineSpec, LeaseError> {
+        let mut ports = request.ports.clone();
+        if request.link == LinkChoice::VirtConsole {
+            ports.push(ExtraPort::VirtConsole);
+        }
+        Ok(MachineSpec {
+            memory_mib: request.memory_mib,
+            cpus: request.cpus,
+            kernel: self.kernel(request).await?,
+            initrd: request.image.initrd.clone(),
+            cmdline: self.cmdline(request),
+            accel: self.accel,
+            reboots: self.reboots,
+            ports,
+            ssh_port: request.ssh_port,
+        })
+    }
+
+    /// The kernel's command line: the image's, with what it has to know of this host.
+    fn cmdline(&self, request: &MachineRequest) -> String {
+        let line = request.link.cmdline(&request.image.manifest.cmdline);
+        match self.tsc_khz {
+            Some(khz) => format!("tsc_early_khz={khz} {line}"),
+            None => line,
+        }
+    }
+
+    /// What its template depends on.
+    pub(super) fn key(&self, request: &MachineRequest, spec: &MachineSpec) -> TemplateKey {
+        TemplateKey {
+            format: template::FORMAT,
+            image: request.image.manifest.digest(),
+            agent: request.image.manifest.agent.clone(),
+            kernel: request.kernel.as_ref().map(|(_, digest)| digest.clone()),
+            cmdline: spec.cmdline.clone(),
+            machine: spec.seen_by_guest(self.qemu.version),
+            host_cpu: self.tsc_khz.is_none().then(template::host_cpu),
+            qemu: self.qemu.digest.clone(),
+            layers: request.layers.clone(),
+        }
+    }
+
+    /// The kernel to boot: the image's, or a private copy of the one that was asked for, so that what
+    /// was checked is what is booted.
+    async fn kernel(&self, request: &MachineRequest) -> Result<PathBuf, LeaseError> {
+        let Some((path, digest)) = &request.kernel else {
+            return Ok(request.image.kernel.clone());
+        };
+        let mut kernels = self.kernels.lock().await;
+        if let Some(copy) = kernels.get(digest) {
+            return Ok(copy.clone());
+        }
+        let copy = self.root.path().join(format!("kernel-{}", digest.short()));
+        let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
+        let copying = tokio::task::spawn_blocking(move || {
+            let bytes = inspect_kernel(&from)?;
+            if Digest::of(&bytes) != wanted {
+                return Err(LeaseError::KernelChanged { path: from });
+            }
+            std::fs::write(&to, bytes).map_err(|source| LeaseError::Write { path: to, source })
+        });
+        match copying.await {
+            Ok(copied) => copied?,
+            Err(error) => {
+                return Err(LeaseError::Write { path: copy, source: io::Error::other(error) });
+            }
+        }
+        kernels.insert(digest.clone(), copy.clone());
+        Ok(copy)
+    }
+}
