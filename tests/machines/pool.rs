@@ -207,11 +207,12 @@ fn a_pool_that_stops_lets_checks_end() {
     let unknown = guestline.run(&["pool", "stop", "nonsense"]);
     assert_eq!(unknown.status, 255);
     assert!(unknown.stderr.contains("there is no pool `nonsense`"), "{}", unknown.stderr);
-    let running = guestline.start(&["check", "sleep 3"]);
+    let running = guestline.start(&["check", "sleep 6"]);
     wait_for("the taker", || (pool.status()?["lent"] == 1).then_some(()));
     let id = pool.status().unwrap()["id"].as_str().unwrap().to_owned();
     let stopped = guestline.run(&["pool", "stop", &id[..6]]);
-    assert_eq!(stopped.stdout(), format!("pool {id} is stopped\n"));
+    let told = format!("pool {id} stops when the checks in 1 machine have ended\n");
+    assert_eq!(stopped.stdout(), told);
     let listed = guestline.run(&["pool", "list"]).stdout();
     assert!(listed.contains("stops when the checks in its machines have ended"), "{listed}");
     running.wait().assert_verdict(0, "passed");
@@ -246,12 +247,10 @@ fn what_a_keeper_is_told() {
     // Somebody who asks for a machine and goes away has none.
     assert!(ask("{\"version\":1,\"request\":\"take\"}\n").contains("\"answer\":\"machine\""));
     pool.wait_for(2);
+    assert!(ask("{\"version\":1,\"request\":\"taken\"}\n").contains("no machine was given"));
     // Others want the memory: one goes, and is not made anew at once.
     let answer = ask("{\"version\":1,\"request\":\"make-room\"}\n");
-    assert!(
-        answer.contains("\"ready\":1") && answer.contains("others need the memory"),
-        "{answer}"
-    );
+    assert!(answer.contains("others need the memory"), "{answer}");
     let listed = guestline.run(&["pool", "list"]).stdout();
     assert!(listed.contains("1/2") && listed.contains("others need the memory"), "{listed}");
     pool.wait_for(2);

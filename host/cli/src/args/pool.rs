@@ -13,7 +13,8 @@ one else. A ready machine has never run a test, and is gone after it.
   guestline check 'grep -q avx2 /proc/cpuinfo'
   guestline pool stop
 
-Exit status: 0, 2 wrong usage, or there is such a pool already, 125 the set-up broke, 255 Guestline failed.";
+Exit status: 0, 2 wrong usage, or there is such a pool already, 125 the set-up broke, 129, 130, 143
+interrupted, 255 a keeper does not do what it is asked, or there is no such pool.";
 
 #[derive(Debug, Args)]
 pub(crate) struct PoolArgs {

@@ -7,15 +7,16 @@ use crate::commands::check;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
-use crate::machines::{self, Failure, now_us, span};
+use crate::machines::{self, FAILED, Failure, now_us, span};
 use crate::signals;
 use crate::table;
 use crate::terminal::Progress;
 use guestline::dirs::Dirs;
 use guestline::machine::Qemu;
-use guestline::provision::pool::{self, KeeperError, PoolSpec, PoolStatus};
+use guestline::provision::pool::{self, KeeperError, NotReady, PoolError, PoolSpec, PoolStatus};
 use guestline::provision::{MachineRequest, NamedTemplate, Provisioner, WorkRoot};
 use guestline::text;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -127,7 +128,7 @@ fn words(global: &GlobalArgs, args: &PoolStartArgs) -> Result<Vec<OsString>, Com
 }
 
 async fn list(dirs: Dirs, json: bool) -> Result<u8, Failure> {
-    let pools = pool::pools(&dirs).await?;
+    let (pools, stuck) = pool::pools(&dirs).await;
     let lines = match json {
         true => pools
             .iter()
@@ -135,7 +136,17 @@ async fn list(dirs: Dirs, json: bool) -> Result<u8, Failure> {
             .collect::<Result<String, serde_json::Error>>()?,
         false => table(&pools, now_us()),
     };
-    print(&lines)
+    print(&lines)?;
+    Ok(tell_stuck(&stuck))
+}
+
+/// Says which keepers do not answer, and gives the exit status.
+fn tell_stuck(stuck: &[PoolError]) -> u8 {
+    for error in stuck {
+        let kill = format!("`kill -9 {}` ends it and its machines", error.pid);
+        Failure::new(text::chain(error)).hint(kill).print();
+    }
+    if stuck.is_empty() { 0 } else { FAILED }
 }
 
 fn print(text: &str) -> Result<u8, Failure> {
@@ -170,7 +181,7 @@ fn table(pools: &[PoolStatus], now_us: u64) -> String {
 }
 
 async fn stop(dirs: Dirs, ids: Vec<String>) -> Result<u8, Failure> {
-    let pools = pool::pools(&dirs).await?;
+    let (pools, stuck) = pool::pools(&dirs).await;
     for id in &ids {
         if !pools.iter().any(|pool| pool.id.starts_with(id)) {
             return Err(Failure::new(format!("there is no pool `{}`", text::printable(id)))
@@ -180,11 +191,17 @@ async fn stop(dirs: Dirs, ids: Vec<String>) -> Result<u8, Failure> {
     let is_meant =
         |pool: &&PoolStatus| ids.is_empty() || ids.iter().any(|id| pool.id.starts_with(id));
     for pool in pools.iter().filter(is_meant) {
-        if pool::stop(&dirs, &pool.id).await? {
-            print(&format!("pool {} is stopped\n", pool.id))?;
+        let id = &pool.id;
+        match pool::stop(&dirs, id).await? {
+            None => {}
+            Some(0) => drop(print(&format!("pool {id} is stopped\n"))?),
+            Some(lent) => {
+                let lent = machines_of(lent);
+                print(&format!("pool {id} stops when the checks in {lent} have ended\n"))?;
+            }
         }
     }
-    Ok(0)
+    Ok(tell_stuck(if ids.is_empty() { &stuck } else { &[] }))
 }
 
 /// `guestline keep-pool`: the keeper itself.
@@ -210,9 +227,20 @@ fn prepare(
 ) -> Result<Result<Prepared, String>, CommandError> {
     let context = Context::new()?;
     let wanted = wanted(&context, args)?;
-    let root = WorkRoot::create(&context.dirs, false)?;
-    let log = File::create(root.path().join("keeper.log"))?;
-    nix::unistd::dup2_stderr(&log)?;
+    let work_root = || {
+        let root = WorkRoot::create(&context.dirs, false)?;
+        let log = File::create(root.path().join("keeper.log"))?;
+        nix::unistd::dup2_stderr(&log)?;
+        Ok::<_, io::Error>(root)
+    };
+    let root = match work_root() {
+        Ok(root) => root,
+        Err(error) => {
+            let folder = context.dirs.runtime.display();
+            return Ok(Err(format!("cannot make a work folder in `{folder}`: {error}\n")));
+        }
+    };
+    allow_descriptors();
     check::start_log(global.verbose.max(1));
     let qemu = match Qemu::find(&context.dirs) {
         Ok(qemu) => qemu,
@@ -240,6 +268,16 @@ fn prepare(
     Ok(Ok(Prepared { context, root, provisioner, spec }))
 }
 
+/// A ready machine has some sixteen descriptors open here, and the usual limit is 1024 (getrlimit(2)).
+const DESCRIPTORS: u64 = 4096;
+
+fn allow_descriptors() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Without it there are fewer machines, and that is told.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS).min(hard), hard);
+    }
+}
+
 impl Prepared {
     fn run(self) -> Result<u8, CommandError> {
         let Self { context, root, provisioner, spec } = self;
@@ -260,7 +298,11 @@ impl Prepared {
                     tell_failed(error.to_text(), USAGE)
                 }
                 Err(error) => {
-                    tell_failed(format!("errored  pool start: {}\n", text::chain(&error)), BROKEN)
+                    let mut lines = format!("errored  pool start: {}\n", text::chain(&error));
+                    if let KeeperError::Machine(NotReady::Lease(failed)) = &error {
+                        lines += &lease::evidence(failed);
+                    }
+                    tell_failed(lines, BROKEN)
                 }
             })
         })

@@ -1,5 +1,5 @@
-//! A machine that goes from one process of ours to another: QEMU stays the child of who started it, who alone can kill and
-//! reap it; everything else is the other one's.
+//! A machine that goes from one process of ours to another: QEMU stays the child of who started it, who alone reaps
+//! it; everything else is the other one's.
 //!
 //! ```text
 //! who started it   hand_over ──> pid, QMP connection, machine's ends of the sockets ──> take_over   who goes on with it

@@ -500,6 +500,36 @@ mod tests {
         assert!(watch.ended().await.unwrap());
     }
 
+    #[tokio::test]
+    async fn a_connection_goes_on_with_somebody_else() {
+        use qapi::qmp::stop;
+        use tokio::io::AsyncBufReadExt;
+        let (ours, qemu) = UnixStream::pair().unwrap();
+        let (reader, mut answers) = qemu.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let (first, mut events) = Qmp::connect(ours);
+        assert!(lines.next_line().await.unwrap().unwrap().contains("qmp_capabilities"));
+        let connection = first.give_away().await.unwrap();
+        // Who gave it away hears and says nothing any more; nobody negotiates again.
+        assert!(events.recv().await.is_none());
+        assert!(matches!(first.execute(&stop {}).await, Err(QmpError::Gone)));
+        assert!(first.give_away().await.is_err());
+        drop(first);
+        let connection = std::os::unix::net::UnixStream::from(connection);
+        let (second, mut events) = Qmp::resume(UnixStream::from_std(connection).unwrap());
+        let peer = async {
+            let said = lines.next_line().await.unwrap().unwrap();
+            let said: Value = serde_json::from_str(&said).unwrap();
+            assert_eq!(said["execute"], "stop");
+            let mut text = line("GUEST_PANICKED", r#"{"action":"pause"}"#);
+            text.extend(format!("\n{}\n", json!({"return": {}, "id": said["id"]})).into_bytes());
+            answers.write_all(&text).await.unwrap();
+        };
+        let (stopped, ()) = tokio::join!(second.execute(&stop {}), peer);
+        assert!(stopped.is_ok());
+        assert_eq!(events.recv().await, Some(QmpEvent::GuestPanicked));
+    }
+
     fn line_of(status: &str) -> Vec<u8> {
         line("MIGRATION", &json!({ "status": status }).to_string())
     }

@@ -2,7 +2,7 @@
 
 use super::memory::MemoryError;
 use super::slots::Slot;
-use super::start::SpareLines;
+use super::start::LineCopies;
 use super::template::{Draft, Notice, Template, TemplateId};
 use super::workfolder::WorkFolder;
 use crate::capture::{Console, ConsoleLine};
@@ -270,7 +270,7 @@ pub struct Lease {
     pub(super) slot: Slot,
     pub(super) cpus: u32,
     /// The lines of its link once more, for a machine that is to be given away.
-    pub(super) spare: Option<SpareLines>,
+    pub(super) lines: Option<LineCopies>,
     /// Held so that nobody removes the template while its memory file is in use.
     pub(super) _template: Option<Template>,
     /// Held because the machine's memory is mapped from it.
@@ -292,7 +292,7 @@ pub struct Pooled {
 pub(super) struct GivenAway {
     pub(super) machine: Machine,
     pub(super) console: OwnedFd,
-    pub(super) lines: SpareLines,
+    pub(super) lines: LineCopies,
     pub(super) slot: Slot,
     pub(super) held: Held,
 }
@@ -337,14 +337,14 @@ impl Lease {
 
     /// Ends the session with the agent, and stops to listen to all but QEMU.
     pub(super) async fn give_away(self) -> io::Result<GivenAway> {
-        let Self { guest, machine, console, folder, slot, spare, .. } = self;
+        let Self { guest, machine, console, folder, slot, lines, .. } = self;
         let (_template, _draft, _image) = (self._template, self._draft, self._image);
         let link = guest.link().cloned();
         drop(guest);
         if let Some(link) = link {
             timeout(CLOSED, link.closed()).await?;
         }
-        let lines = spare.ok_or(io::ErrorKind::NotFound)?;
+        let lines = lines.ok_or(io::ErrorKind::NotFound)?;
         let console = console.give_away().await?;
         let held = Held { folder, _template, _draft, _image };
         Ok(GivenAway { machine, console, lines, slot, held })

@@ -7,8 +7,9 @@
 //! ```
 
 use super::lease::LeaseError;
-use super::set_up::{not_set_up, set_up};
-use super::start::{NotStarted, Running, Terms, launch};
+use super::set_up::{SetUpTerms, not_set_up, set_up};
+use super::slots::Slot;
+use super::start::{NotStarted, Running, Terms};
 use super::template::{Draft, Found, Making, Notice, Template, TemplateKey};
 use super::{MachineRequest, Provisioner, identity};
 use crate::host::free_mib;
@@ -35,6 +36,8 @@ pub(super) struct Plan<'a> {
     pub(super) spec: &'a MachineSpec,
     /// Where its QEMU works.
     pub(super) folder: &'a Path,
+    /// What it takes of the host.
+    pub(super) slot: &'a Slot,
     pub(super) cancel: &'a CancellationToken,
 }
 
@@ -167,10 +170,10 @@ impl Provisioner {
         check_room(making.folder(), plan.spec.memory_mib)?;
         let draft = Draft::new(plan.spec.memory_mib).map_err(no_draft)?;
         let origin = Origin::BootSavable { ram: &draft.ram() };
-        let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
+        let launched = self.launch(plan, origin).await?;
         // It is given a name as those that are restored from it are: what that takes is ready then.
         let name = plan.any_hostname();
-        let terms = plan.terms(&name, plan.request.boot_timeout);
+        let terms = plan.terms_of_maker(&name);
         let running = launched.open(None, plan.folder, terms).await;
         self.save(plan, making, draft, running.map_err(NoTemplate::NotStarted)?, go_on).await
     }
@@ -191,13 +194,15 @@ impl Provisioner {
         let draft = draft.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         let draft = draft.map_err(no_draft)?;
         let origin = Origin::RestoreSavable { ram: &draft.ram() };
-        let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
+        let launched = self.launch(plan, origin).await?;
         let name = plan.any_hostname();
-        let terms = plan.terms(&name, plan.request.boot_timeout);
+        let terms = plan.terms_of_maker(&name);
         let running = launched.open(Some(&state), plan.folder, terms).await;
         let running = running.map_err(NoTemplate::NotStarted)?;
         let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
-        if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
+        if let Err(error) =
+            set_up(SetUpTerms::of(plan), &running.machine, &running.guest, lines).await
+        {
             return Err(NoTemplate::NotStarted(not_set_up(running, error).await));
         }
         self.save(plan, making, draft, running, go_on).await
@@ -207,8 +212,13 @@ impl Provisioner {
 impl<'a> Plan<'a> {
     /// How its machine is begun, under a name, and how long that may take.
     pub(super) fn terms(self, hostname: &'a str, timeout: Duration) -> Terms<'a> {
-        let (link, is_spare) = (self.request.link, self.request.is_spare);
-        Terms { link, hostname, timeout, is_spare, cancel: self.cancel }
+        let (link, keeps_lines) = (self.request.link, self.request.for_pool);
+        Terms { link, hostname, timeout, keeps_lines, cancel: self.cancel }
+    }
+
+    /// How a machine is begun that is to be saved: what closes its link before the save does not show in the guest.
+    fn terms_of_maker(self, hostname: &'a str) -> Terms<'a> {
+        Terms { keeps_lines: true, ..self.terms(hostname, self.request.boot_timeout) }
     }
 
     /// A host name that no other machine has.
@@ -218,7 +228,7 @@ impl<'a> Plan<'a> {
 }
 
 fn no_draft(error: io::Error) -> NoTemplate {
-    NoTemplate::Impossible(format!("no memory to save the machine to: {error}"))
+    NoTemplate::Impossible(format!("cannot make a file in memory to save the machine to: {error}"))
 }
 
 /// What cannot be kept in the end is not begun.

@@ -49,10 +49,10 @@ use crate::image::Image;
 use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
-use set_up::{not_set_up, set_up};
+use set_up::{SetUpTerms, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
-use start::{NotStarted, Running, launch};
+use start::{Launched, NotStarted, Running, launch};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,7 +96,7 @@ pub struct MachineRequest {
     /// See [`MachineSpec::ssh_port`].
     pub ssh_port: Option<u16>,
     /// It waits in a pool until somebody wants it.
-    pub is_spare: bool,
+    pub for_pool: bool,
 }
 
 /// A machine that is ready, and what it goes on from.
@@ -110,7 +110,7 @@ struct Begun {
 impl Begun {
     fn into_lease(self, request: &MachineRequest, folder: WorkFolder, slot: Slot) -> Lease {
         let Self { running, template, draft } = self;
-        let Running { machine, guest, console, ports, answered_in, skew, spare, .. } = running;
+        let Running { machine, guest, console, ports, answered_in, skew, lines, .. } = running;
         let snapshots = MachineSnapshots::new(machine.snapshots(), guest.clone());
         Lease {
             guest: guest.with_snapshots(Arc::new(snapshots)),
@@ -126,7 +126,7 @@ impl Begun {
             folder,
             slot,
             cpus: request.cpus,
-            spare,
+            lines,
             _template: template,
             _draft: draft,
             _image: request.image.clone(),
@@ -157,7 +157,7 @@ impl MachineRequest {
             ports: Vec::new(),
             link: LinkChoice::Auto,
             ssh_port: None,
-            is_spare: false,
+            for_pool: false,
         }
     }
 }
@@ -229,16 +229,16 @@ impl Provisioner {
         if let Some(lease) = self.lease_out_of_pool(request, cancel).await? {
             return Ok(lease);
         }
-        let Place { spec, folder, mut slot } = self.place(request, cancel).await?;
+        let Place { spec, folder, slot } = self.place(request, cancel).await?;
         let began = Instant::now();
         let mut notices = Vec::new();
         let key = self.key(request, &spec);
-        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
+        let plan =
+            Plan { key: &key, request, spec: &spec, folder: folder.path(), slot: &slot, cancel };
         match self.running(plan, &mut notices).await {
             Ok(Begun { running, template, draft }) => {
-                slot.set_qemu(running.machine.pid());
-                if draft.is_some() {
-                    slot.add_memory(request.memory_mib);
+                if let Some(draft) = &draft {
+                    slot.add_memory(draft.size_mib());
                 }
                 let begun = Begun { running, template, draft };
                 let ready_in = began.elapsed();
@@ -259,10 +259,11 @@ impl Provisioner {
         request: &MachineRequest,
         cancel: &CancellationToken,
     ) -> Result<(MachineSpec, Template, Vec<Notice>), FailedLease> {
-        let Place { spec, folder, slot: _slot } = self.place(request, cancel).await?;
+        let Place { spec, folder, slot } = self.place(request, cancel).await?;
         let mut notices = Vec::new();
         let key = self.key(request, &spec);
-        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
+        let plan =
+            Plan { key: &key, request, spec: &spec, folder: folder.path(), slot: &slot, cancel };
         match self.template(plan, &mut notices).await {
             Ok(template) => Ok((spec, template, notices)),
             Err(NoTemplate::Impossible(why)) => {
@@ -287,7 +288,7 @@ impl Provisioner {
         })?;
         // What waits in pools goes before what is wanted; not for more of the same.
         let ask_for_room = |runtime: &Path| {
-            if !request.is_spare {
+            if !request.for_pool {
                 pool::ask_for_room(runtime);
             }
         };
@@ -296,6 +297,13 @@ impl Provisioner {
             () = cancel.cancelled() => return Err(LeaseError::Cancelled),
         };
         Ok(Place { spec: self.spec(request).await?, folder, slot })
+    }
+
+    /// Starts QEMU of a machine, and notes that its memory is that process's.
+    async fn launch(&self, plan: Plan<'_>, origin: Origin<'_>) -> Result<Launched, LeaseError> {
+        let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
+        plan.slot.set_qemu(launched.machine.pid());
+        Ok(launched)
     }
 
     /// A machine that is ready.
@@ -326,7 +334,7 @@ impl Provisioner {
                 }
             };
             let origin = Origin::Restore { ram: &template.ram() };
-            let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
+            let launched = self.launch(plan, origin).await?;
             match launched.open(Some(&template.state()), plan.folder, terms).await {
                 Ok(running) => {
                     return Ok(Begun { running, template: Some(template), draft: None });
@@ -339,11 +347,12 @@ impl Provisioner {
                 }
             }
         }
-        let launched = launch(&self.qemu, plan.spec, Origin::Boot, plan.folder).await?;
+        let launched = self.launch(plan, Origin::Boot).await?;
         let terms = plan.terms(&hostname, plan.request.boot_timeout);
         let running = launched.open(None, plan.folder, terms).await?;
         for lines in &plan.key.layers {
-            if let Err(error) = set_up(plan, &running.machine, &running.guest, lines).await {
+            let terms = SetUpTerms::of(plan);
+            if let Err(error) = set_up(terms, &running.machine, &running.guest, lines).await {
                 return Err(not_set_up(running, error).await);
             }
         }

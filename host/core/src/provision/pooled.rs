@@ -21,13 +21,16 @@ impl Provisioner {
         cancel: &CancellationToken,
     ) -> Result<Option<Lease>, LeaseError> {
         let runtime = self.root.runtime();
-        let is_for_pools = !(request.fresh_reboot || request.is_spare || self.reboots);
+        let is_for_pools = !(request.fresh_reboot || request.for_pool || self.reboots);
         if !is_for_pools || !pool::is_there(runtime) {
             return Ok(None);
         }
         let began = Instant::now();
         let spec = self.spec(request).await?;
         let key = self.key(request, &spec);
+        if !pool::is_there_of(runtime, &key.id()) {
+            return Ok(None);
+        }
         let Ok(folder) = self.root.machine_folder() else { return Ok(None) };
         // Its memory is mapped from there: it is looked at as at each use.
         let Found::Ready(template) = self.templates.open(&key) else { return Ok(None) };
@@ -36,7 +39,8 @@ impl Provisioner {
         let wanted = Wanted { qemu, spec: &spec, slots, ram: &ram, folder: folder.path() };
         let Some(taken) = pool::take(runtime, &key.id(), wanted).await else { return Ok(None) };
         let Taken { machine, channels, slot, warm_up, ready_for } = taken;
-        let plan = Plan { key: &key, request, spec: &spec, folder: folder.path(), cancel };
+        let plan =
+            Plan { key: &key, request, spec: &spec, folder: folder.path(), slot: &slot, cancel };
         let hostname = request.hostname.clone().unwrap_or_else(|| plan.any_hostname());
         let launched = Launched { machine, channels, started: began };
         match launched.open(None, folder.path(), plan.terms(&hostname, HANDOVER)).await {

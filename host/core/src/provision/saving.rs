@@ -12,9 +12,13 @@ use crate::text;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// A clock that was set over the link is not exacter than this.
 const CLOCK_GRAIN: Duration = Duration::from_millis(5);
+
+/// A QEMU that is started is there sooner, and a link that nobody wants is closed sooner.
+const THERE: Duration = Duration::from_secs(1);
 
 /// A machine that was saved, and stands.
 struct Stood {
@@ -37,17 +41,17 @@ impl Provisioner {
         running: Running,
         go_on: Option<Terms<'_>>,
     ) -> Result<Saved, NoTemplate> {
-        let Running { machine, mut console, started, guest, .. } = running;
+        // Its lines stay open until it is killed.
+        let Running { machine, mut console, started, guest, lines: _lines, .. } = running;
         let (ready, waiting) = (started.elapsed(), Instant::now());
         let saved = tokio::select! {
             biased;
             ending = machine.ended() => Err(LeaseError::ended(ending).into()),
             () = plan.cancel.cancelled() => Err(LeaseError::Cancelled.into()),
-            saved = self.save_quiet(plan, &draft, &machine, &guest, go_on.is_some()) => saved,
+            saved = self.save_quiet(plan, &draft, &machine, guest, go_on.is_some()) => saved,
         };
         let ending = async {
             machine.kill().await;
-            drop(guest);
             let _ = console.finish().await;
         };
         let Stood { quiet, waited, next } = match saved {
@@ -93,7 +97,7 @@ impl Provisioner {
         plan: Plan<'_>,
         draft: &Draft,
         machine: &Machine,
-        guest: &Guest,
+        guest: Guest,
         goes_on: bool,
     ) -> Result<Result<Stood, String>, NoTemplate> {
         let waiting = Instant::now();
@@ -109,6 +113,8 @@ impl Provisioner {
         if let Some(why) = wrong_clock(&clock, waited) {
             return Ok(Err(why));
         }
+        // What the host says meets a guest that stands: its device would write to memory that is saved already.
+        close(guest).await;
         match machine.save(&draft.state()).await {
             Ok(()) => Ok(Ok(Stood { quiet, waited, next })),
             Err(error) => {
@@ -169,15 +175,15 @@ impl Provisioner {
         terms: Terms<'_>,
     ) -> Result<Option<Running>, NotStarted> {
         let next = match next {
-            // What QEMU has written to, it would not see as it was saved.
-            Some(next)
-                if next.machine.is_running().await.is_ok()
-                    && draft.is_untouched_by(next.machine.pid()) =>
-            {
-                next
+            Some(next) if is_fresh(&next.machine, draft, terms.timeout).await => next,
+            next => {
+                if let Some(next) = next {
+                    next.machine.kill().await;
+                }
+                self.launch_next(plan, draft).await?
             }
-            _ => self.launch_next(plan, draft).await?,
         };
+        plan.slot.set_qemu(next.machine.pid());
         match next.open(Some(&draft.state()), plan.folder, terms).await {
             Ok(running) => Ok(Some(running)),
             Err(not) if not.error.is_templates_fault() => {
@@ -186,6 +192,21 @@ impl Provisioner {
             }
             Err(not) => Err(not),
         }
+    }
+}
+
+/// Is all of it there, and the memory as it was saved? What QEMU has written to, it would not see so.
+async fn is_fresh(machine: &Machine, draft: &Draft, limit: Duration) -> bool {
+    matches!(timeout(limit.min(THERE), machine.is_running()).await, Ok(Ok(_)))
+        && draft.is_untouched_by(machine.pid())
+}
+
+/// Ends the session with the agent.
+async fn close(guest: Guest) {
+    let link = guest.link().cloned();
+    drop(guest);
+    if let Some(link) = link {
+        let _ = timeout(THERE, link.closed()).await;
     }
 }
 

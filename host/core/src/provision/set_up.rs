@@ -8,14 +8,30 @@ use crate::guest::Guest;
 use crate::link::LinkError;
 use crate::machine::{Ending, Machine};
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// So much of a line's output is read, and so much of its end is shown.
 const OUTPUT: usize = 1024 * 1024;
 const OUTPUT_SHOWN: usize = 4096;
 
+/// How long a line may take, and whether it is wanted still.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SetUpTerms<'a> {
+    pub(super) limit: Duration,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+impl<'a> SetUpTerms<'a> {
+    /// Of a layer's lines.
+    pub(super) fn of(plan: Plan<'a>) -> Self {
+        Self { limit: plan.request.set_up_timeout, cancel: plan.cancel }
+    }
+}
+
 /// Runs lines one after the other; the first that does not end with status 0 is the last.
 pub(super) async fn set_up(
-    plan: Plan<'_>,
+    terms: SetUpTerms<'_>,
     machine: &Machine,
     guest: &Guest,
     lines: &[String],
@@ -23,13 +39,13 @@ pub(super) async fn set_up(
     for line in lines {
         let failed = |failure| LeaseError::SetUp { line: line.clone(), failure };
         let request = ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
-        let limit = plan.request.set_up_timeout;
+        let SetUpTerms { limit, cancel } = terms;
         let before = machine.cpu_share();
         let ran = tokio::select! {
             biased;
             ran = guest.run(request, &[], OUTPUT) => ran,
             ending = machine.ended() => return Err(ended_in_set_up(ending, line)),
-            () = plan.cancel.cancelled() => return Err(LeaseError::Cancelled),
+            () = cancel.cancelled() => return Err(LeaseError::Cancelled),
             () = tokio::time::sleep(limit) => {
                 let starved = machine.cpu_share().waited_since(&before);
                 return Err(failed(SetUpFailure::TimedOut { limit, starved }));

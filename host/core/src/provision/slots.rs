@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify};
 
@@ -47,7 +47,7 @@ struct Inner {
 pub(super) struct Slot {
     slots: Slots,
     path: PathBuf,
-    record: SlotRecord,
+    record: std::sync::Mutex<SlotRecord>,
 }
 
 /// `slot.json`.
@@ -126,9 +126,7 @@ impl Slots {
                     Decision::Fits => {
                         let record = SlotRecord { memory_mib: wanted, cores: 0, qemu: None };
                         let path = folder.join(SLOT);
-                        let slot = Slot { slots: self.clone(), path, record };
-                        slot.write()?;
-                        return Ok(slot);
+                        return Slot::new(self, path, record);
                     }
                     Decision::Never(most_mib) => {
                         let free_mib = most_mib.saturating_sub(OVERHEAD_MIB);
@@ -145,18 +143,15 @@ impl Slots {
         }
     }
 
-    /// Takes what a machine has that was another process's until now, which gives it back after this.
+    /// Takes what a machine has that was another process's until now, which gives it back after this; with QEMU's own memory.
     pub(super) fn take_over(
         &self,
         folder: &Path,
         memory_mib: u64,
         qemu: u32,
     ) -> Result<Slot, SlotError> {
-        let memory_mib = memory_mib.saturating_add(OVERHEAD_MIB);
         let record = SlotRecord { memory_mib, cores: 0, qemu: Some(qemu) };
-        let slot = Slot { slots: self.clone(), path: folder.join(SLOT), record };
-        slot.write()?;
-        Ok(slot)
+        Slot::new(self, folder.join(SLOT), record)
     }
 
     fn lock(&self) -> Result<Flock<File>, SlotError> {
@@ -195,22 +190,32 @@ impl Slots {
 }
 
 impl Slot {
-    /// Notes whose memory it is.
-    pub(super) fn set_qemu(&mut self, pid: u32) {
-        self.record.qemu = Some(pid);
-        // Without it the machine counts in full.
-        let _ = self.write();
+    fn new(slots: &Slots, path: PathBuf, record: SlotRecord) -> Result<Self, SlotError> {
+        let slot = Self { slots: slots.clone(), path, record: record.into() };
+        slot.change(|_| ())?;
+        Ok(slot)
     }
 
-    /// Notes that it takes more memory than it asked for.
-    pub(super) fn add_memory(&mut self, memory_mib: u64) {
-        self.record.memory_mib = self.record.memory_mib.saturating_add(memory_mib);
-        let _ = self.write();
+    /// Notes whose memory it is.
+    pub(super) fn set_qemu(&self, pid: u32) {
+        // Without it the machine counts in full.
+        let _ = self.change(|record| record.qemu = Some(pid));
+    }
+
+    /// Notes that it has come to take more memory than it asked for.
+    pub(super) fn add_memory(&self, memory_mib: u64) {
+        let _ =
+            self.change(|record| record.memory_mib = record.memory_mib.saturating_add(memory_mib));
+    }
+
+    /// What it may come to take, with QEMU's own, MiB.
+    pub(super) fn memory_mib(&self) -> u64 {
+        self.record().memory_mib
     }
 
     /// Waits until so many cores are free for a test; more than there are count as all of them. Cancel safe.
-    pub(super) async fn take_cores(&mut self, cores: u32) -> Result<(), SlotError> {
-        let slots = self.slots.clone();
+    pub(super) async fn take_cores(&self, cores: u32) -> Result<(), SlotError> {
+        let slots = &self.slots;
         let cores = cores.min(slots.0.cores).max(1);
         let _turn = slots.0.cores_turn.lock().await;
         loop {
@@ -219,18 +224,23 @@ impl Slot {
                 let _lock = slots.lock()?;
                 let taken = slots.taken(Some(&self.path)).cores;
                 if taken.saturating_add(cores) <= slots.0.cores {
-                    self.record.cores = cores;
-                    return self.write();
+                    return self.change(|record| record.cores = cores);
                 }
             }
             let _ = tokio::time::timeout(LOOK, freed).await;
         }
     }
 
-    fn write(&self) -> Result<(), SlotError> {
+    fn record(&self) -> std::sync::MutexGuard<'_, SlotRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut SlotRecord)) -> Result<(), SlotError> {
+        let mut record = self.record();
+        change(&mut record);
         let path = &self.path;
         let fresh = path.with_extension("new");
-        let written = serde_json::to_vec(&self.record)
+        let written = serde_json::to_vec(&*record)
             .map_err(io::Error::from)
             .and_then(|text| fs::write(&fresh, text))
             .and_then(|()| fs::rename(&fresh, path));
@@ -308,8 +318,8 @@ mod tests {
         let roots = [0, 1].map(|_| WorkRoot::create(&dirs, false).unwrap());
         let accounts = [0, 1].map(|_| Slots::new(&dirs.runtime, 2));
         let folders: Vec<_> = roots.iter().map(|root| root.machine_folder().unwrap()).collect();
-        let mut first = accounts[0].take(folders[0].path(), 10, |_| ()).await.unwrap();
-        let mut second = accounts[1].take(folders[1].path(), 10, |_| ()).await.unwrap();
+        let first = accounts[0].take(folders[0].path(), 10, |_| ()).await.unwrap();
+        let second = accounts[1].take(folders[1].path(), 10, |_| ()).await.unwrap();
         assert_eq!(accounts[0].taken(None).count, 2);
         // More than there are count as all.
         first.take_cores(8).await.unwrap();
@@ -323,6 +333,15 @@ mod tests {
         fs::write(dead.parent().unwrap().join("lock"), "").unwrap();
         fs::copy(folders[1].path().join(SLOT), dead.join(SLOT)).unwrap();
         assert_eq!(accounts[0].taken(None).count, 1);
+        // A machine that changes hands is in one account, or for a moment in both.
+        let third = roots[0].machine_folder().unwrap();
+        let taken = accounts[0].take_over(third.path(), second.memory_mib(), u32::MAX).unwrap();
+        assert_eq!(accounts[0].taken(None).count, 2);
+        drop(second);
+        let wanted = Taken { count: 1, owed_mib: 10 + OVERHEAD_MIB, ..Taken::default() };
+        assert_eq!(accounts[1].taken(None), wanted);
+        taken.add_memory(90);
+        assert_eq!(accounts[1].taken(None).owed_mib, 100 + OVERHEAD_MIB);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use super::lease::LeaseError;
 use super::opening::{Lines, LinkChoice, open_link};
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
-use crate::machine::{Channels, CpuShare, Machine, MachineSpec, Origin, Qemu};
+use crate::machine::{Channels, CpuShare, Machine, MachineSpec, Origin, Qemu, StartError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -27,13 +27,13 @@ pub(super) struct Running {
     pub(super) answered_in: Duration,
     /// How far its clock was off when it was set.
     pub(super) skew: Skew,
-    /// The lines of its link once more, for a machine that is to be given away.
-    pub(super) spare: Option<SpareLines>,
+    /// See [`Terms::keeps_lines`].
+    pub(super) lines: Option<LineCopies>,
 }
 
 /// The host's ends of the lines that a link goes over, for who opens the next one.
 #[derive(Debug)]
-pub(super) struct SpareLines {
+pub(super) struct LineCopies {
     pub(super) control: OwnedFd,
     pub(super) bulk: OwnedFd,
     pub(super) reserve: OwnedFd,
@@ -47,7 +47,7 @@ pub(super) struct Launched {
     pub(super) started: Instant,
 }
 
-impl SpareLines {
+impl LineCopies {
     fn of(channels: &Channels) -> io::Result<Self> {
         let again = |line: &UnixStream| line.as_fd().try_clone_to_owned();
         let (control, bulk) = (again(&channels.control)?, again(&channels.bulk)?);
@@ -62,8 +62,8 @@ pub(super) struct Terms<'a> {
     /// The name that it is to have.
     pub(super) hostname: &'a str,
     pub(super) timeout: Duration,
-    /// It is to be given away.
-    pub(super) is_spare: bool,
+    /// The lines of its link stay open when the link is closed.
+    pub(super) keeps_lines: bool,
     pub(super) cancel: &'a CancellationToken,
 }
 
@@ -107,13 +107,20 @@ impl Launched {
         terms: Terms<'_>,
     ) -> Result<Running, NotStarted> {
         let Self { machine, mut channels, started } = self;
-        let spare = terms.is_spare.then(|| SpareLines::of(&channels)).and_then(Result::ok);
+        let kept = terms.keeps_lines.then(|| LineCopies::of(&channels)).transpose();
         let path = folder.join("console.log");
         let mut console = match Console::capture(channels.console, &path, started) {
             Ok(console) => console,
             Err(source) => {
                 machine.kill().await;
                 return Err(LeaseError::Write { path, source }.into());
+            }
+        };
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(error) => {
+                machine.kill().await;
+                return Err(LeaseError::from(StartError::Channels(error)).into());
             }
         };
         let pulse = machine.pulse();
@@ -157,7 +164,16 @@ impl Launched {
         match opened {
             Ok((guest, answered_in, skew)) => {
                 let ports = channels.ports;
-                Ok(Running { machine, guest, console, ports, started, answered_in, skew, spare })
+                Ok(Running {
+                    machine,
+                    guest,
+                    console,
+                    ports,
+                    started,
+                    answered_in,
+                    skew,
+                    lines: kept,
+                })
             }
             Err(error) => {
                 machine.kill().await;

@@ -8,14 +8,17 @@ use crate::dirs::Dirs;
 use crate::local_socket;
 use crate::machine::{Ending, Machine};
 use crate::provision::lease::{FailedLease, GivenAway, Held, Lease};
+use crate::provision::set_up::{SetUpTerms, set_up};
 use crate::provision::slots::Slot;
-use crate::provision::{MachineRequest, Provisioner, TemplateId, WorkRoot};
+use crate::provision::{LinkChoice, MachineRequest, Notice, Provisioner, TemplateId, WorkRoot};
 use crate::refusals::Refusals;
+use crate::seal::FileSeal;
 use crate::text;
-use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use nix::fcntl::{Flock, FlockArg};
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
@@ -31,8 +34,8 @@ const SILENT: Duration = Duration::from_secs(5);
 /// A warm-up line may take so long.
 const WARM_UP: Duration = Duration::from_secs(60);
 
-/// So much of what it says is read.
-const OUTPUT: usize = 64 * 1024;
+/// So much of the end of QEMU's last words is told, bytes.
+const STDERR_TOLD: usize = 4096;
 
 /// Between two looks whether the machines that wait are still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -61,20 +64,42 @@ pub enum KeeperError {
         /// The keeper.
         pid: u32,
     },
+    /// Its machines could not be handed over.
+    #[error(
+        "machines of a pool have no ports of their own, and the link that a machine has by itself"
+    )]
+    Request,
     /// Its files.
     #[error("cannot make a pool's files in `{folder}`", folder = folder.display())]
     Folder {
         /// The folder.
-        folder: std::path::PathBuf,
+        folder: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// The first machine.
-    #[error("no machine: {why}")]
-    Machine {
+    #[error("no machine is made ready")]
+    Machine(#[source] NotReady),
+}
+
+/// A machine is not made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// It could not be leased, or its warm-up line did not do.
+    #[error("{}", text::chain(&.0.error))]
+    Lease(Box<FailedLease>),
+    /// It booted, and a check would take none that was not restored.
+    #[error("no template can be kept: {why}")]
+    NoTemplate {
         /// Why.
         why: String,
+    },
+    /// QEMU was changed since the pool was started; its machines are others now.
+    #[error("`{path}` was changed since the pool was started: start it anew", path = path.display())]
+    QemuChanged {
+        /// The program.
+        path: PathBuf,
     },
 }
 
@@ -93,6 +118,8 @@ struct Asked {
 struct Keeper<'a> {
     provisioner: &'a Provisioner,
     spec: PoolSpec,
+    /// What QEMU was when the pool was started: its digest is in the id.
+    qemu: FileSeal,
     status: PoolStatus,
     ready: VecDeque<Ready>,
     lent: JoinSet<()>,
@@ -113,24 +140,32 @@ pub async fn keep(
     cancel: &CancellationToken,
     begun: impl FnOnce(&PoolStatus) -> bool,
 ) -> Result<(), KeeperError> {
-    let no_machine =
-        |error: &dyn std::error::Error| KeeperError::Machine { why: text::chain(error) };
-    let request = MachineRequest { is_spare: true, ..spec.request };
-    let id = provisioner.id_of(&request).await.map_err(|error| no_machine(&error))?;
-    let spec = PoolSpec { request, ..spec };
+    let PoolSpec { request, size } = spec;
+    if !request.ports.is_empty()
+        || request.link != LinkChoice::Auto
+        || request.ssh_port.is_some()
+        || request.fresh_reboot
+    {
+        return Err(KeeperError::Request);
+    }
+    let request = MachineRequest { for_pool: true, ..request };
+    let not_ready = |not| KeeperError::Machine(not);
+    let id = provisioner.id_of(&request).await;
+    let id = id.map_err(|error| not_ready(NotReady::Lease(Box::new(error.into()))))?;
     let folder = root.path();
     let wrong = |source: io::Error| KeeperError::Folder { folder: folder.to_owned(), source };
-    if let Some(there) = there(dirs, &id).await {
-        return Err(KeeperError::There { pid: there.pid });
+    if let Some(pid) = wire::keeper_of(&dirs.runtime, id.as_str()) {
+        return Err(KeeperError::There { pid });
     }
-    let manifest = &spec.request.image.manifest;
+    let manifest = &request.image.manifest;
     let status = PoolStatus {
+        version: wire::VERSION,
         id: id.to_string(),
         image: manifest.name.clone(),
-        memory_mib: spec.request.memory_mib,
-        cpus: spec.request.cpus,
+        memory_mib: request.memory_mib,
+        cpus: request.cpus,
         warm_up: manifest.warm_up.clone(),
-        size: spec.size,
+        size,
         ready: 0,
         lent: 0,
         served: 0,
@@ -139,45 +174,49 @@ pub async fn keep(
         pid: std::process::id(),
         since_us: now_us(),
     };
-    let (ready, lent, not_before) = (VecDeque::new(), JoinSet::new(), Instant::now());
-    let mut keeper = Keeper { provisioner, spec, status, ready, lent, not_before };
-    let first = tokio::select! {
-        first = make(provisioner, &keeper.spec.request, cancel) => first,
-        () = cancel.cancelled() => Err("cancelled".to_owned()),
+    let path = &provisioner.qemu.path;
+    let qemu = fs::metadata(path).map(|found| FileSeal::of("qemu", &found));
+    let qemu = qemu.map_err(|_| not_ready(NotReady::QemuChanged { path: path.clone() }))?;
+    let first = make(provisioner, &request, &qemu, cancel).await.map_err(not_ready)?;
+    let (ready, lent, not_before) = (VecDeque::from([first]), JoinSet::new(), Instant::now());
+    let spec = PoolSpec { request, size };
+    let mut keeper = Keeper { provisioner, spec, qemu, status, ready, lent, not_before };
+    let claimed = match claim(dirs, folder, &id) {
+        Ok(Ok(listener)) => Ok(listener),
+        Ok(Err(pid)) => Err(KeeperError::There { pid }),
+        Err(error) => Err(wrong(error)),
     };
-    keeper.ready.push_back(first.map_err(|why| KeeperError::Machine { why })?);
-    let listener = local_socket::listen(folder, SOCKET).map_err(wrong)?;
-    let listener = UnixListener::from_std(listener).map_err(wrong)?;
-    // Somebody may have been quicker.
-    let taken = there(dirs, &id).await;
-    if taken.is_none() {
-        fs::write(folder.join(CLAIM), wire::claim(id.as_str())).map_err(wrong)?;
-    }
-    match taken {
-        Some(there) => {
-            keeper.end().await;
-            return Err(KeeperError::There { pid: there.pid });
+    let kept = match claimed {
+        Ok(listener) if begun(&keeper.status()) => {
+            keeper.run(listener, cancel).await;
+            Ok(())
         }
-        None if !begun(&keeper.status()) => {}
-        None => keeper.run(listener, cancel).await,
-    }
-    let _ = fs::remove_file(folder.join(CLAIM));
+        claimed => claimed.map(drop),
+    };
     keeper.end().await;
-    Ok(())
+    kept
 }
 
-async fn there(dirs: &Dirs, id: &TemplateId) -> Option<PoolStatus> {
-    let pools = super::pools(dirs).await.unwrap_or_default();
-    pools.into_iter().find(|pool| pool.id == *id.as_str() && !pool.stopping)
+/// Takes the machines of a template for the keeper whose folder this is, and listens; else tells who has them.
+fn claim(dirs: &Dirs, folder: &Path, id: &TemplateId) -> io::Result<Result<UnixListener, u32>> {
+    let listener = local_socket::listen(folder, SOCKET)?;
+    let runtime = File::open(&dirs.runtime)?;
+    let _turn = Flock::lock(runtime, FlockArg::LockExclusive)
+        .map_err(|(_, error)| io::Error::from(error))?;
+    if let Some(pid) = wire::keeper_of(&dirs.runtime, id.as_str()) {
+        return Ok(Err(pid));
+    }
+    fs::write(folder.join(CLAIM), wire::claim(id.as_str(), std::process::id()))?;
+    UnixListener::from_std(listener).map(Ok)
 }
 
 /// A machine that is being made ready.
-struct Making<'a> {
+struct BeingMade<'a> {
     cancel: CancellationToken,
-    future: Pin<Box<dyn Future<Output = Result<Ready, String>> + Send + 'a>>,
+    future: Pin<Box<dyn Future<Output = Result<Ready, NotReady>> + Send + 'a>>,
 }
 
-impl Making<'_> {
+impl BeingMade<'_> {
     /// Gives it up; nothing of it is left then.
     async fn end(self) {
         self.cancel.cancel();
@@ -192,7 +231,7 @@ impl<'a> Keeper<'a> {
         let (asking, mut asked) = mpsc::channel(16);
         let accepting = tokio::spawn(accept(listener, asking));
         let mut looks = tokio::time::interval(LOOK);
-        let mut making: Option<Making<'_>> = None;
+        let mut making: Option<BeingMade<'_>> = None;
         while !self.status.stopping || !self.lent.is_empty() {
             let is_wanted = !self.status.stopping && self.ready.len() < self.spec.size as usize;
             if is_wanted && making.is_none() {
@@ -204,46 +243,68 @@ impl<'a> Keeper<'a> {
                     self.on_made(made);
                 }
                 Some(Asked { request, stream }) = asked.recv() => {
-                    let is_end = matches!(request, Request::MakeRoom | Request::Stop);
-                    if let Some(making) = making.take_if(|_| is_end) {
-                        making.end().await;
+                    self.answer(&request, stream).await;
+                    if matches!(request, Request::MakeRoom | Request::Stop) {
+                        self.give_up(&request, making.take()).await;
                     }
-                    self.answer(request, stream).await;
                 }
                 Some(_) = self.lent.join_next() => {}
                 _ = looks.tick() => self.look(),
                 () = cancel.cancelled(), if !self.status.stopping => {
-                    if let Some(making) = making.take() {
-                        making.end().await;
-                    }
-                    self.stop().await;
+                    self.status.stopping = true;
+                    self.give_up(&Request::Stop, making.take()).await;
                 }
             }
+        }
+        if let Some(making) = making {
+            making.end().await;
         }
         accepting.abort();
     }
 
-    fn begin(&self) -> Making<'a> {
+    fn begin(&self) -> BeingMade<'a> {
         let (provisioner, request) = (self.provisioner, self.spec.request.clone());
-        let (not_before, cancel) = (self.not_before, CancellationToken::new());
+        let (not_before, qemu) = (self.not_before, self.qemu.clone());
+        let cancel = CancellationToken::new();
         let token = cancel.clone();
         let future = Box::pin(async move {
             tokio::select! {
-                () = sleep_until(not_before.into()) => make(provisioner, &request, &token).await,
-                () = token.cancelled() => Err("cancelled".to_owned()),
+                () = sleep_until(not_before.into()) => {}
+                () = token.cancelled() => {}
             }
+            make(provisioner, &request, &qemu, &token).await
         });
-        Making { cancel, future }
+        BeingMade { cancel, future }
     }
 
-    fn on_made(&mut self, made: Result<Ready, String>) {
+    /// Lets go of what is being made, and of what waits: one of them, or all.
+    async fn give_up(&mut self, request: &Request, making: Option<BeingMade<'_>>) {
+        if let Some(making) = making {
+            making.end().await;
+        }
+        match request {
+            // The one that has waited least is the least loss.
+            Request::MakeRoom => {
+                if let Some(ready) = self.ready.pop_back() {
+                    info!("a machine goes to make room");
+                    ready.lease.end().await;
+                }
+            }
+            _ => self.drop_ready().await,
+        }
+    }
+
+    fn on_made(&mut self, made: Result<Ready, NotReady>) {
         match made {
             Ok(ready) => {
                 self.status.why = None;
                 self.ready.push_back(ready);
             }
             Err(why) => {
-                warn!(%why, "no machine is made ready");
+                let why = text::chain(&why);
+                if self.status.why.as_ref() != Some(&why) {
+                    warn!(%why, "no machine is made ready");
+                }
                 self.status.why = Some(why);
                 self.not_before = Instant::now() + PAUSE;
             }
@@ -256,20 +317,20 @@ impl<'a> Keeper<'a> {
         PoolStatus { ready, lent, ..self.status.clone() }
     }
 
-    async fn answer(&mut self, request: Request, stream: UnixStream) {
+    async fn answer(&mut self, request: &Request, stream: UnixStream) {
         match request {
             Request::Take => return self.hand_over(stream).await,
-            Request::Status | Request::Taken => {}
+            Request::Status => {}
+            Request::Taken => {
+                let answer = refusal("no machine was given over this connection");
+                let _ = timeout(SILENT, send(&stream, &line(answer), &[])).await;
+                return;
+            }
             Request::MakeRoom => {
-                // The one that has waited least is the least loss.
-                if let Some(ready) = self.ready.pop_back() {
-                    info!("a machine goes to make room");
-                    ready.lease.end().await;
-                }
                 self.status.why = Some("others need the memory".to_owned());
                 self.not_before = Instant::now() + PAUSE;
             }
-            Request::Stop => self.stop().await,
+            Request::Stop => self.status.stopping = true,
         }
         let answer = Answer::Status { pool: Box::new(self.status()) };
         let _ = timeout(SILENT, send(&stream, &line(answer), &[])).await;
@@ -302,15 +363,12 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    async fn stop(&mut self) {
-        self.status.stopping = true;
-        self.drop_ready().await;
-    }
-
     async fn drop_ready(&mut self) {
+        let mut ending = JoinSet::new();
         for ready in std::mem::take(&mut self.ready) {
-            ready.lease.end().await;
+            ending.spawn(async { drop(ready.lease.end().await) });
         }
+        while ending.join_next().await.is_some() {}
     }
 
     async fn end(mut self) {
@@ -319,7 +377,7 @@ impl<'a> Keeper<'a> {
     }
 }
 
-async fn made(making: &mut Option<Making<'_>>) -> Result<Ready, String> {
+async fn made(making: &mut Option<BeingMade<'_>>) -> Result<Ready, NotReady> {
     match making {
         Some(making) => making.future.as_mut().await,
         None => std::future::pending().await,
@@ -356,28 +414,37 @@ async fn accept(listener: UnixListener, asking: mpsc::Sender<Asked>) {
     }
 }
 
-/// A machine that has run its warm-up line; in words, why there is none.
+/// A machine that has run its warm-up line.
 async fn make(
     provisioner: &Provisioner,
     request: &MachineRequest,
+    qemu: &FileSeal,
     cancel: &CancellationToken,
-) -> Result<Ready, String> {
+) -> Result<Ready, NotReady> {
+    let path = &provisioner.qemu.path;
+    if fs::metadata(path).map_or(true, |found| qemu.difference(&found).is_some()) {
+        return Err(NotReady::QemuChanged { path: path.clone() });
+    }
     let lease = provisioner.lease(request, cancel).await;
-    let lease = lease.map_err(|FailedLease { error, .. }| text::chain(&error))?;
-    let Some(warm_up) = &request.image.manifest.warm_up else {
-        return Ok(Ready { lease, since: Instant::now() });
-    };
-    let wrong = |what: String| format!("its warm-up `{}` {what}", text::one_line(warm_up, 60));
-    let exec = ExecRequest::new(Command::Shell(warm_up.as_bytes().to_vec().into()));
-    let ran = tokio::select! {
-        ran = timeout(WARM_UP, lease.guest.run(exec, &[], OUTPUT)) => ran,
-        () = cancel.cancelled() => return Err("cancelled".to_owned()),
-    };
-    let ran = ran.map_err(|_| wrong("does not end".to_owned()))?;
-    let ran = ran.map_err(|error| wrong(format!("cannot be run: {}", text::chain(&error))))?;
-    match ran.exited.status {
-        ExitStatus::Exited(0) => Ok(Ready { lease, since: Instant::now() }),
-        status => Err(wrong(format!("ended with {status:?}"))),
+    let lease = lease.map_err(|failed| NotReady::Lease(Box::new(failed)))?;
+    if lease.template.is_none() {
+        let why = lease.notices.iter().find_map(|notice| match notice {
+            Notice::Without { why } => Some(why.clone()),
+            _ => None,
+        });
+        lease.end().await;
+        return Err(NotReady::NoTemplate { why: why.unwrap_or_default() });
+    }
+    let warm_up: Vec<_> = request.image.manifest.warm_up.clone().into_iter().collect();
+    let terms = SetUpTerms { limit: WARM_UP, cancel };
+    match set_up(terms, &lease.machine, &lease.guest, &warm_up).await {
+        Ok(()) => Ok(Ready { lease, since: Instant::now() }),
+        Err(error) => {
+            let console = lease.console();
+            lease.end().await;
+            let failed = FailedLease { error, folder: None, console, notices: Vec::new() };
+            Err(NotReady::Lease(Box::new(failed)))
+        }
     }
 }
 
@@ -399,6 +466,7 @@ async fn give(ready: Ready, stream: &UnixStream, warm_up: Option<String>) -> io:
         pid: handover.pid,
         is_restored: handover.ram.is_some(),
         folder: held.folder.path().to_owned(),
+        memory_mib: slot.memory_mib(),
         ready_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
         warm_up,
     };
@@ -420,12 +488,15 @@ impl Lent {
                 },
                 said = lines.next(&stream) => match said {
                     // Its memory is in the taker's account now.
-                    Ok(_) => drop(slot.take()),
-                    Err(_) => break ("was killed".to_owned(), None, String::new()),
+                    Ok((said, _)) if understand(&said) == Ok(Request::Taken) => drop(slot.take()),
+                    _ => break ("was killed".to_owned(), None, String::new()),
                 },
             }
         };
         machine.kill().await;
+        // Escaped here, so that it fits a line.
+        let from = stderr.len().saturating_sub(STDERR_TOLD);
+        let stderr = text::escape(stderr.as_bytes().get(from..).unwrap_or_default());
         let exited = Answer::Exited { how, signal, stderr };
         let _ = timeout(SILENT, send(&stream, &line(exited), &[])).await;
         drop(held);

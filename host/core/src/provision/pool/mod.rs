@@ -14,81 +14,89 @@ mod keeper;
 mod take;
 mod wire;
 
-pub use keeper::{KeeperError, PoolSpec, keep};
+pub use keeper::{KeeperError, NotReady, PoolSpec, keep};
 pub use wire::PoolStatus;
 
-pub(super) use take::{Taken, Wanted, ask_for_room, is_there, take};
+pub(super) use take::{Taken, Wanted, ask_for_room, is_there, is_there_of, take};
 
 use crate::dirs::Dirs;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use wire::{Answer, Request, ask};
+use wire::{Answer, Claim, Request, ask};
 
-/// A keeper without machines is gone sooner, and how often that is looked at.
-const GOING: Duration = Duration::from_secs(5);
+/// How long a keeper may take to be gone, and how often that is looked at.
+const GOING: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A keeper could not be asked.
+/// A keeper does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot ask the pool in `{folder}`", folder = folder.display())]
+#[error("the keeper of pool {id}, process {pid}, does not answer as it should")]
 pub struct PoolError {
-    /// Its folder.
-    pub folder: PathBuf,
+    /// Of its machines' template.
+    pub id: String,
+    /// The keeper.
+    pub pid: u32,
     /// Why.
     #[source]
     pub source: io::Error,
 }
 
-/// The pools of a user that answer, the one that began first before the others.
-///
-/// # Errors
-/// [`PoolError`] of one that is there and does not say what it does.
-pub async fn pools(dirs: &Dirs) -> Result<Vec<PoolStatus>, PoolError> {
-    let mut all = Vec::new();
-    for (folder, _) in wire::claims(&dirs.runtime) {
-        match status(&folder, Request::Status).await {
+/// The pools of a user, the one that began first before the others; and what is wrong with those that do not say what they
+/// do.
+pub async fn pools(dirs: &Dirs) -> (Vec<PoolStatus>, Vec<PoolError>) {
+    let (mut all, mut stuck) = (Vec::new(), Vec::new());
+    for (folder, claim) in wire::claims(&dirs.runtime) {
+        match status(&folder, &claim, Request::Status).await {
             Ok(status) => all.push(status),
             // It has just gone.
             Err(error) if wire::is_gone(&error.source) => {}
-            Err(error) => return Err(error),
+            Err(error) => stuck.push(error),
         }
     }
     all.sort_by_key(|status| status.since_us);
-    Ok(all)
+    (all, stuck)
 }
 
 /// Ends a pool, and returns when nothing of it is left; where machines are lent, the keeper stays until they have come to
-/// their end. False when there is none of that id.
+/// their end. Tells how many are; none when there is no pool of that id.
 ///
 /// # Errors
 /// [`PoolError`].
-pub async fn stop(dirs: &Dirs, id: &str) -> Result<bool, PoolError> {
-    let mut found = false;
+pub async fn stop(dirs: &Dirs, id: &str) -> Result<Option<u32>, PoolError> {
     for (folder, claim) in wire::claims(&dirs.runtime) {
         if claim.id != id {
             continue;
         }
-        match status(&folder, Request::Stop).await {
-            Ok(status) => {
-                found = true;
+        match status(&folder, &claim, Request::Stop).await {
+            Ok(status) if status.lent > 0 => return Ok(Some(status.lent)),
+            Ok(_) => {
                 let until = Instant::now() + GOING;
-                while status.lent == 0 && folder.exists() && Instant::now() < until {
+                while folder.exists() {
+                    if Instant::now() > until {
+                        return Err(claim.error(io::ErrorKind::TimedOut.into()));
+                    }
                     tokio::time::sleep(LOOK).await;
                 }
+                return Ok(Some(0));
             }
             Err(error) if wire::is_gone(&error.source) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
-async fn status(folder: &std::path::Path, request: Request) -> Result<PoolStatus, PoolError> {
-    let wrong = |source| PoolError { folder: folder.to_owned(), source };
-    match ask(folder, &request).await.map_err(wrong)? {
+async fn status(folder: &Path, claim: &Claim, request: Request) -> Result<PoolStatus, PoolError> {
+    match ask(folder, &request).await.map_err(|error| claim.error(error))? {
         Answer::Status { pool } => Ok(*pool),
-        Answer::Error { message } => Err(wrong(io::Error::other(message))),
-        _ => Err(wrong(io::Error::other("it answers something else than what was asked"))),
+        Answer::Error { message } => Err(claim.error(io::Error::other(message))),
+        _ => Err(claim.error(io::Error::other("it answers something else than what was asked"))),
+    }
+}
+
+impl Claim {
+    fn error(&self, source: io::Error) -> PoolError {
+        PoolError { id: crate::text::printable(&self.id), pid: self.pid, source }
     }
 }

@@ -36,6 +36,11 @@ pub(in crate::provision) fn is_there(runtime: &Path) -> bool {
     !wire::claims(runtime).is_empty()
 }
 
+/// Might there be one of this template?
+pub(in crate::provision) fn is_there_of(runtime: &Path, id: &TemplateId) -> bool {
+    wire::claims(runtime).iter().any(|(_, claim)| claim.id == *id.as_str())
+}
+
 /// What is wanted, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::provision) struct Wanted<'a> {
@@ -78,13 +83,11 @@ async fn take_from(
     send(&stream, &line(Request::Take), &[]).await?;
     let mut lines = Lines::default();
     let (answer, mut fds) = lines.next(&stream).await?;
-    let (pid, is_restored, its_folder, ready_us, warm_up) =
-        match understand(&answer).map_err(io::Error::other)? {
-            Answer::Machine { pid, is_restored, folder, ready_us, warm_up } => {
-                (pid, is_restored, folder, ready_us, warm_up)
-            }
-            _ => return Ok(None),
-        };
+    let Answer::Machine { pid, is_restored, folder: its_folder, memory_mib, ready_us, warm_up } =
+        understand(&answer).map_err(io::Error::other)?
+    else {
+        return Ok(None);
+    };
     if fds.len() < OURS {
         return Err(io::Error::other("a machine without its lines"));
     }
@@ -95,7 +98,7 @@ async fn take_from(
     let (control, bulk, reserve) = (stream_of(next()?)?, stream_of(next()?)?, stream_of(next()?)?);
     let ram = is_restored.then(|| ram.to_owned());
     let handover = Handover { pid, ram, qmp, ends };
-    let slot = slots.take_over(folder, spec.memory_mib, pid).map_err(io::Error::other)?;
+    let slot = slots.take_over(folder, memory_mib, pid).map_err(io::Error::other)?;
     send(&stream, &line(Request::Taken), &[]).await?;
     let (machine, foreign) = Machine::take_over(qemu, spec, folder, handover)?;
     tokio::spawn(serve(stream, lines, foreign));

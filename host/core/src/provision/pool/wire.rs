@@ -15,7 +15,7 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 /// Version of requests, answers and claims. Fields may be added without raising it.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// In the folder of a keeper.
 pub(super) const SOCKET: &str = "pool.sock";
@@ -33,6 +33,8 @@ pub(super) struct Claim {
     pub(super) version: u32,
     /// Of the machines' template.
     pub(super) id: String,
+    /// The keeper's process id.
+    pub(super) pid: u32,
 }
 
 /// A request, a line.
@@ -61,6 +63,7 @@ pub(super) enum Answer {
         pid: u32,
         is_restored: bool,
         folder: PathBuf,
+        memory_mib: u64,
         ready_us: u64,
         warm_up: Option<String>,
     },
@@ -83,6 +86,8 @@ pub(super) enum Answer {
 /// What a pool has and does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolStatus {
+    /// Of this record; fields may be added without raising it.
+    pub version: u32,
     /// Of the machines' template.
     pub id: String,
     /// Their image.
@@ -150,9 +155,17 @@ pub(super) fn claims(runtime: &Path) -> Vec<(PathBuf, Claim)> {
 }
 
 /// The claim of a keeper of machines of this template.
-pub(super) fn claim(id: &str) -> Vec<u8> {
-    let claim = Claim { version: VERSION, id: id.to_owned() };
+pub(super) fn claim(id: &str, pid: u32) -> Vec<u8> {
+    let claim = Claim { version: VERSION, id: id.to_owned(), pid };
     serde_json::to_vec(&claim).unwrap_or_default()
+}
+
+/// The process that keeps machines of this template; none when nobody answers.
+pub(super) fn keeper_of(runtime: &Path, id: &str) -> Option<u32> {
+    let its = claims(runtime).into_iter().filter(|(_, claim)| claim.id == id);
+    its.filter(|(folder, _)| local_socket::connect(folder, SOCKET).is_ok())
+        .map(|(_, claim)| claim.pid)
+        .next()
 }
 
 /// Nobody is at the other end any more.
@@ -285,8 +298,8 @@ mod tests {
         assert_eq!(files[1].metadata().unwrap().len(), 13);
         let (request, fds) = lines.next(&there).await.unwrap();
         assert_eq!((understand(&request), fds.len()), (Ok(Request::Stop), 0));
-        here.try_write(&vec![b'x'; MAX_LINE_LEN + 1]).unwrap();
-        drop(here);
-        assert!(lines.next(&there).await.is_err());
+        here.try_write(&vec![b'x'; MAX_LINE_LEN]).unwrap();
+        let error = lines.next(&there).await.unwrap_err();
+        assert_eq!(error.to_string(), "a line is too long");
     }
 }

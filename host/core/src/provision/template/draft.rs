@@ -48,6 +48,14 @@ impl Draft {
         path(&self.state)
     }
 
+    /// What it takes of the host's memory, MiB.
+    pub(in crate::provision) fn size_mib(&self) -> u64 {
+        // In blocks of 512 bytes (stat(2)).
+        let blocks =
+            [&self.ram, &self.state].map(|file| file.metadata().map_or(0, |file| file.blocks()));
+        blocks.iter().sum::<u64>().div_ceil(2048)
+    }
+
     /// Writes it where it is to be published.
     ///
     /// # Errors
@@ -120,6 +128,9 @@ mod tests {
     fn nobody_maps_what_was_just_made() {
         let draft = Draft::new(1).unwrap();
         assert_eq!(fs::metadata(draft.ram()).unwrap().len(), 1 << 20);
+        assert_eq!(draft.size_mib(), 0);
+        fs::write(draft.state(), vec![1; 1 << 20]).unwrap();
+        assert_eq!(draft.size_mib(), 1);
         assert!(!draft.is_untouched_by(std::process::id()));
         assert!(!draft.is_untouched_by(u32::MAX));
     }
