@@ -412,6 +412,27 @@ fn a_cache_on_a_full_disk_is_used_all_the_same() {
 }
 
 #[test]
+fn an_archive_goes_into_what_is_no_file_and_to_where_a_link_leads() {
+    let guestline = with_own_cache();
+    check(&guestline, &["true"]);
+    let [pipe, link, target] = ["pipe", "link", "target"].map(|name| guestline.home().join(name));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    fs::write(&target, "").unwrap();
+    let reading = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    for file in [&pipe, &link] {
+        let ran = guestline.run(&["cache", "export", file.to_str().unwrap()]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+    }
+    assert!(reading.join().unwrap() == fs::read(&target).unwrap());
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(!fs::symlink_metadata(&pipe).unwrap().is_file());
+}
+
+#[test]
 fn an_archive_that_finds_no_room_leaves_nothing() {
     let from = with_own_cache();
     check(&from, &["true"]);

@@ -1,6 +1,7 @@
 //! Pools: machines that are ready before a check wants them.
 
-use guestline_tests::{Guestline, Ran, named_by, wait_for};
+use crate::templates::flip;
+use guestline_tests::{Guestline, Ran, named_by, shared_cache, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -139,8 +140,9 @@ fn a_taker_that_is_killed_takes_its_machine_along() {
     let guestline = Guestline::new();
     let pool = Pool::start(&guestline, &["--size", "1"]);
     let before = guestline.qemus();
-    let running = guestline.start(&["check", "sleep 60"]);
-    wait_for("the taker", || (pool.status()?["lent"] == 1).then_some(()));
+    let mut running = guestline.start(&["check", "echo up; sleep 60"]);
+    assert_eq!(running.next_line(), "up");
+    assert_eq!(pool.status().unwrap()["lent"], 1);
     kill(running.pid(), Signal::SIGKILL).unwrap();
     running.wait();
     wait_for("the end of its QEMU", || {
@@ -157,8 +159,9 @@ fn a_keeper_that_is_killed_makes_no_test_fail() {
     let pool = Pool::start(&guestline, &["--size", "2"]);
     pool.wait_for(2);
     let keeper = pool.pid();
-    let running = guestline.start(&["check", "sleep 60"]);
-    wait_for("the taker", || (pool.status()?["lent"] == 1).then_some(()));
+    let mut running = guestline.start(&["check", "echo up; sleep 60"]);
+    assert_eq!(running.next_line(), "up");
+    assert_eq!(pool.status().unwrap()["lent"], 1);
     kill(keeper, Signal::SIGKILL).unwrap();
     let ran = running.wait();
     ran.assert_verdict(125, "errored");
@@ -170,6 +173,62 @@ fn a_keeper_that_is_killed_makes_no_test_fail() {
     // The next ones do without.
     assert!(!is_pooled(&check(&guestline, &["true"])));
     assert!(pool.status().is_none());
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn a_keeper_that_is_stopped_holds_up_nobody() {
+    let guestline = Guestline::new();
+    let pool = Pool::start(&guestline, &["--size", "1"]);
+    let other = Pool::start(&guestline, &["--size", "1", "--cpus", "2"]);
+    pool.wait_for(1);
+    let stopped = pool.pid();
+    let mut running = guestline.start(&["check", "echo up; sleep 1"]);
+    assert_eq!(running.next_line(), "up");
+    assert_eq!(pool.status().unwrap()["lent"], 1);
+    kill(stopped, Signal::SIGSTOP).unwrap();
+    running.wait().assert_verdict(0, "passed");
+    // Nor does a QEMU that nobody tells of.
+    let listed = guestline.run(&["pool", "list"]);
+    assert_eq!((listed.status, listed.stdout().lines().count()), (255, 2), "{}", listed.stdout());
+    let told = format!("process {stopped}, does not answer as it should");
+    assert!(listed.stderr.contains(&told), "{}", listed.stderr);
+    assert!(listed.stderr.contains(&format!("`kill -9 {stopped}` ends it")), "{}", listed.stderr);
+    let ran = guestline.run(&["pool", "stop"]);
+    assert_eq!((ran.status, ran.stdout().lines().count()), (255, 1), "{}", ran.stdout());
+    assert_eq!(check(&guestline, &["true"]).status, 0);
+    kill(stopped, Signal::SIGKILL).unwrap();
+    drop((pool, other));
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn a_machine_of_a_damaged_template_is_nobodys() {
+    let guestline = Guestline::new();
+    let cache = guestline.home().join("cache/guestline");
+    fs::create_dir_all(&cache).unwrap();
+    assert_eq!(guestline.run(&["check", "--fresh-reboot", "true"]).status, 0);
+    std::os::unix::fs::symlink(shared_cache().join("guestline/images"), cache.join("images"))
+        .unwrap();
+    let guestline = guestline.with("XDG_CACHE_HOME", cache.parent().unwrap());
+    let pool = Pool::start(&guestline, &["--size", "2"]);
+    pool.wait_for(2);
+    let first = guestline.qemus();
+    let templates = fs::read_dir(cache.join("templates/1")).unwrap();
+    let template = templates.map(|entry| entry.unwrap().path()).next().unwrap();
+    flip(&template.join("ram"));
+    let ran = check(&guestline, &["true"]);
+    assert!(!is_pooled(&ran) && event(&ran, "template-dropped")["why"].is_string());
+    // The pool's machines are of what was there before; none of them is anybody's, ever.
+    for _ in 0..2 {
+        assert!(!is_pooled(&check(&guestline, &["true"])));
+    }
+    wait_for("machines of the new one", || {
+        (pool.status()?["ready"] == 2 && guestline.qemus().iter().all(|qemu| !first.contains(qemu)))
+            .then_some(())
+    });
+    assert!(is_pooled(&check(&guestline, &["true"])));
+    drop(pool);
     guestline.assert_nothing_left();
 }
 
@@ -207,8 +266,8 @@ fn a_pool_that_stops_lets_checks_end() {
     let unknown = guestline.run(&["pool", "stop", "nonsense"]);
     assert_eq!(unknown.status, 255);
     assert!(unknown.stderr.contains("there is no pool `nonsense`"), "{}", unknown.stderr);
-    let running = guestline.start(&["check", "sleep 6"]);
-    wait_for("the taker", || (pool.status()?["lent"] == 1).then_some(()));
+    let mut running = guestline.start(&["check", "echo up; sleep 6"]);
+    assert_eq!(running.next_line(), "up");
     let id = pool.status().unwrap()["id"].as_str().unwrap().to_owned();
     let stopped = guestline.run(&["pool", "stop", &id[..6]]);
     let told = format!("pool {id} stops when the checks in 1 machine have ended\n");

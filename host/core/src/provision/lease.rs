@@ -317,6 +317,11 @@ pub struct Remains {
 }
 
 impl Lease {
+    /// Of its template, [`Template::instance`].
+    pub(super) fn instance(&self) -> String {
+        self._template.as_ref().map(Template::instance).unwrap_or_default()
+    }
+
     /// The folder of the machine: its console and QEMU's command line.
     pub fn folder(&self) -> &Path {
         self.folder.path()

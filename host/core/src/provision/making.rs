@@ -100,7 +100,7 @@ impl Provisioner {
     ) -> Result<Provided, NoTemplate> {
         let impossible = |why: String| Err(NoTemplate::Impossible(why));
         let found = |template| Ok(Provided { template: Some(template), running: None });
-        let mut wrong_clocks = 0;
+        let (mut wrong_clocks, waiting) = (0, Instant::now());
         loop {
             match self.templates.open(plan.key) {
                 Found::Ready(template) => return found(*template),
@@ -114,7 +114,13 @@ impl Provisioner {
             let making = match self.templates.begin(plan.key) {
                 Ok(Some(making)) => making,
                 Ok(None) => {
-                    // Another process makes it.
+                    // Another process makes it, which may be stopped.
+                    if waiting.elapsed() > plan.request.boot_timeout {
+                        let id = plan.key.id();
+                        return impossible(format!(
+                            "another process has been making template {id} for longer than a boot may take"
+                        ));
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(LOOK) => continue,
                         () = plan.cancel.cancelled() => return Err(LeaseError::Cancelled.into()),

@@ -35,12 +35,12 @@ impl Provisioner {
         // Its memory is mapped from there: it is looked at as at each use.
         let Found::Ready(template) = self.templates.open(&key) else { return Ok(None) };
         let (qemu, slots) = (&self.qemu, &self.slots);
-        let ram = template.ram();
-        let wanted = Wanted { qemu, spec: &spec, slots, ram: &ram, folder: folder.path() };
+        let (ram, instance, folder_path) = (template.ram(), template.instance(), folder.path());
+        let (spec, instance) = (&spec, &*instance);
+        let wanted = Wanted { qemu, spec, slots, instance, ram: &ram, folder: folder_path };
         let Some(taken) = pool::take(runtime, &key.id(), wanted).await else { return Ok(None) };
         let Taken { machine, channels, slot, warm_up, ready_for } = taken;
-        let plan =
-            Plan { key: &key, request, spec: &spec, folder: folder.path(), slot: &slot, cancel };
+        let plan = Plan { key: &key, request, spec, folder: folder.path(), slot: &slot, cancel };
         let hostname = request.hostname.clone().unwrap_or_else(|| plan.any_hostname());
         let launched = Launched { machine, channels, started: began };
         match launched.open(None, folder.path(), plan.terms(&hostname, HANDOVER)).await {

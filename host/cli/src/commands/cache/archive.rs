@@ -32,18 +32,25 @@ pub(super) fn export(
     let wrong = |error: io::Error| {
         CommandError::new(format!("cannot write the archive to `{}`: {error}", file.display()))
     };
-    let folder = match file.parent() {
+    // What a link leads to is written, and not the link.
+    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let folder = match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    if file.is_dir() {
+    if target.is_dir() {
         return Err(wrong(io::ErrorKind::IsADirectory.into()));
+    }
+    if target.exists() && !target.is_file() {
+        // A pipe or a device is no file that another could take the place of.
+        let pipe = std::fs::File::options().write(true).open(&target).map_err(wrong)?;
+        return exported(file, cache.export(ids, BufWriter::new(pipe), go_on));
     }
     // Whole or not at all.
     let new = tempfile::Builder::new().prefix(".guestline-").tempfile_in(folder).map_err(wrong)?;
     let result = cache.export(ids, BufWriter::new(new.as_file()), go_on);
     if result.is_ok() {
-        new.persist(file).map_err(|error| wrong(error.error))?;
+        new.persist(&target).map_err(|error| wrong(error.error))?;
     }
     exported(file, result)
 }

@@ -106,6 +106,8 @@ pub enum NotReady {
 /// A machine that waits.
 struct Ready {
     lease: Lease,
+    /// What it was restored from: it is given only to who finds the same.
+    instance: String,
     since: Instant,
 }
 
@@ -438,7 +440,7 @@ async fn make(
     let warm_up: Vec<_> = request.image.manifest.warm_up.clone().into_iter().collect();
     let terms = SetUpTerms { limit: WARM_UP, cancel };
     match set_up(terms, &lease.machine, &lease.guest, &warm_up).await {
-        Ok(()) => Ok(Ready { lease, since: Instant::now() }),
+        Ok(()) => Ok(Ready { instance: lease.instance(), lease, since: Instant::now() }),
         Err(error) => {
             let console = lease.console();
             lease.end().await;
@@ -457,13 +459,14 @@ struct Lent {
 
 /// Stops to listen to a machine, and sends it.
 async fn give(ready: Ready, stream: &UnixStream, warm_up: Option<String>) -> io::Result<Lent> {
-    let Ready { lease, since } = ready;
+    let Ready { lease, instance, since } = ready;
     let GivenAway { machine, console, lines, slot, held } = lease.give_away().await?;
     let handover = machine.hand_over().await?;
     let mut fds = vec![handover.qmp, console, lines.control, lines.bulk, lines.reserve];
     fds.extend(handover.ends);
     let answer = Answer::Machine {
         pid: handover.pid,
+        instance,
         is_restored: handover.ram.is_some(),
         folder: held.folder.path().to_owned(),
         memory_mib: slot.memory_mib(),

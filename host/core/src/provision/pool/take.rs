@@ -5,17 +5,26 @@ use crate::local_socket;
 use crate::machine::{Channels, ForeignProcess, Handover, Machine, MachineSpec, Qemu};
 use crate::provision::TemplateId;
 use crate::provision::slots::{Slot, Slots};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::Pid;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use tracing::debug;
 
 /// A keeper that does not hand over within this has nothing ready.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A keeper that is not stopped kills, and tells of an exit, sooner.
+const KEEPER: Duration = Duration::from_secs(2);
+
+/// Between two looks whether a QEMU has exited whose keeper does not tell.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Descriptors before the machine's ends of its sockets.
 const OURS: usize = 5;
@@ -47,6 +56,8 @@ pub(in crate::provision) struct Wanted<'a> {
     pub(in crate::provision) qemu: &'a Qemu,
     pub(in crate::provision) spec: &'a MachineSpec,
     pub(in crate::provision) slots: &'a Slots,
+    /// Of the template, as it is now.
+    pub(in crate::provision) instance: &'a str,
     /// The template's memory file: the keeper's may be there for as long as the process only.
     pub(in crate::provision) ram: &'a Path,
     /// Where its files go.
@@ -63,7 +74,7 @@ pub(in crate::provision) async fn take(
         if claim.id != *id.as_str() {
             continue;
         }
-        let taking = tokio::time::timeout(PATIENCE, take_from(&keeper, wanted));
+        let taking = timeout(PATIENCE, take_from(&keeper, wanted));
         match taking.await {
             Ok(Ok(Some(taken))) => return Some(taken),
             Ok(Ok(None)) => {}
@@ -76,18 +87,29 @@ pub(in crate::provision) async fn take(
 
 async fn take_from(
     keeper: &Path,
-    Wanted { qemu, spec, slots, ram, folder }: Wanted<'_>,
+    Wanted { qemu, spec, slots, instance, ram, folder }: Wanted<'_>,
 ) -> io::Result<Option<Taken>> {
     let began = Instant::now();
     let stream = wire::connect(keeper)?;
     send(&stream, &line(Request::Take), &[]).await?;
     let mut lines = Lines::default();
     let (answer, mut fds) = lines.next(&stream).await?;
-    let Answer::Machine { pid, is_restored, folder: its_folder, memory_mib, ready_us, warm_up } =
-        understand(&answer).map_err(io::Error::other)?
+    let Answer::Machine {
+        pid,
+        instance: its_instance,
+        is_restored,
+        folder: its_folder,
+        memory_mib,
+        ready_us,
+        warm_up,
+    } = understand(&answer).map_err(io::Error::other)?
     else {
         return Ok(None);
     };
+    // Its memory may be mapped from what was damaged, and has been made anew.
+    if its_instance != instance {
+        return Err(io::Error::other("its template is not the one that is there now"));
+    }
     if fds.len() < OURS {
         return Err(io::Error::other("a machine without its lines"));
     }
@@ -101,7 +123,7 @@ async fn take_from(
     let slot = slots.take_over(folder, memory_mib, pid).map_err(io::Error::other)?;
     send(&stream, &line(Request::Taken), &[]).await?;
     let (machine, foreign) = Machine::take_over(qemu, spec, folder, handover)?;
-    tokio::spawn(serve(stream, lines, foreign));
+    tokio::spawn(serve(stream, lines, foreign, pid));
     // For the reader of a work folder that was kept; its absence harms nothing.
     let _ = fs::copy(its_folder.join("qemu.cmdline"), folder.join("qemu.cmdline"));
     if !machine.is_running().await.unwrap_or(false) {
@@ -119,20 +141,28 @@ fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Has the keeper kill QEMU when that is wanted, and tells of its exit.
-async fn serve(stream: UnixStream, mut lines: Lines, mut process: ForeignProcess) {
+/// Has the keeper kill QEMU when that is wanted, and tells of its exit; without the keeper, should that be stopped.
+async fn serve(stream: UnixStream, mut lines: Lines, mut process: ForeignProcess, pid: u32) {
     let mut is_ours = false;
-    let told = tokio::select! {
-        told = lines.next(&stream) => told,
+    let mut told = tokio::select! {
+        told = lines.next(&stream) => told.ok(),
+        () = exit_of(pid) => None,
         () = process.killed() => {
             is_ours = true;
             // The end of what we say is the order to kill (shutdown(2)).
             let _ = shutdown(stream.as_raw_fd(), Shutdown::Write);
-            lines.next(&stream).await
+            None
         }
     };
-    let told = told.ok().and_then(|(told, _)| understand(&told).ok());
-    let (how, signal, stderr) = match told {
+    if told.is_none() {
+        told = timeout(KEEPER, lines.next(&stream)).await.ok().and_then(Result::ok);
+    }
+    if told.is_none() && is_there_still(pid) {
+        // Nobody has reaped it, so it has its number still.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        let _ = timeout(KEEPER, exit_of(pid)).await;
+    }
+    let (how, signal, stderr) = match told.and_then(|(told, _)| understand(&told).ok()) {
         Some(Answer::Exited { how, signal, stderr }) => (how, signal, stderr),
         _ => ("was lost with the keeper of its pool".to_owned(), None, String::new()),
     };
@@ -140,6 +170,20 @@ async fn serve(stream: UnixStream, mut lines: Lines, mut process: ForeignProcess
         true => process.exited(how, None, String::new()),
         false => process.exited(how, signal, stderr),
     }
+}
+
+/// Waits until a process that is no child of ours runs no more.
+async fn exit_of(pid: u32) {
+    while is_there_still(pid) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Runs it, or might it? One that nobody has reaped yet does not (proc_pid_stat(5), state Z).
+fn is_there_still(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Asks all pools of the user to let a machine go that waits: somebody has no memory for his.

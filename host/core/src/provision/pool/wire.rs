@@ -61,6 +61,7 @@ pub(super) enum Answer {
     /// machine's ends of its sockets.
     Machine {
         pid: u32,
+        instance: String,
         is_restored: bool,
         folder: PathBuf,
         memory_mib: u64,

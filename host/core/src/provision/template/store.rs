@@ -15,7 +15,7 @@ use crate::folder_lock::{FolderLock, LOCK};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 pub(super) const RECORD: &str = "template.json";
@@ -248,6 +248,15 @@ impl Template {
     /// The state file.
     pub fn state(&self) -> PathBuf {
         self.folder.join(STATE)
+    }
+
+    /// Which of all that were ever made under its id it is, as long as nobody writes to it: identity and last change of its
+    /// memory file (stat(2)).
+    pub(in crate::provision) fn instance(&self) -> String {
+        match fs::symlink_metadata(self.ram()) {
+            Ok(found) => format!("{}-{}.{}", found.ino(), found.ctime(), found.ctime_nsec()),
+            Err(_) => String::new(),
+        }
     }
 
     /// The folder.
