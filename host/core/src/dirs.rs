@@ -1,8 +1,10 @@
 //! Where Guestline keeps things: XDG folders, or all below `GUESTLINE_HOME`.
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -66,6 +68,19 @@ impl Dirs {
                 .unwrap_or_else(|| PathBuf::from(format!("/tmp/guestline-{uid}"))),
         })
     }
+}
+
+/// Writes a file that is there whole, or as it was.
+pub(crate) fn write_whole(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    io::Write::write_all(&mut file, content)?;
+    file.persist(folder.join(name))?;
+    Ok(())
+}
+
+/// Waits until nobody else has a folder's own lock (flock(2)), which is held for a moment by whoever has it.
+pub(crate) fn lock_folder(folder: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 /// Makes a folder that only its owner may enter (mode 0700), or checks that it is one.

@@ -67,18 +67,25 @@ pub(crate) fn is_in_use(folder: &Path) -> bool {
 fn take(folder: &Path, how: FlockArg, tries: u32) -> io::Result<Option<FolderLock>> {
     let path = folder.join(LOCK);
     let open = |write: bool| OpenOptions::new().read(true).write(write).open(&path);
-    let mut file = open(true).or_else(|error| match error.kind() {
+    let file = open(true).or_else(|error| match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => open(false),
         _ => Err(error),
     })?;
+    let Some(lock) = try_lock(file, how, tries)? else { return Ok(None) };
+    let (ours, there) = (lock.metadata()?, fs::metadata(&path));
+    let same = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+    Ok(same.then_some(FolderLock(lock)))
+}
+
+/// The lock of a file, tried so often; none while others have it.
+pub(crate) fn try_lock(
+    mut file: File,
+    how: FlockArg,
+    tries: u32,
+) -> io::Result<Option<Flock<File>>> {
     for attempt in 1..=tries {
         match Flock::lock(file, how) {
-            Ok(lock) => {
-                let (ours, there) = (lock.metadata()?, fs::metadata(&path));
-                let same =
-                    there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
-                return Ok(same.then_some(FolderLock(lock)));
-            }
+            Ok(lock) => return Ok(Some(lock)),
             Err((back, Errno::EWOULDBLOCK)) if attempt < tries => {
                 std::thread::sleep(MOMENT);
                 file = back;

@@ -18,6 +18,7 @@ mod folder_lock;
 pub mod guest;
 pub mod host;
 pub mod image;
+mod json_line;
 mod kept;
 pub mod link;
 mod local_socket;

@@ -5,14 +5,12 @@ use super::manifest::{FORMAT, FileRecord, Manifest};
 use super::store::{MANIFEST, check};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
-use crate::folder_lock::FolderLock;
+use crate::folder_lock::{FolderLock, try_lock};
 use crate::kept::{Condition, Kept, folders, is_ours};
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Begins the names of folders in which something is being made, or was when its maker died.
 pub(super) const MAKING: &str = ".making-";
@@ -20,9 +18,8 @@ pub(super) const MAKING: &str = ".making-";
 /// Held by who makes an image, or takes one away.
 const LOCK: &str = ".lock";
 
-/// Who asks whether an image is being made has the lock for a moment; so often, and so long between, is that waited for.
+/// Who asks whether an image is being made has the lock for a moment; so often is it tried.
 const TRIES: u32 = 10;
-const MOMENT: Duration = Duration::from_millis(1);
 
 /// The folders of images and packages.
 #[derive(Debug, Clone)]
@@ -169,16 +166,8 @@ pub(super) fn sweep(folder: &Path) {
     }
 }
 
-fn locked(mut file: File) -> io::Result<Option<Flock<File>>> {
-    for _ in 0..TRIES {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(Some(lock)),
-            Err((back, Errno::EWOULDBLOCK)) => file = back,
-            Err((_, errno)) => return Err(errno.into()),
-        }
-        std::thread::sleep(MOMENT);
-    }
-    Ok(None)
+fn locked(file: File) -> io::Result<Option<Flock<File>>> {
+    try_lock(file, FlockArg::LockExclusiveNonblock, TRIES)
 }
 
 fn condition(folder: &Path, making: bool) -> Condition {

@@ -11,10 +11,10 @@ use super::engine::Engine;
 use super::process::foreign;
 use super::qmp::Qmp;
 use super::{ForeignProcess, Machine, MachineSpec, Qemu};
+use crate::local_socket;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use tokio::net::UnixStream;
 
 /// What goes from one to the other.
 #[derive(Debug)]
@@ -52,9 +52,7 @@ impl Machine {
         handover: Handover,
     ) -> io::Result<(Self, ForeignProcess)> {
         let Handover { pid, ram, qmp, ends } = handover;
-        let qmp = std::os::unix::net::UnixStream::from(qmp);
-        qmp.set_nonblocking(true)?;
-        let qmp = Qmp::resume(UnixStream::from_std(qmp)?);
+        let qmp = Qmp::resume(local_socket::of(qmp)?);
         let (process, foreign) = foreign(pid);
         let (engine, exit) = Engine::with(process, qemu, spec, ram, folder, ends);
         Ok((Self::of(engine, exit, qmp, qemu, spec, folder), foreign))

@@ -28,6 +28,7 @@ mod tsc;
 pub use accel::{Accel, AccelChoice, Acceleration};
 pub use handover::Handover;
 pub use life::Ending;
+pub(crate) use process::is_there_still;
 pub use process::{CpuShare, ForeignProcess};
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
 pub use qmp::QmpError;

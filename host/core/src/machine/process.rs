@@ -231,8 +231,7 @@ impl CpuShare {
 }
 
 /// From `/proc/PID/task/*/schedstat` (Linux `Documentation/scheduler/sched-stats.rst`): nanoseconds
-/// on a CPU, nanoseconds on a run queue; nothing where the kernel keeps no such account. The
-/// state is that of proc_pid_stat(5).
+/// on a CPU, nanoseconds on a run queue; nothing where the kernel keeps no such account.
 pub(super) fn cpu_share(pid: u32) -> CpuShare {
     let mut share = CpuShare::default();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
@@ -245,8 +244,17 @@ pub(super) fn cpu_share(pid: u32) -> CpuShare {
             share.waited.insert(thread, Duration::from_nanos(waited));
         }
     }
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    share.stopped = matches!(state, Some('T' | 't'));
+    share.stopped = matches!(state(pid), Some('T' | 't'));
     share
+}
+
+/// Runs it, or might it? One that nobody has reaped yet does not.
+pub(crate) fn is_there_still(pid: u32) -> bool {
+    !matches!(state(pid), None | Some('Z' | 'X'))
+}
+
+/// The state of a process (proc_pid_stat(5)); none when it is gone.
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }

@@ -4,14 +4,14 @@
 //! as JSON first; an event that the schema does not know is passed over, and the connection goes
 //! on. Lines are bounded. Whoever gives a command writes it; one task reads, and hands out replies by their ids.
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use crate::local_socket;
 use qapi::qmp::{Event, MigrationStatus, QmpCommand, ShutdownCause, qmp_capabilities};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -188,7 +188,7 @@ impl Qmp {
         let writer = turn.as_mut().ok_or(QmpError::Gone)?;
         let id = lock(&self.callers).add(reply).ok_or(QmpError::Gone)?;
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
-        let written = write(writer, line.as_bytes(), fd).await;
+        let written = local_socket::send(writer.as_ref(), line.as_bytes(), fd.as_slice()).await;
         drop(turn);
         written.map_err(|_| QmpError::Gone)?;
         let mut answer = replied.await.map_err(|_| QmpError::Gone)?;
@@ -252,29 +252,6 @@ fn close(callers: &Mutex<Callers>) {
 
 fn lock(callers: &Mutex<Callers>) -> MutexGuard<'_, Callers> {
     callers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Writes a line; a descriptor goes with its first bytes.
-async fn write(
-    writer: &mut OwnedWriteHalf,
-    line: &[u8],
-    fd: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    let Some(fd) = fd else { return writer.write_all(line).await };
-    let fds = [fd.as_raw_fd()];
-    let sent = loop {
-        writer.writable().await?;
-        let socket = writer.as_ref();
-        let sent = socket.try_io(Interest::WRITABLE, || {
-            let (rights, bytes) = ([ControlMessage::ScmRights(&fds)], [IoSlice::new(line)]);
-            Ok(sendmsg::<()>(socket.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None)?)
-        });
-        match sent {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            sent => break sent?,
-        }
-    };
-    writer.write_all(line.get(sent..).unwrap_or_default()).await
 }
 
 /// Reads what QEMU says.
@@ -457,9 +434,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_descriptor_goes_with_its_command_and_a_migration_is_waited_for() {
-        use nix::sys::socket::{ControlMessageOwned, recvmsg};
+        use crate::sys;
         use qapi::qmp::getfd;
-        use std::os::fd::AsFd;
+        use std::os::fd::AsRawFd;
+        use tokio::io::Interest;
         let (ours, mut qemu) = UnixStream::pair().unwrap();
         let (qmp, _events) = Qmp::connect(ours);
         let mut file = tempfile::tempfile().unwrap();
@@ -470,20 +448,13 @@ mod tests {
             let (mut said, mut came) = (String::new(), None);
             while !said.contains("getfd") {
                 qemu.readable().await.unwrap();
-                let received = qemu.try_io(Interest::READABLE, || {
-                    let (mut bytes, mut space) = ([0; 512], nix::cmsg_space!([i32; 1]));
-                    let mut slices = [io::IoSliceMut::new(&mut bytes)];
-                    let fd = qemu.as_raw_fd();
-                    let message =
-                        recvmsg::<()>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
-                    for control in message.cmsgs()? {
-                        if let ControlMessageOwned::ScmRights(fds) = control {
-                            came = Some(fds[0]);
-                        }
-                    }
-                    let len = message.bytes;
-                    Ok(String::from_utf8(bytes[..len].to_vec()).unwrap())
-                });
+                let mut bytes = [0; 512];
+                let received = qemu
+                    .try_io(Interest::READABLE, || sys::receive(qemu.as_fd(), &mut bytes))
+                    .map(|(len, fds)| {
+                        came = fds.into_iter().next().or(came.take());
+                        String::from_utf8(bytes[..len].to_vec()).unwrap()
+                    });
                 said += &received.unwrap_or_default();
             }
             let line = said.lines().last().unwrap();
@@ -495,7 +466,7 @@ mod tests {
         };
         let (given, came) = tokio::join!(qmp.execute_with(&command, file.as_fd()), peer);
         given.unwrap();
-        let text = std::fs::read_to_string(format!("/proc/self/fd/{came}")).unwrap();
+        let text = std::fs::read_to_string(format!("/proc/self/fd/{}", came.as_raw_fd())).unwrap();
         assert_eq!(text, "state");
         assert!(watch.ended().await.unwrap());
     }

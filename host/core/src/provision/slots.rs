@@ -10,6 +10,7 @@
 //! looks first. What can never fit is refused at once.
 
 use super::memory::{MemoryError, OVERHEAD_MIB, RESERVE_MIB, available_mib};
+use crate::dirs::lock_folder;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -157,9 +158,7 @@ impl Slots {
     fn lock(&self) -> Result<Flock<File>, SlotError> {
         let path = &self.0.runtime;
         let wrong = |source| SlotError::File { path: path.clone(), source };
-        let folder = File::open(path).map_err(wrong)?;
-        // Held for a moment by whoever has it.
-        Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, errno)| wrong(errno.into()))
+        lock_folder(path).map_err(wrong)
     }
 
     /// What all machines but one have taken.

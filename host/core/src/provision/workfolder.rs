@@ -8,7 +8,7 @@
 //! removes the run's folder when the pipe closes; should that be killed too, the next process finds
 //! the lock free and sweeps.
 
-use crate::dirs::{Dirs, make_private};
+use crate::dirs::{Dirs, lock_folder, make_private};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::io;
@@ -55,9 +55,7 @@ impl WorkRoot {
     pub fn create(dirs: &Dirs, keep: bool) -> io::Result<Self> {
         make_private(&dirs.runtime)?;
         // One process at a time makes and sweeps: a folder without a lock belongs to the dead.
-        let runtime = File::open(&dirs.runtime)?;
-        let _turn = Flock::lock(runtime, FlockArg::LockExclusive)
-            .map_err(|(_, error)| io::Error::from(error))?;
+        let _turn = lock_folder(&dirs.runtime)?;
         let swept = sweep(&dirs.runtime);
         if swept > 0 {
             info!(swept, "removed work folders of runs that had died");

@@ -3,6 +3,7 @@
 
 use super::name::MachineName;
 use super::registry;
+use crate::json_line;
 use crate::local_socket;
 use crate::refusals::Refusals;
 use serde::{Deserialize, Serialize};
@@ -37,13 +38,6 @@ pub enum ControlRequest {
         /// Without asking the guest.
         force: bool,
     },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct RequestLine {
-    version: u32,
-    #[serde(flatten)]
-    request: ControlRequest,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -281,18 +275,7 @@ async fn converse(
 }
 
 fn understand(line: &[u8]) -> Result<ControlRequest, String> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let Version { version } =
-        serde_json::from_slice(line).map_err(|error| format!("no request: {error}"))?;
-    if version != CONTROL_VERSION {
-        return Err(format!("version {version} is not spoken here, {CONTROL_VERSION} is"));
-    }
-    let line: RequestLine =
-        serde_json::from_slice(line).map_err(|error| format!("no request: {error}"))?;
-    Ok(line.request)
+    json_line::understand(CONTROL_VERSION, "request", line)
 }
 
 /// What a machine is and does.
@@ -341,9 +324,7 @@ async fn ask(folder: &Path, request: ControlRequest) -> Result<Answer, ControlEr
     let asking = async {
         let stream = local_socket::connect(folder, registry::CONTROL_SOCKET)?;
         let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
-        let mut line = serde_json::to_vec(&RequestLine { version: CONTROL_VERSION, request })?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
+        writer.write_all(&json_line::line(CONTROL_VERSION, request)).await?;
         let mut line = Vec::new();
         BufReader::new(reader).take(MAX_LINE_LEN).read_until(b'\n', &mut line).await?;
         match line.is_empty() {

@@ -11,11 +11,10 @@
 
 use super::control::{Ended, How};
 use super::name::MachineName;
-use crate::dirs::{Dirs, make_private};
+use crate::dirs::{Dirs, lock_folder, make_private, write_whole};
 use crate::local_socket::{connect, listen};
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -93,9 +92,7 @@ pub(super) fn claim(
     let wrong = |source: io::Error| RegistryError::Folder { folder: folder.to_owned(), source };
     let control = listen(folder, CONTROL_SOCKET).map_err(wrong)?;
     let link = listen(folder, LINK_SOCKET).map_err(wrong)?;
-    let runtime = File::open(&dirs.runtime).map_err(wrong)?;
-    let _turn =
-        Flock::lock(runtime, FlockArg::LockExclusive).map_err(|(_, error)| wrong(error.into()))?;
+    let _turn = lock_folder(&dirs.runtime).map_err(wrong)?;
     if find(dirs, name).is_some() {
         return Err(RegistryError::Up { name: name.clone() });
     }
@@ -127,14 +124,6 @@ pub(super) fn keep_word(dirs: &Dirs, name: &MachineName, word: &Ended) -> io::Re
 pub(super) fn word(how: How, why: String) -> Ended {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ended { version: VERSION, at_us: u64::try_from(since.as_micros()).unwrap_or(0), how, why }
-}
-
-/// A file that is there whole, or as it was.
-fn write_whole(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    io::Write::write_all(&mut file, content)?;
-    file.persist(folder.join(name))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The keeper of a pool: makes machines ready, hands them over, and kills those whose taker is gone.
 
 use super::wire::{
-    self, Answer, CLAIM, Lines, PoolStatus, Request, SOCKET, line, refusal, send, understand,
+    self, Answer, CLAIM, Lines, PoolStatus, Request, SOCKET, refusal, send, understand,
 };
 use crate::clock::now_us;
-use crate::dirs::Dirs;
+use crate::dirs::{Dirs, lock_folder, write_whole};
 use crate::local_socket;
 use crate::machine::{Ending, Machine};
 use crate::provision::lease::{FailedLease, GivenAway, Held, Lease};
@@ -14,9 +14,8 @@ use crate::provision::{LinkChoice, MachineRequest, Notice, Provisioner, Template
 use crate::refusals::Refusals;
 use crate::seal::FileSeal;
 use crate::text;
-use nix::fcntl::{Flock, FlockArg};
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -202,13 +201,11 @@ pub async fn keep(
 /// Takes the machines of a template for the keeper whose folder this is, and listens; else tells who has them.
 fn claim(dirs: &Dirs, folder: &Path, id: &TemplateId) -> io::Result<Result<UnixListener, u32>> {
     let listener = local_socket::listen(folder, SOCKET)?;
-    let runtime = File::open(&dirs.runtime)?;
-    let _turn = Flock::lock(runtime, FlockArg::LockExclusive)
-        .map_err(|(_, error)| io::Error::from(error))?;
+    let _turn = lock_folder(&dirs.runtime)?;
     if let Some(pid) = wire::keeper_of(&dirs.runtime, id.as_str()) {
         return Ok(Err(pid));
     }
-    fs::write(folder.join(CLAIM), wire::claim(id.as_str(), std::process::id()))?;
+    write_whole(folder, CLAIM, &wire::claim(id.as_str(), std::process::id()))?;
     UnixListener::from_std(listener).map(Ok)
 }
 
@@ -246,20 +243,19 @@ impl<'a> Keeper<'a> {
                 }
                 Some(Asked { request, stream }) = asked.recv() => {
                     self.answer(&request, stream).await;
-                    if matches!(request, Request::MakeRoom | Request::Stop) {
-                        self.give_up(&request, making.take()).await;
+                    match request {
+                        Request::MakeRoom => self.make_room(making.take()).await,
+                        Request::Stop => self.give_up(making.take()).await,
+                        _ => {}
                     }
                 }
                 Some(_) = self.lent.join_next() => {}
                 _ = looks.tick() => self.look(),
                 () = cancel.cancelled(), if !self.status.stopping => {
                     self.status.stopping = true;
-                    self.give_up(&Request::Stop, making.take()).await;
+                    self.give_up(making.take()).await;
                 }
             }
-        }
-        if let Some(making) = making {
-            making.end().await;
         }
         accepting.abort();
     }
@@ -279,21 +275,23 @@ impl<'a> Keeper<'a> {
         BeingMade { cancel, future }
     }
 
-    /// Lets go of what is being made, and of what waits: one of them, or all.
-    async fn give_up(&mut self, request: &Request, making: Option<BeingMade<'_>>) {
+    /// Lets go of what is being made, and of one that waits: who has waited least is the least loss.
+    async fn make_room(&mut self, making: Option<BeingMade<'_>>) {
         if let Some(making) = making {
             making.end().await;
         }
-        match request {
-            // The one that has waited least is the least loss.
-            Request::MakeRoom => {
-                if let Some(ready) = self.ready.pop_back() {
-                    info!("a machine goes to make room");
-                    ready.lease.end().await;
-                }
-            }
-            _ => self.drop_ready().await,
+        if let Some(ready) = self.ready.pop_back() {
+            info!("a machine goes to make room");
+            ready.lease.end().await;
         }
+    }
+
+    /// Lets go of what is being made, and of all that wait.
+    async fn give_up(&mut self, making: Option<BeingMade<'_>>) {
+        if let Some(making) = making {
+            making.end().await;
+        }
+        self.drop_ready().await;
     }
 
     fn on_made(&mut self, made: Result<Ready, NotReady>) {
@@ -325,8 +323,7 @@ impl<'a> Keeper<'a> {
             Request::Status => {}
             Request::Taken => {
                 let answer = refusal("no machine was given over this connection");
-                let _ = timeout(SILENT, send(&stream, &line(answer), &[])).await;
-                return;
+                return say(&stream, answer).await;
             }
             Request::MakeRoom => {
                 self.status.why = Some("others need the memory".to_owned());
@@ -335,15 +332,14 @@ impl<'a> Keeper<'a> {
             Request::Stop => self.status.stopping = true,
         }
         let answer = Answer::Status { pool: Box::new(self.status()) };
-        let _ = timeout(SILENT, send(&stream, &line(answer), &[])).await;
+        say(&stream, answer).await;
     }
 
     /// Gives the machine that has waited longest to who asks.
     async fn hand_over(&mut self, stream: UnixStream) {
         self.look();
         let Some(ready) = self.ready.pop_front() else {
-            let _ = timeout(SILENT, send(&stream, &line(Answer::None), &[])).await;
-            return;
+            return say(&stream, Answer::None).await;
         };
         match timeout(SILENT, give(ready, &stream, self.status.warm_up.clone())).await {
             Ok(Ok(lent)) => {
@@ -386,6 +382,11 @@ async fn made(making: &mut Option<BeingMade<'_>>) -> Result<Ready, NotReady> {
     }
 }
 
+/// Tells whoever asked, if he listens.
+async fn say(stream: &UnixStream, answer: Answer) {
+    let _ = timeout(SILENT, send(stream, answer, &[])).await;
+}
+
 /// Takes connections, and what each asks for.
 async fn accept(listener: UnixListener, asking: mpsc::Sender<Asked>) {
     let mut refusals = Refusals::default();
@@ -400,9 +401,7 @@ async fn accept(listener: UnixListener, asking: mpsc::Sender<Asked>) {
                     };
                     match understand(&said) {
                         Ok(request) => drop(asking.send(Asked { request, stream }).await),
-                        Err(why) => {
-                            let _ = timeout(SILENT, send(&stream, &line(refusal(&why)), &[])).await;
-                        }
+                        Err(why) => say(&stream, refusal(&why)).await,
                     }
                 });
             }
@@ -473,7 +472,7 @@ async fn give(ready: Ready, stream: &UnixStream, warm_up: Option<String>) -> io:
         ready_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
         warm_up,
     };
-    send(stream, &line(answer), &fds).await?;
+    send(stream, answer, &fds).await?;
     Ok(Lent { machine, slot, held })
 }
 
@@ -501,7 +500,7 @@ impl Lent {
         let from = stderr.len().saturating_sub(STDERR_TOLD);
         let stderr = text::escape(stderr.as_bytes().get(from..).unwrap_or_default());
         let exited = Answer::Exited { how, signal, stderr };
-        let _ = timeout(SILENT, send(&stream, &line(exited), &[])).await;
+        say(&stream, exited).await;
         drop(held);
     }
 }

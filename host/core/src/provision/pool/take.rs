@@ -2,7 +2,9 @@
 
 use super::wire::{self, Answer, Lines, Request, line, send, understand};
 use crate::local_socket;
-use crate::machine::{Channels, ForeignProcess, Handover, Machine, MachineSpec, Qemu};
+use crate::machine::{
+    Channels, ForeignProcess, Handover, Machine, MachineSpec, Qemu, is_there_still,
+};
 use crate::provision::TemplateId;
 use crate::provision::slots::{Slot, Slots};
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +12,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -91,7 +93,7 @@ async fn take_from(
 ) -> io::Result<Option<Taken>> {
     let began = Instant::now();
     let stream = wire::connect(keeper)?;
-    send(&stream, &line(Request::Take), &[]).await?;
+    send(&stream, Request::Take, &[]).await?;
     let mut lines = Lines::default();
     let (answer, mut fds) = lines.next(&stream).await?;
     let Answer::Machine {
@@ -116,12 +118,13 @@ async fn take_from(
     let ends = fds.split_off(OURS);
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or(io::Error::from(io::ErrorKind::NotFound));
-    let (qmp, console) = (next()?, stream_of(next()?)?);
-    let (control, bulk, reserve) = (stream_of(next()?)?, stream_of(next()?)?, stream_of(next()?)?);
+    let (qmp, console) = (next()?, local_socket::of(next()?)?);
+    let (control, bulk, reserve) =
+        (local_socket::of(next()?)?, local_socket::of(next()?)?, local_socket::of(next()?)?);
     let ram = is_restored.then(|| ram.to_owned());
     let handover = Handover { pid, ram, qmp, ends };
     let slot = slots.take_over(folder, memory_mib, pid).map_err(io::Error::other)?;
-    send(&stream, &line(Request::Taken), &[]).await?;
+    send(&stream, Request::Taken, &[]).await?;
     let (machine, foreign) = Machine::take_over(qemu, spec, folder, handover)?;
     tokio::spawn(serve(stream, lines, foreign, pid));
     // For the reader of a work folder that was kept; its absence harms nothing.
@@ -133,12 +136,6 @@ async fn take_from(
     debug!(pid, took = ?began.elapsed(), "a machine out of a pool");
     let channels = Channels { control, console, reserve, bulk, ports: Vec::new() };
     Ok(Some(Taken { machine, channels, slot, warm_up, ready_for: Duration::from_micros(ready_us) }))
-}
-
-fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {
-    let stream = std::os::unix::net::UnixStream::from(fd);
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
 }
 
 /// Has the keeper kill QEMU when that is wanted, and tells of its exit; without the keeper, should that be stopped.
@@ -177,13 +174,6 @@ async fn exit_of(pid: u32) {
     while is_there_still(pid) {
         tokio::time::sleep(LOOK).await;
     }
-}
-
-/// Runs it, or might it? One that nobody has reaped yet does not (proc_pid_stat(5), state Z).
-fn is_there_still(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Asks all pools of the user to let a machine go that waits: somebody has no memory for his.

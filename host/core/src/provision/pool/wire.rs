@@ -1,17 +1,18 @@
 //! What keepers and takers say to each other: JSON lines over a unix socket, a machine's descriptors beside its line
 //! (`SCM_RIGHTS`, unix(7)). The socket is in a folder of the user's own.
 
+use crate::json_line;
 use crate::local_socket;
 use crate::sys;
 use crate::text;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 /// Version of requests, answers and claims. Fields may be added without raising it.
@@ -117,32 +118,14 @@ pub struct PoolStatus {
     pub since_us: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Versioned<T> {
-    version: u32,
-    #[serde(flatten)]
-    message: T,
-}
-
 /// A message as a line.
 pub(super) fn line(message: impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(&Versioned { version: VERSION, message }).unwrap_or_default();
-    line.push(b'\n');
-    line
+    json_line::line(VERSION, message)
 }
 
 /// What a line says; in words, why it says nothing.
-pub(super) fn understand<T: for<'a> Deserialize<'a>>(line: &[u8]) -> Result<T, String> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let wrong = |error: serde_json::Error| format!("no message: {error}");
-    let Version { version } = serde_json::from_slice(line).map_err(wrong)?;
-    if version != VERSION {
-        return Err(format!("version {version} is not spoken here, {VERSION} is"));
-    }
-    Ok(serde_json::from_slice::<Versioned<T>>(line).map_err(wrong)?.message)
+pub(super) fn understand<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+    json_line::understand(VERSION, "message", line)
 }
 
 /// What keepers claim to keep, with their folders. One that was killed claims still.
@@ -186,8 +169,8 @@ pub(super) fn connect(folder: &Path) -> io::Result<UnixStream> {
 /// Asks the keeper in a folder what has one answer.
 pub(super) async fn ask(folder: &Path, request: &Request) -> io::Result<Answer> {
     let asking = async {
-        let mut stream = connect(folder)?;
-        stream.write_all(&line(request)).await?;
+        let stream = connect(folder)?;
+        send(&stream, request, &[]).await?;
         let (answer, _) = Lines::default().next(&stream).await?;
         understand(&answer).map_err(io::Error::other)
     };
@@ -196,29 +179,14 @@ pub(super) async fn ask(folder: &Path, request: &Request) -> io::Result<Answer> 
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Sends a line, with descriptors.
-pub(super) async fn send(stream: &UnixStream, line: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
-    let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut rights = vec![ControlMessage::ScmRights(&fds)];
-    rights.retain(|_| !fds.is_empty());
-    let mut sent = 0;
-    while sent < line.len() {
-        stream.writable().await?;
-        let rest = [IoSlice::new(line.get(sent..).unwrap_or_default())];
-        let wrote = stream.try_io(Interest::WRITABLE, || {
-            Ok(sendmsg::<()>(stream.as_raw_fd(), &rest, &rights, MsgFlags::MSG_NOSIGNAL, None)?)
-        });
-        match wrote {
-            Ok(len) => {
-                sent += len;
-                // They went with the first bytes.
-                rights.clear();
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+/// Sends a message, with descriptors.
+pub(super) async fn send(
+    stream: &UnixStream,
+    message: impl Serialize,
+    fds: &[OwnedFd],
+) -> io::Result<()> {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    local_socket::send(stream, &line(message), &fds).await
 }
 
 /// Lines of a stream, with the descriptors that came with them.
@@ -289,8 +257,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, b"what is in it").unwrap();
         let fds = [file.try_clone().unwrap().into(), file.into()];
-        send(&here, &line(Answer::None), &fds).await.unwrap();
-        send(&here, &line(Request::Stop), &[]).await.unwrap();
+        send(&here, Answer::None, &fds).await.unwrap();
+        send(&here, Request::Stop, &[]).await.unwrap();
         let mut lines = Lines::default();
         let (answer, fds) = lines.next(&there).await.unwrap();
         assert!(matches!(understand(&answer), Ok(Answer::None)));
