@@ -62,8 +62,8 @@ missing_packages() {
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     command -v make >/dev/null 2>&1 || echo make
     [ -n "$tests" ] || return 0
-    # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces.
-    for pair in git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
+    # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces, disks.
+    for pair in qemu-img:qemu-utils git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
 }
@@ -106,8 +106,9 @@ install_packages() {
     say "to be installed: $*"
     suite=
     case " $* " in
-    *" qemu-system-x86 "*)
-        if [ "${VERSION_CODENAME:-}" = bookworm ]; then
+    *" qemu-system-x86 "* | *" qemu-utils "*)
+        # What goes with a QEMU that stays comes from where that did.
+        if [ "${VERSION_CODENAME:-}" = bookworm ] && ! [ "$(qemu_version | cut -d. -f1)" = 7 ]; then
             [ -n "$(ls /var/lib/apt/lists 2>/dev/null | grep Packages)" ] || as_root apt-get update
             if add_backports; then
                 suite="-t bookworm-backports"

@@ -1,4 +1,5 @@
-//! Loading kernel modules by name, in the order given. Paths come from `modules.dep`.
+//! Loading kernel modules by name, in the order given, each after those that it needs. Paths come from `modules.dep`
+//! (modules.dep(5)), which lists what is to be loaded first last.
 
 use crate::linux;
 use guestline_files::describe;
@@ -17,9 +18,9 @@ pub(crate) fn load<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let index = fs::read_to_string(folder.join("modules.dep")).unwrap_or_default();
     names
         .filter_map(|name| {
-            let trouble = match path_of(&index, name) {
+            let trouble = match paths_of(&index, name) {
                 None => "not in the image".to_owned(),
-                Some(path) => match insert(&folder.join(path)) {
+                Some(paths) => match paths.rev().try_for_each(|path| insert(&folder.join(path))) {
                     Ok(()) => return None,
                     Err(error) => describe(error),
                 },
@@ -42,12 +43,17 @@ fn modules_folder(running: &str) -> Option<(PathBuf, String)> {
     Some((entry.path(), entry.file_name().to_string_lossy().into_owned()))
 }
 
-/// The path that `modules.dep` gives a module. The kernel takes `-` and `_` for the same.
-fn path_of<'a>(index: &'a str, name: &str) -> Option<&'a str> {
+/// The paths that `modules.dep` gives a module: its own, and those of what it needs. The kernel takes `-` and `_` for the
+/// same.
+fn paths_of<'a>(
+    index: &'a str,
+    name: &str,
+) -> Option<impl DoubleEndedIterator<Item = &'a str> + use<'a>> {
     let wanted = name.replace('-', "_");
-    index.lines().filter_map(|line| line.split(':').next()).find(|path| {
+    index.lines().filter_map(|line| line.split_once(':')).find_map(|(path, needs)| {
         let file = path.rsplit('/').next().unwrap_or(path);
-        file.strip_suffix(".ko").is_some_and(|stem| stem.replace('-', "_") == wanted)
+        let is_it = file.strip_suffix(".ko").is_some_and(|stem| stem.replace('-', "_") == wanted);
+        is_it.then(|| std::iter::once(path).chain(needs.split_ascii_whitespace()))
     })
 }
 
@@ -67,8 +73,10 @@ mod tests {
     #[test]
     fn finds_a_module_whichever_dash_it_is_written_with() {
         let index = "kernel/a/virtio.ko:\nkernel/b/virtio-rng.ko: kernel/a/virtio.ko\n";
-        assert_eq!(path_of(index, "virtio_rng"), Some("kernel/b/virtio-rng.ko"));
-        assert_eq!(path_of(index, "virtio"), Some("kernel/a/virtio.ko"));
-        assert_eq!(path_of(index, "rng"), None);
+        let paths = |name: &str| paths_of(index, name).map(|paths| paths.collect::<Vec<_>>());
+        let rng = vec!["kernel/b/virtio-rng.ko", "kernel/a/virtio.ko"];
+        assert_eq!(paths("virtio_rng"), Some(rng));
+        assert_eq!(paths("virtio"), Some(vec!["kernel/a/virtio.ko"]));
+        assert_eq!(paths("rng"), None);
     }
 }

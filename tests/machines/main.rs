@@ -4,6 +4,7 @@
 mod cache;
 mod checks;
 mod clients;
+mod devices;
 mod evidence;
 mod faults;
 mod guests;

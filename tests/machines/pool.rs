@@ -11,10 +11,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 /// A pool, which ends with the test.
-struct Pool<'a>(&'a Guestline);
+pub(crate) struct Pool<'a>(&'a Guestline);
 
 impl<'a> Pool<'a> {
-    fn start(guestline: &'a Guestline, options: &[&str]) -> Self {
+    pub(crate) fn start(guestline: &'a Guestline, options: &[&str]) -> Self {
         let ran = guestline.run(&[&["pool", "start"], options].concat());
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         assert!(ran.stdout().starts_with("pool "), "{}", ran.stdout());
@@ -29,7 +29,7 @@ impl<'a> Pool<'a> {
     }
 
     /// Waits until so many are ready, and none is lent.
-    fn wait_for(&self, ready: u64) {
+    pub(crate) fn wait_for(&self, ready: u64) {
         wait_for("ready machines", || {
             let status = self.status()?;
             (status["ready"] == ready && status["lent"] == 0).then_some(())

@@ -6,7 +6,9 @@ use guestline::guest::{
 use guestline::link::LinkError;
 use guestline::machine::{Accel, Ending, OLDEST_QEMU, Qemu};
 use guestline::provision::pool::{self, PoolSpec, PoolStatus};
-use guestline::provision::{Lease, LinkChoice, MachineRequest, Provisioner, WorkRoot};
+use guestline::provision::{
+    DiskWanted, Lease, LinkChoice, MachineRequest, NicWanted, Provisioner, WorkRoot,
+};
 use guestline_protocol::{Command, ExecRequest, ExitStatus, StdinSource};
 use guestline_tests::{dirs_of, oldest_qemu, tiny};
 use std::path::PathBuf;
@@ -14,23 +16,25 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Nothing of these tests takes longer.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A machine, and the folder that its own is in.
-struct Leased {
+pub(crate) struct Leased {
     lease: Lease,
     home: tempfile::TempDir,
 }
 
 /// How a machine is wanted.
 #[derive(Default)]
-struct Wanted {
-    qemu: Option<PathBuf>,
-    fresh_reboot: bool,
-    link: LinkChoice,
+pub(crate) struct Wanted {
+    pub(crate) qemu: Option<PathBuf>,
+    pub(crate) disks: Vec<DiskWanted>,
+    pub(crate) nics: Vec<NicWanted>,
+    pub(crate) fresh_reboot: bool,
+    pub(crate) link: LinkChoice,
 }
 
-async fn lease(wanted: Wanted) -> Leased {
+pub(crate) async fn lease(wanted: Wanted) -> Leased {
     let home = tempfile::Builder::new().prefix("gl").tempdir().unwrap();
     let dirs = dirs_of(home.path());
     let image = tiny(&dirs).await;
@@ -43,6 +47,8 @@ async fn lease(wanted: Wanted) -> Leased {
     let request = MachineRequest {
         fresh_reboot: wanted.fresh_reboot,
         link: wanted.link,
+        disks: wanted.disks,
+        nics: wanted.nics,
         ..MachineRequest::new(image, Duration::from_secs(120))
     };
     match provisioner.lease(&request, &CancellationToken::new()).await {
@@ -55,12 +61,12 @@ async fn lease(wanted: Wanted) -> Leased {
 }
 
 impl Leased {
-    fn guest(&self) -> Guest {
+    pub(crate) fn guest(&self) -> Guest {
         self.lease.guest.clone()
     }
 
     /// Gives the machine back; nothing of it is left.
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         let Self { lease, home } = self;
         drop(lease.end().await);
         let left: Vec<_> = std::fs::read_dir(home.path().join("run")).unwrap().collect();
@@ -79,24 +85,24 @@ fn line_of(line: &str) -> ExecRequest {
     ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()))
 }
 
-async fn shell(guest: &Guest, line: &str) -> String {
+pub(crate) async fn shell(guest: &Guest, line: &str) -> String {
     let output = soon(line, guest.run(line_of(line), &[], 1 << 20)).await.unwrap();
     assert_eq!(output.exited.status, ExitStatus::Exited(0), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-async fn number(guest: &Guest, line: &str) -> f64 {
+pub(crate) async fn number(guest: &Guest, line: &str) -> f64 {
     shell(guest, line).await.parse().unwrap()
 }
 
 /// Saves, and tells how long that took.
-async fn snapshot(guest: &Guest, name: &str) {
+pub(crate) async fn snapshot(guest: &Guest, name: &str) {
     let began = Instant::now();
     soon("a snapshot", guest.snapshot(name)).await.unwrap();
     eprintln!("snapshot {name}: {:.0?}", began.elapsed());
 }
 
-async fn restore(guest: &Guest, name: &str) -> i64 {
+pub(crate) async fn restore(guest: &Guest, name: &str) -> i64 {
     let began = Instant::now();
     let skew = soon("a restore", guest.restore(name)).await.unwrap();
     eprintln!("restore {name}: {:.0?}, clock {} us off", began.elapsed(), skew.micros);

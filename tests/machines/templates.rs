@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// A cache of its own, but for the images.
-fn with_own_cache() -> Guestline {
+pub(crate) fn with_own_cache() -> Guestline {
     let guestline = Guestline::new();
     let cache = guestline.home().join("cache");
     fs::create_dir_all(cache.join("guestline")).unwrap();
@@ -19,24 +19,24 @@ fn with_own_cache() -> Guestline {
 }
 
 /// The folders of all templates of a cache, also of half ones.
-fn folders(guestline: &Guestline) -> Vec<PathBuf> {
+pub(crate) fn folders(guestline: &Guestline) -> Vec<PathBuf> {
     let all = fs::read_dir(guestline.home().join("cache/guestline/templates/1"));
     all.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
 }
 
-fn only_template(guestline: &Guestline) -> PathBuf {
+pub(crate) fn only_template(guestline: &Guestline) -> PathBuf {
     let mut all = folders(guestline);
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
 }
 
-fn event(ran: &Ran, name: &str) -> Vec<serde_json::Value> {
+pub(crate) fn event(ran: &Ran, name: &str) -> Vec<serde_json::Value> {
     ran.events().into_iter().filter(|event| event["event"] == name).collect()
 }
 
 const JSON: &[&str] = &["check", "--message-format", "json"];
 
-fn json(guestline: &Guestline, lines: &[&str]) -> Ran {
+pub(crate) fn json(guestline: &Guestline, lines: &[&str]) -> Ran {
     let ran = guestline.run(&[JSON, lines].concat());
     assert_eq!(ran.status, 0, "{}\n{}", ran.stderr, ran.stdout());
     ran

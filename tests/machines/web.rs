@@ -15,8 +15,12 @@ impl Web {
     }
 
     pub(crate) fn up_by(guestline: Guestline) -> Self {
+        Self::up_with(guestline, &[])
+    }
+
+    pub(crate) fn up_with(guestline: Guestline, options: &[&str]) -> Self {
         let web = Self(guestline);
-        let ran = web.0.run(&["up", "web"]);
+        let ran = web.0.run(&[&["up", "web"], options].concat());
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         assert!(ran.stdout().starts_with("web is up: kernel "), "{}", ran.stdout());
         web

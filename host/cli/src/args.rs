@@ -1,10 +1,12 @@
 //! The command line.
 
 mod cache;
+mod devices;
 mod machines;
 mod pool;
 
 pub(crate) use cache::*;
+pub(crate) use devices::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
 
@@ -54,6 +56,17 @@ pub(crate) enum AccelArg {
     Auto,
     Kvm,
     Tcg,
+}
+
+impl AccelArg {
+    /// The word of the option; none for the default.
+    pub(crate) fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Kvm => Some("kvm"),
+            Self::Tcg => Some("tcg"),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -142,8 +155,10 @@ pub(crate) struct CheckArgs {
     /// CPUs of each machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     /// Machines of this template (`guestline template create`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,
     /// Boot every machine, instead of restoring it from a template that was saved after a boot
     #[arg(long)]
@@ -231,7 +246,7 @@ pub(crate) struct CreateArgs {
     #[arg(short, long, value_name = "LINE")]
     pub(crate) exec: Vec<String>,
     /// Begin with this template instead of an image
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus", "disks", "nics"])]
     pub(crate) from: Option<TemplateName>,
     /// Image that the machine boots
     #[arg(long, value_name = "NAME", default_value = "tiny")]
@@ -242,6 +257,8 @@ pub(crate) struct CreateArgs {
     /// CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     /// Time for each line [default: 60 s, half as much again under TCG, more on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) timeout: Option<Duration>,
@@ -299,15 +316,20 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
+    match parse_mib(text)? {
+        mib @ 32..=0x1000_0000 => Ok(mib),
+        _ => Err("want 32M to 262144G".to_owned()),
+    }
+}
+
+/// MiB.
+fn parse_mib(text: &str) -> Result<u64, String> {
     let (number, unit) = [("G", 1024), ("GiB", 1024), ("M", 1), ("MiB", 1), ("", 1)]
         .into_iter()
         .find_map(|(unit, mib)| Some((text.strip_suffix(unit)?, mib)))
         .unwrap_or((text, 1));
     let number: u64 = number.parse().map_err(|_| "want a number, perhaps with M or G")?;
-    match number.checked_mul(unit) {
-        Some(mib @ 32..=0x1000_0000) => Ok(mib),
-        _ => Err("want 32M to 262144G".to_owned()),
-    }
+    Ok(number.saturating_mul(unit))
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use crate::terminal::Progress;
 use guestline::image::{Image, Recipe};
-use guestline::provision::{FailedLease, LeaseError, SetUpFailure};
+use guestline::provision::{FailedLease, LeaseError, MachineRequest, NamedTemplate, SetUpFailure};
 use guestline::text;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// So many last lines of the console are shown where it is the evidence.
@@ -43,6 +44,18 @@ pub(crate) fn image(
             Err(lines)
         }
     })
+}
+
+/// The machine that a name, or options, stand for, of an image; it may take so long to boot.
+pub(crate) fn request(wanted: &NamedTemplate, image: Image, boot: Duration) -> MachineRequest {
+    MachineRequest {
+        memory_mib: wanted.memory_mib.unwrap_or(image.manifest.memory_mib),
+        cpus: wanted.cpus,
+        disks: wanted.disks.clone(),
+        nics: wanted.nics.clone(),
+        layers: wanted.layers.clone(),
+        ..MachineRequest::new(image, boot)
+    }
 }
 
 /// The console's last lines, and what mends it.

@@ -1,6 +1,7 @@
 //! A job: all that an executor needs to know, as one serialisable value; no path of this host.
 
 use guestline::digest::Digest;
+use guestline::provision::{DiskWanted, NicWanted};
 use guestline_protocol::{ByteBuf, Command};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -55,6 +56,12 @@ pub struct MachineWanted {
     pub memory_mib: Option<u64>,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// Disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskWanted>,
+    /// Network cards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<NicWanted>,
     /// Boot it, instead of restoring it from a template.
     pub fresh_reboot: bool,
     /// Lines that are run in it before the test, each layer a template of its own.
@@ -108,6 +115,8 @@ mod tests {
                 memory_mib: None,
                 cpus: 2,
                 fresh_reboot: false,
+                disks: Vec::new(),
+                nics: Vec::new(),
                 layers: Vec::new(),
             },
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },

@@ -1,6 +1,6 @@
 //! The command line of what is about named machines.
 
-use super::{parse_memory, parse_time};
+use super::{DeviceArgs, parse_memory, parse_time};
 use clap::{Args, Subcommand, ValueEnum};
 use guestline::guest::PullOptions;
 use guestline::supervise::MachineName;
@@ -51,6 +51,8 @@ pub(crate) struct UpArgs {
     /// CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     /// Time for each boot, until the agent answers [default: 120 s, half as much again under TCG,
     /// more on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -60,7 +62,7 @@ pub(crate) struct UpArgs {
     pub(crate) fresh_reboot: bool,
     /// Boot nothing: reach an agent elsewhere, as tty:/dev/ttyUSB0,115200, unix:/path, vsock:CID:PORT,
     /// exec:COMMAND or ssh:HOST
-    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus", "fresh_reboot"])]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus", "disks", "nics", "fresh_reboot"])]
     pub(crate) connect: Option<String>,
 }
 

@@ -1,6 +1,6 @@
 //! The command line of `guestline pool`.
 
-use super::{parse_memory, parse_time};
+use super::{DeviceArgs, parse_memory, parse_time};
 use clap::{Args, Subcommand};
 use guestline::provision::TemplateName;
 use std::time::Duration;
@@ -54,8 +54,10 @@ pub(crate) struct PoolStartArgs {
     /// CPUs of each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     /// Machines of this template (`guestline template create`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,
     /// Time for a boot, until the agent answers [default: 120 s, half as much again under TCG, more on a
     /// loaded host]

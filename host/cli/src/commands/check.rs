@@ -1,6 +1,7 @@
 //! `guestline check`: command lines, each a test in its own pristine machine.
 
-use crate::args::{AccelArg, CheckArgs, GlobalArgs, MessageFormat};
+use super::template::{self, Options};
+use crate::args::{CheckArgs, GlobalArgs, MessageFormat};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
 use crate::signals::{self, Interrupted};
@@ -150,18 +151,16 @@ fn end_report(
 
 /// The machine that is wanted: of options, or of a template with a name.
 fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, CommandError> {
-    let wanted = MachineWanted {
-        image: args.image.clone(),
-        kernel: None,
+    let options = Options {
+        image: &args.image,
         memory_mib: args.memory,
         cpus: args.cpus,
-        fresh_reboot: args.fresh_reboot,
-        layers: Vec::new(),
+        devices: &args.devices,
     };
-    let Some(name) = &args.template else { return Ok(wanted) };
-    let NamedTemplate { image, memory_mib, cpus, layers, .. } =
-        super::template::named(&context.dirs, name)?;
-    Ok(MachineWanted { image, memory_mib, cpus, layers, ..wanted })
+    let wanted = template::wanted(&context.dirs, args.template.as_ref(), options)?;
+    let NamedTemplate { image, memory_mib, cpus, disks, nics, layers, .. } = wanted;
+    let fresh_reboot = args.fresh_reboot;
+    Ok(MachineWanted { image, kernel: None, memory_mib, cpus, disks, nics, fresh_reboot, layers })
 }
 
 /// The tests that the command line names.
@@ -308,14 +307,8 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     add("memory", args.memory.map(|mib| format!("{mib}M")));
     add("cpus", Some(args.cpus.to_string()).filter(|cpus| cpus != "1"));
     add("agent", path(&global.agent));
-    add(
-        "accel",
-        match global.accel {
-            AccelArg::Auto => None,
-            AccelArg::Kvm => Some("kvm".to_owned()),
-            AccelArg::Tcg => Some("tcg".to_owned()),
-        },
-    );
+    add("accel", global.accel.word().map(str::to_owned));
+    words.extend(args.devices.words().iter().map(|word| text::quote(word)));
     if args.fresh_reboot {
         words.push("--fresh-reboot".to_owned());
     }
@@ -380,6 +373,9 @@ mod tests {
             again(&global, &check),
             "guestline check --timeout 5000ms --memory 1024M --accel tcg"
         );
+        let (global, check) = args(&["--nic", "--nic=10.1.0.5/24", "--disk=1G", "true"]);
+        let said = "guestline check --disk=1024M --nic= --nic=10.1.0.5/24";
+        assert_eq!(again(&global, &check), said);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `guestline pool`: machines that are ready before a check wants them, kept by this program in the background.
 
-use super::template::named;
-use crate::args::{AccelArg, GlobalArgs, PoolArgs, PoolCommand, PoolStartArgs};
+use super::template::{self, Options};
+use crate::args::{GlobalArgs, PoolArgs, PoolCommand, PoolStartArgs};
 use crate::background::{self, Heard, Told, tell_failed};
 use crate::commands::check;
 use crate::context::Context;
@@ -37,10 +37,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &PoolArgs) -> Result<u8, CommandErr
 
 /// The machine that is wanted, of options or of a template with a name.
 fn wanted(context: &Context, args: &PoolStartArgs) -> Result<NamedTemplate, CommandError> {
-    match &args.template {
-        Some(name) => named(&context.dirs, name),
-        None => Ok(NamedTemplate::new(args.image.clone(), args.memory, args.cpus, Vec::new())),
-    }
+    let options = Options {
+        image: &args.image,
+        memory_mib: args.memory,
+        cpus: args.cpus,
+        devices: &args.devices,
+    };
+    template::wanted(&context.dirs, args.template.as_ref(), options)
 }
 
 fn start(global: &GlobalArgs, args: &PoolStartArgs) -> Result<u8, CommandError> {
@@ -107,12 +110,7 @@ fn words(global: &GlobalArgs, args: &PoolStartArgs) -> Result<Vec<OsString>, Com
     };
     let agent = global.agent.as_ref().map(std::path::absolute).transpose()?;
     add("agent", agent.map(std::path::PathBuf::into_os_string));
-    let accel = match global.accel {
-        AccelArg::Auto => None,
-        AccelArg::Kvm => Some("kvm".into()),
-        AccelArg::Tcg => Some("tcg".into()),
-    };
-    add("accel", accel);
+    add("accel", global.accel.word().map(OsString::from));
     add("size", Some(args.size.to_string().into()));
     add("boot-timeout", args.boot_timeout.map(|limit| format!("{}ms", limit.as_millis()).into()));
     match &args.template {
@@ -121,6 +119,7 @@ fn words(global: &GlobalArgs, args: &PoolStartArgs) -> Result<Vec<OsString>, Com
             add("image", Some(args.image.as_str().into()));
             add("memory", args.memory.map(|mib| format!("{mib}M").into()));
             add("cpus", Some(args.cpus.to_string().into()));
+            words.extend(args.devices.words().into_iter().map(OsString::from));
         }
     }
     words.extend((0..global.verbose).map(|_| "-v".into()));
@@ -257,11 +256,8 @@ fn prepare(
     };
     let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
     let request = MachineRequest {
-        memory_mib: wanted.memory_mib.unwrap_or(image.manifest.memory_mib),
-        cpus: wanted.cpus,
-        layers: wanted.layers,
         set_up_timeout: check::check_limit(accel),
-        ..MachineRequest::new(image, limit)
+        ..lease::request(&wanted, image, limit)
     };
     let provisioner = context.provisioner(qemu, accel, root.clone());
     let spec = PoolSpec { request, size: args.size };

@@ -2,7 +2,7 @@
 
 use super::check;
 use super::image::print;
-use crate::args::{CreateArgs, GlobalArgs, TemplateArgs, TemplateCommand};
+use crate::args::{CreateArgs, DeviceArgs, GlobalArgs, TemplateArgs, TemplateCommand};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
@@ -12,8 +12,8 @@ use guestline::dirs::Dirs;
 use guestline::image::Recipe;
 use guestline::machine::Qemu;
 use guestline::provision::{
-    MachineRequest, NamedTemplate, NamedTemplateError, NamedTemplates, Notice, Removal, Template,
-    TemplateName, TemplateStore, WorkRoot,
+    MachineRequest, NamedTemplate, NamedTemplateError, NamedTemplates, NicWanted, Notice, Removal,
+    Template, TemplateName, TemplateStore, WorkRoot,
 };
 use guestline::text;
 use guestline_harness::outcome::Stage;
@@ -53,16 +53,44 @@ pub(crate) fn named(dirs: &Dirs, name: &TemplateName) -> Result<NamedTemplate, C
     })
 }
 
+/// A machine, as options say.
+pub(crate) struct Options<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) memory_mib: Option<u64>,
+    pub(crate) cpus: u32,
+    pub(crate) devices: &'a DeviceArgs,
+}
+
+/// What is wanted: what a name stands for, else what options say.
+pub(crate) fn wanted(
+    dirs: &Dirs,
+    name: Option<&TemplateName>,
+    options: Options<'_>,
+) -> Result<NamedTemplate, CommandError> {
+    if let Some(name) = name {
+        return named(dirs, name);
+    }
+    let Options { image, memory_mib, cpus, devices } = options;
+    devices.check().map_err(CommandError::new)?;
+    let DeviceArgs { disks, nics } = devices.clone();
+    let mut wanted = NamedTemplate::new(image.to_owned());
+    (wanted.memory_mib, wanted.cpus, wanted.disks, wanted.nics) = (memory_mib, cpus, disks, nics);
+    Ok(wanted)
+}
+
 fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
     let (all, name) = (NamedTemplates::new(&context.dirs), &args.name);
     if let Some(line) = args.exec.iter().find(|line| line.trim().is_empty()) {
         return Err(CommandError::new(format!("an empty line sets up nothing: `{line}`")));
     }
-    let mut wanted = match &args.from {
-        Some(from) => named(&context.dirs, from)?,
-        None => NamedTemplate::new(args.image.clone(), args.memory, args.cpus, Vec::new()),
+    let options = Options {
+        image: &args.image,
+        memory_mib: args.memory,
+        cpus: args.cpus,
+        devices: &args.devices,
     };
+    let mut wanted = wanted(&context.dirs, args.from.as_ref(), options)?;
     wanted.last = None;
     if !args.exec.is_empty() {
         wanted.layers.push(args.exec.clone());
@@ -104,11 +132,12 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
     let root = WorkRoot::create(&context.dirs, false)?;
     let provisioner = context.provisioner(qemu, accel, root);
     let request = MachineRequest {
-        memory_mib: wanted.memory_mib.unwrap_or(image.manifest.memory_mib),
-        cpus: wanted.cpus,
-        layers: wanted.layers.clone(),
         set_up_timeout: args.timeout.unwrap_or_else(|| check::check_limit(accel)),
-        ..MachineRequest::new(image, args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel)))
+        ..lease::request(
+            &wanted,
+            image,
+            args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel)),
+        )
     };
     progress.show(&format!("template {name}: being made …"));
     let made = runtime.block_on(async {
@@ -182,7 +211,7 @@ fn list(context: &Context, json: bool) -> Result<u8, CommandError> {
 fn describe(name: &TemplateName, template: &NamedTemplate, is_saved: bool) -> serde_json::Value {
     json!({
         "name": name.as_str(), "image": template.image, "memory_mib": template.memory_mib, "cpus": template.cpus,
-        "layers": template.layers, "saved": template.last.as_ref().filter(|_| is_saved),
+        "disks_mib": template.disks, "nics": template.nics, "layers": template.layers, "saved": template.last.as_ref().filter(|_| is_saved),
     })
 }
 
@@ -198,6 +227,15 @@ fn show(context: &Context, name: &TemplateName, json: bool) -> Result<u8, Comman
         "template {name}\n  image   {}\n  memory  {memory}\n  cpus    {}\n",
         template.image, template.cpus
     );
+    for disk in &template.disks {
+        text += &format!("  disk    {} MiB\n", disk.size_mib());
+    }
+    for nic in &template.nics {
+        text += &format!(
+            "  nic     {}\n",
+            if *nic == NicWanted::default() { "-".to_owned() } else { nic.to_string() }
+        );
+    }
     for (number, layer) in (1..).zip(&template.layers) {
         for line in layer {
             text += &format!("  layer {number} {}\n", text::one_line(line, 200));

@@ -1,6 +1,6 @@
 //! `guestline up`: starts a supervisor, which is this program again, and waits until its machine is ready.
 
-use crate::args::{AccelArg, GlobalArgs, UpArgs};
+use crate::args::{GlobalArgs, UpArgs};
 use crate::background::{self, Heard, Told, tell_failed};
 use crate::commands::check;
 use crate::context::Context;
@@ -34,6 +34,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
         return Err(taken(&args.name));
     }
     endpoint(args)?;
+    args.devices.check().map_err(CommandError::new)?;
     let mut words = supervisor_words(global, args)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -110,14 +111,7 @@ fn supervisor_words(
     };
     let agent = global.agent.as_ref().map(std::path::absolute).transpose()?;
     add("agent", agent.map(PathBuf::into_os_string));
-    add(
-        "accel",
-        match global.accel {
-            AccelArg::Auto => None,
-            AccelArg::Kvm => Some("kvm".into()),
-            AccelArg::Tcg => Some("tcg".into()),
-        },
-    );
+    add("accel", global.accel.word().map(Into::into));
     add("boot-timeout", args.boot_timeout.map(|limit| format!("{}ms", limit.as_millis()).into()));
     match &args.connect {
         Some(endpoint) => add("connect", Some(absolute_endpoint(endpoint).into())),
@@ -125,6 +119,7 @@ fn supervisor_words(
             add("image", Some(args.image.as_str().into()));
             add("memory", args.memory.map(|mib| format!("{mib}M").into()));
             add("cpus", Some(args.cpus.to_string().into()));
+            words.extend(args.devices.words().into_iter().map(Into::into));
             if args.fresh_reboot {
                 words.push("--fresh-reboot".into());
             }
@@ -202,6 +197,8 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
                 kernel: kernel.map(|(digest, path)| (path, digest)),
                 cpus: args.cpus,
+                disks: args.devices.disks.clone(),
+                nics: args.devices.nics.clone(),
                 fresh_reboot: args.fresh_reboot,
                 hostname: Some(args.name.as_str().to_owned()),
                 ..MachineRequest::new(image, limit)

@@ -1,6 +1,6 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
-use super::{ExtraPort, MachineSpec, Origin, QemuVersion};
+use super::{Disk, ExtraPort, MachineSpec, Nic, Origin, QemuVersion};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -8,6 +8,10 @@ use std::path::Path;
 /// From here on QEMU opens a memory file that others may not write read-only, and still lets the guest write to what it
 /// maps of it (`rom=off`); it takes `file:` for a migration as well.
 pub(super) const READS_ONLY: QemuVersion = QemuVersion(8, 2);
+
+/// The first place of a network card on the bus, and of a disk.
+const FIRST_NIC: usize = 0x8;
+const FIRST_DISK: usize = 0x10;
 
 /// Descriptor numbers that QEMU inherits.
 pub(super) struct Ends {
@@ -101,6 +105,26 @@ pub(super) fn command_line(
         add("netdev", format!("user,id=net0,restrict=on,{forward}"));
         add("device", "virtio-net-pci,id=net0,netdev=net0,addr=0x6,romfile=".to_owned());
     }
+    for (number, Nic { mac }) in spec.nics.iter().enumerate() {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let (id, place) = (format!("nic{number}"), FIRST_NIC + number);
+        add("netdev", format!("hubport,id={id},hubid={number}"));
+        add(
+            "device",
+            format!("virtio-net-pci,id={id},netdev={id},mac={mac},addr={place:#x},romfile="),
+        );
+    }
+    for (number, disk) in spec.disks.iter().enumerate() {
+        let (id, place) = (format!("disk{number}"), FIRST_DISK + number);
+        let node = disk_node(number);
+        add("blockdev", disk.node(&node).to_string());
+        // A guest whose disk the host cannot keep is not told of an error: it stands, and we are.
+        let on_error = "werror=stop,rerror=stop";
+        add(
+            "device",
+            format!("virtio-blk-pci,id={id},drive={node},serial={id},addr={place:#x},{on_error}"),
+        );
+    }
     add("object", "rng-random,id=entropy,filename=/dev/urandom".to_owned());
     add("device", "virtio-rng-pci,id=rng,rng=entropy,addr=0x3".to_owned());
     add("device", "pcie-root-port,id=hotplug0,chassis=1,addr=0x4".to_owned());
@@ -119,6 +143,11 @@ pub(super) fn command_line(
     args
 }
 
+/// The node of a disk that its device has.
+pub(super) fn disk_node(number: usize) -> String {
+    format!("disk{number}-node")
+}
+
 /// What of a machine its guest can see, but for the kernel, the initial RAM file system and the kernel's command line: the
 /// same text is the same machine.
 pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String {
@@ -127,6 +156,8 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
         initrd: "".into(),
         cmdline: String::new(),
         reboots: false,
+        disks: spec.disks.iter().map(|disk| Disk { files: Vec::new(), ..disk.clone() }).collect(),
+        nics: vec![Nic { mac: [0; 6] }; spec.nics.len()],
         ..spec.clone()
     };
     let ports = vec![-1; spec.ports.len()];
@@ -161,7 +192,7 @@ fn ports(count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Accel;
+    use super::super::{Accel, DiskFile, DiskFormat};
     use super::*;
 
     fn spec() -> MachineSpec {
@@ -174,6 +205,8 @@ mod tests {
             accel: Accel::Tcg,
             reboots: false,
             ports: Vec::new(),
+            disks: Vec::new(),
+            nics: Vec::new(),
             ssh_port: None,
         }
     }
@@ -212,6 +245,35 @@ mod tests {
             let wanted = text(new, &origin).replace(" -incoming defer", "") + " -S";
             assert_eq!(text(new, &Origin::Again { ram }), wanted);
         }
+    }
+
+    #[test]
+    fn disks_and_cards_have_places_of_their_own() {
+        let file = |path: &str| DiskFile::at(path.into(), DiskFormat::Qcow2);
+        let base = DiskFile::at("/a,b/base".into(), DiskFormat::Raw);
+        let disks = vec![
+            Disk { size: 1 << 30, read_only: true, files: vec![base.clone()] },
+            Disk { size: 1 << 30, read_only: false, files: vec![base] },
+            Disk::empty(1 << 20),
+        ];
+        let nics = vec![Nic { mac: [0x52, 0x54, 0, 1, 2, 0xab] }; 2];
+        let spec = MachineSpec { disks, nics, ..spec() };
+        let own =
+            spec.upon([file("/t/disk0"), file("/t/disk1")]).upon([file("/own"), file("/own1")]);
+        let mut text = String::new();
+        for arg in args(&own, QemuVersion(10, 0), &Origin::Boot) {
+            text += if arg.starts_with('-') { "\n" } else { " " };
+            text += &arg;
+        }
+        let lines = text
+            .lines()
+            .filter(|line| ["blk", "block", "net"].iter().any(|word| line.contains(word)));
+        insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
+        // What they lie in is nothing that the guest sees, and their sizes are.
+        let seen = |spec: &MachineSpec| seen_by_guest(spec, QemuVersion(10, 0));
+        assert_eq!(seen(&own), seen(&spec));
+        let other = MachineSpec { disks: vec![Disk::empty(2 << 20)], ..spec.clone() };
+        assert_ne!(seen(&other), seen(&MachineSpec { disks: vec![Disk::empty(1 << 20)], ..spec }));
     }
 
     #[test]

@@ -125,10 +125,12 @@ impl Engine {
         (engine, last)
     }
 
-    /// What another process needs of it: the file that the guest's memory is mapped from, and the machine's ends of its
-    /// sockets, which are not here any more then.
-    pub(super) fn give_away(&self) -> (Option<PathBuf>, Vec<OwnedFd>) {
-        (self.ram.clone(), std::mem::take(&mut *self.share.ends()))
+    /// What another process needs of it: the file that the guest's memory is mapped from, those that its disks are written
+    /// to, and the machine's ends of its sockets, which are not here any more then.
+    pub(super) fn give_away(&self) -> (Option<PathBuf>, Vec<PathBuf>, Vec<OwnedFd>) {
+        let written = self.spec.writable_disks().filter_map(|disk| disk.files.last());
+        let disks = written.map(|file| file.path().to_owned()).collect();
+        (self.ram.clone(), disks, std::mem::take(&mut *self.share.ends()))
     }
 
     /// Kills the process and starts another one of the same machine, which stands until it has loaded what it is to be.

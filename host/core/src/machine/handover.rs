@@ -10,7 +10,7 @@
 use super::engine::Engine;
 use super::process::foreign;
 use super::qmp::Qmp;
-use super::{ForeignProcess, Machine, MachineSpec, Qemu};
+use super::{DiskFile, DiskFormat, ForeignProcess, Machine, MachineSpec, Qemu};
 use crate::local_socket;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +23,8 @@ pub struct Handover {
     pub pid: u32,
     /// The file that the guest's memory is mapped from.
     pub ram: Option<PathBuf>,
+    /// The files that its disks are written to, there as long as who started it.
+    pub disks: Vec<PathBuf>,
     /// The QMP connection, on which nothing is under way.
     pub qmp: OwnedFd,
     /// The machine's ends of its sockets, in the order in which QEMU was given them.
@@ -36,11 +38,11 @@ impl Machine {
     /// What duplicating descriptors gives; the machine is of no use then.
     pub async fn hand_over(&self) -> io::Result<Handover> {
         let qmp = self.qmp.give_away().await?;
-        let (ram, ends) = self.engine.give_away();
-        Ok(Handover { pid: self.pid(), ram, qmp, ends })
+        let (ram, disks, ends) = self.engine.give_away();
+        Ok(Handover { pid: self.pid(), ram, disks, qmp, ends })
     }
 
-    /// Goes on with a machine of this spec that was given away. Who has the connection to the other process does there
+    /// Goes on with a machine of this spec, but for the files that its disks are written to, that was given away. Who has the connection to the other process does there
     /// what the [`ForeignProcess`] asks for.
     ///
     /// # Errors
@@ -51,7 +53,8 @@ impl Machine {
         folder: &Path,
         handover: Handover,
     ) -> io::Result<(Self, ForeignProcess)> {
-        let Handover { pid, ram, qmp, ends } = handover;
+        let Handover { pid, ram, disks, qmp, ends } = handover;
+        let spec = &spec.upon(disks.into_iter().map(|path| DiskFile::at(path, DiskFormat::Qcow2)));
         let qmp = Qmp::resume(local_socket::of(qmp)?);
         let (process, foreign) = foreign(pid);
         let (engine, exit) = Engine::with(process, qemu, spec, ram, folder, ends);

@@ -12,9 +12,9 @@ pub enum Ending {
     PoweredOff,
     /// The guest reset: a reboot, or a triple fault.
     Reset,
-    /// QEMU is gone.
+    /// QEMU is gone, or cannot go on.
     QemuDied {
-        /// How its process ended, in words.
+        /// How its process ended, or why it stopped the guest, in words.
         how: String,
         /// The signal that killed it, when we did not send it.
         signal: Option<i32>,
@@ -48,6 +48,11 @@ impl LifeState {
             LifeEvent::Qmp(QmpEvent::GuestShutdown) => Ending::PoweredOff,
             LifeEvent::Qmp(QmpEvent::GuestReset) => Ending::Reset,
             LifeEvent::Qmp(QmpEvent::GuestReboots | QmpEvent::Other) => return None,
+            LifeEvent::Qmp(QmpEvent::DiskFailed(why)) => Ending::QemuDied {
+                how: format!("stopped the guest: {why}"),
+                signal: None,
+                stderr: String::new(),
+            },
             LifeEvent::Exited(Exit { how, signal, stderr }) => {
                 Ending::QemuDied { how, signal, stderr }
             }
@@ -60,6 +65,14 @@ impl LifeState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_fails_is_the_end() {
+        let failed = LifeEvent::Qmp(QmpEvent::DiskFailed("a disk is full".to_owned()));
+        let ended = LifeState::default().on_event(failed);
+        let Some(Ending::QemuDied { how, signal: None, .. }) = ended else { panic!("{ended:?}") };
+        assert_eq!(how, "stopped the guest: a disk is full");
+    }
 
     #[test]
     fn the_first_ending_counts() {

@@ -14,10 +14,12 @@
 
 pub mod accel;
 mod args;
+mod disk;
 mod engine;
 mod handover;
 mod life;
 mod process;
+pub(crate) mod qcow2;
 mod qemu;
 mod qmp;
 mod snapshot;
@@ -26,6 +28,7 @@ mod state;
 mod tsc;
 
 pub use accel::{Accel, AccelChoice, Acceleration};
+pub use disk::{Disk, DiskFile, DiskFormat};
 pub use handover::Handover;
 pub use life::Ending;
 pub(crate) use process::is_there_still;
@@ -33,7 +36,7 @@ pub use process::{CpuShare, ForeignProcess};
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
 pub use qmp::QmpError;
 pub use snapshot::{SnapshotFault, SnapshotsHandle};
-pub use spec::{ExtraPort, MachineSpec};
+pub use spec::{ExtraPort, MAX_DISKS, MAX_NICS, MachineSpec, Nic};
 pub use state::{Origin, StateError};
 pub use tsc::tsc_khz;
 
@@ -177,6 +180,7 @@ impl Machine {
             engine: Arc::downgrade(&engine),
             folder: folder.to_owned(),
             memory_mib: spec.memory_mib,
+            disks: snapshot::disk_nodes(spec),
         };
         let snapshots = SnapshotsHandle::new(parts);
         Self { engine, qmp, version: qemu.version, ending, reboots, held, snapshots }

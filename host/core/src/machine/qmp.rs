@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 const MAX_LINE_LEN: u64 = 16 * 1024 * 1024;
 
 /// What a machine's life turns on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum QmpEvent {
     GuestPanicked,
     GuestShutdown,
@@ -30,6 +30,8 @@ pub(super) enum QmpEvent {
     GuestReset,
     /// The guest reset, and goes on.
     GuestReboots,
+    /// The guest stands, since the host does not do what it wants of a disk, for this reason.
+    DiskFailed(String),
     Other,
 }
 
@@ -301,12 +303,24 @@ fn migration_status(value: &Value) -> Option<MigrationStatus> {
     serde_json::from_value(value["data"]["status"].clone()).ok().filter(|_| is_it)
 }
 
+/// What a `BLOCK_IO_ERROR` says after which the guest stands.
+fn disk_failure(event: &str, data: &Value) -> Option<String> {
+    let is_it = event == "BLOCK_IO_ERROR" && data["action"] == "stop";
+    let operation = if data["operation"] == "read" { "read" } else { "written" };
+    let reason = data["reason"].as_str().unwrap_or("no reason is given");
+    let reason = crate::text::one_line(reason, 200);
+    is_it.then(|| format!("a disk of the guest cannot be {operation}: {reason}"))
+}
+
 /// The event in what QEMU said, if there is one. Nothing in it is an error: this is QEMU's log book.
 fn understand(value: Value) -> Option<QmpEvent> {
     if let Some(error) = value.get("error") {
         warn!(%error, "QEMU refused a command");
     }
     let name = value.get("event")?.as_str()?.to_owned();
+    if let Some(why) = disk_failure(&name, &value["data"]) {
+        return Some(QmpEvent::DiskFailed(why));
+    }
     // What ends a machine is known by its name, whatever else a later QEMU puts beside it.
     let fallback = match name.as_str() {
         "GUEST_PANICKED" => QmpEvent::GuestPanicked,
@@ -342,6 +356,17 @@ mod tests {
 
     fn understand(line: &[u8]) -> Option<QmpEvent> {
         super::understand(serde_json::from_slice(line).unwrap())
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_when_the_guest_stands() {
+        let told = |action: &str| {
+            let what = r#""device":"","operation":"write","nospace":true,"reason":"No space left on device""#;
+            understand(&line("BLOCK_IO_ERROR", &format!(r#"{{"action":"{action}",{what}}}"#)))
+        };
+        let why = "a disk of the guest cannot be written: No space left on device".to_owned();
+        assert_eq!(told("stop"), Some(QmpEvent::DiskFailed(why)));
+        assert_eq!(told("report"), Some(QmpEvent::Other));
     }
 
     #[test]

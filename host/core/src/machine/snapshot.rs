@@ -4,6 +4,7 @@
 //! ```text
 //! first save ──> FOLDER/snapshots.qcow2, a node that no device has, so the guest sees nothing of it
 //! save       ──> the guest stands; all that it is goes into the file, under a tag; it runs on in the same QEMU
+//!                what its disks hold stays in their own files, under the same tag
 //! load       ──> QEMU is killed; the next one takes its sockets, loads what was saved, and goes on from there
 //! ```
 //! QEMU could load into itself, too, about 100 ms sooner. But under TCG its time stamp counter never goes back as long as it
@@ -17,9 +18,10 @@
 //! with it as well (tried); it is taken back all the same, for memory that is shared would be left out in silence, and the
 //! next QEMU does not have it.
 
+use super::args::disk_node;
 use super::engine::Engine;
 use super::qmp::{Qmp, QmpError};
-use super::{Ending, NEWS, ended};
+use super::{Ending, MachineSpec, NEWS, ended};
 use crate::host::free_mib;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -112,6 +114,14 @@ pub(super) struct Parts {
     pub(super) engine: Weak<Engine>,
     pub(super) folder: PathBuf,
     pub(super) memory_mib: u64,
+    /// The nodes of the disks that can be written to: what they hold is saved with the machine.
+    pub(super) disks: Vec<String>,
+}
+
+/// See [`Parts::disks`].
+pub(super) fn disk_nodes(spec: &MachineSpec) -> Vec<String> {
+    let disks = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.read_only);
+    disks.map(|(number, _)| disk_node(number)).collect()
 }
 
 #[derive(Debug)]
@@ -186,14 +196,19 @@ impl SnapshotsHandle {
             let Some(engine) = this.parts.engine.upgrade() else {
                 return Err(QmpError::Gone.into());
             };
-            // What QEMU has of the file in its memory, it writes when it lets go of it.
+            // What QEMU has of the disks in its memory, it writes when the guest stands, and of the file when it lets go
+            // of it.
+            if !this.parts.disks.is_empty() {
+                qmp.execute_plain("stop", json!({})).await?;
+            }
             qmp.execute_plain("blockdev-del", json!({ "node-name": nodes.disk })).await?;
             engine.replace().await.map_err(SnapshotFault::Start)?;
             drop(engine);
             qmp.execute_plain("qmp_capabilities", json!({})).await?;
             this.add_file(&nodes).await?;
             this.add_disk(&nodes).await?;
-            let arguments = json!({ "vmstate": nodes.disk, "devices": [nodes.disk], "tag": tag });
+            let devices = this.devices(&nodes);
+            let arguments = json!({ "vmstate": nodes.disk, "devices": devices, "tag": tag });
             this.job("snapshot-load", &job, arguments).await?;
             qmp.execute_plain("cont", json!({})).await?;
             Ok(())
@@ -288,7 +303,8 @@ impl Snapshots {
             None => self.make(book).await?,
         };
         let (tag, job) = (book.next("tag"), book.next("job"));
-        let arguments = json!({ "vmstate": nodes.disk, "devices": [nodes.disk], "tag": tag });
+        let devices = self.devices(&nodes);
+        let arguments = json!({ "vmstate": nodes.disk, "devices": devices, "tag": tag });
         self.job("snapshot-save", &job, arguments).await?;
         if let Some(before) = book.tags.insert(name.to_owned(), tag) {
             // It costs room, and nothing else.
@@ -306,7 +322,15 @@ impl Snapshots {
         book: &mut Book,
     ) -> Result<(), SnapshotFault> {
         let job = book.next("job");
-        self.job("snapshot-delete", &job, json!({ "devices": [nodes.disk], "tag": tag })).await
+        self.job("snapshot-delete", &job, json!({ "devices": self.devices(nodes), "tag": tag }))
+            .await
+    }
+
+    /// All nodes that a snapshot is in.
+    fn devices(&self, nodes: &Nodes) -> Vec<String> {
+        let mut devices = vec![nodes.disk.clone()];
+        devices.extend(self.parts.disks.iter().cloned());
+        devices
     }
 
     /// Makes the file, and tells its nodes.

@@ -1,6 +1,6 @@
 //! What a machine is made of.
 
-use super::{Accel, QemuVersion, args};
+use super::{Accel, Disk, DiskFile, QemuVersion, args};
 use std::path::PathBuf;
 
 /// A machine, as wanted. Devices that every machine has are in `args.rs`.
@@ -22,8 +22,26 @@ pub struct MachineSpec {
     pub reboots: bool,
     /// More ports.
     pub ports: Vec<ExtraPort>,
+    /// Disks, at most [`MAX_DISKS`].
+    pub disks: Vec<Disk>,
+    /// Network cards, at most [`MAX_NICS`], each on a cable that leads nowhere.
+    pub nics: Vec<Nic>,
     /// A network card whose SSH port (22) is forwarded from this port of the host's loopback, and nothing else.
     pub ssh_port: Option<u16>,
+}
+
+/// So many disks have a place.
+pub const MAX_DISKS: usize = 8;
+
+/// So many network cards have one.
+pub const MAX_NICS: usize = 8;
+
+/// A network card on the virtio bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nic {
+    /// Its MAC address, when the machine boots; a machine that was restored has the one that it was saved with until its
+    /// guest changes it, or boots again.
+    pub mac: [u8; 6],
 }
 
 /// A port beside those that every machine has.
@@ -42,5 +60,23 @@ impl MachineSpec {
     /// same text is the same machine.
     pub fn seen_by_guest(&self, version: QemuVersion) -> String {
         args::seen_by_guest(self, version)
+    }
+
+    /// With files upon those of its disks that can be written to, in their order.
+    pub fn upon(&self, overlays: impl IntoIterator<Item = DiskFile>) -> Self {
+        let mut spec = self.clone();
+        for (disk, overlay) in spec.writable_disks_mut().zip(overlays) {
+            disk.files.push(overlay);
+        }
+        spec
+    }
+
+    /// The disks that can be written to.
+    pub fn writable_disks(&self) -> impl Iterator<Item = &Disk> {
+        self.disks.iter().filter(|disk| !disk.read_only)
+    }
+
+    fn writable_disks_mut(&mut self) -> impl Iterator<Item = &mut Disk> {
+        self.disks.iter_mut().filter(|disk| !disk.read_only)
     }
 }

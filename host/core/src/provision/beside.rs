@@ -15,7 +15,7 @@ impl Provisioner {
                 if let Some((cache, bytes)) = limit {
                     tell_evicted(&cache.evict(bytes));
                 }
-                let taken = template.digest_ram(&|| !cancel.is_cancelled());
+                let taken = template.digest_pages(&|| !cancel.is_cancelled());
                 if let Err(error) = taken {
                     tracing::debug!(%error, "no digest of a template's memory");
                 }

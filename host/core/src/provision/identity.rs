@@ -3,18 +3,23 @@
 
 use super::lease::LeaseError;
 use crate::guest::{Guest, Skew};
-use guestline_protocol::IdentityRequest;
+use guestline_protocol::{IdentityRequest, NicIdentity};
 use ulid::Ulid;
 
-/// Sets the guest's clock, stirs the host's randomness into its own, and gives it its names. Tells how far the clock was
+/// Sets the guest's clock, stirs the host's randomness into its own, and gives it its names and addresses. Tells how far the clock was
 /// off.
 ///
 /// # Errors
 /// [`LeaseError::Settle`].
-pub(super) async fn settle(guest: &Guest, hostname: &str) -> Result<Skew, LeaseError> {
+pub(super) async fn settle(
+    guest: &Guest,
+    hostname: &str,
+    nics: Vec<NicIdentity>,
+) -> Result<Skew, LeaseError> {
     let identity = IdentityRequest {
         hostname: Some(hostname.to_owned()),
         machine_id: Some(format!("{:032x}", draw())),
+        nics,
         ..IdentityRequest::default()
     };
     // At once: each is a round trip, and none waits for another.

@@ -174,9 +174,9 @@ impl Provisioner {
         go_on: Option<Terms<'_>>,
     ) -> Result<Saved, NoTemplate> {
         check_room(making.folder(), plan.spec.memory_mib)?;
-        let draft = Draft::new(plan.spec.memory_mib).map_err(no_draft)?;
+        let draft = Draft::new(plan.spec, &making).map_err(no_draft)?;
         let origin = Origin::BootSavable { ram: &draft.ram() };
-        let launched = self.launch(plan, origin).await?;
+        let launched = self.launch(plan, &plan.spec.upon(draft.disks()), origin).await?;
         // It is given a name as those that are restored from it are: what that takes is ready then.
         let name = plan.any_hostname();
         let terms = plan.terms_of_maker(&name);
@@ -196,11 +196,13 @@ impl Provisioner {
         let below = self.template(Plan { key: below, ..plan }, notices).await?;
         check_room(making.folder(), plan.spec.memory_mib)?;
         let state = below.state();
-        let draft = tokio::task::spawn_blocking(move || Draft::above(&below));
-        let draft = draft.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let draft = draft.map_err(no_draft)?;
+        let copying = tokio::task::spawn_blocking(move || {
+            Draft::above(&below, &making).map(|draft| (draft, making))
+        });
+        let copied = copying.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let (draft, making) = copied.map_err(no_draft)?;
         let origin = Origin::RestoreSavable { ram: &draft.ram() };
-        let launched = self.launch(plan, origin).await?;
+        let launched = self.launch(plan, &plan.spec.upon(draft.disks()), origin).await?;
         let name = plan.any_hostname();
         let terms = plan.terms_of_maker(&name);
         let running = launched.open(Some(&state), plan.folder, terms).await;
@@ -219,12 +221,13 @@ impl<'a> Plan<'a> {
     /// How its machine is begun, under a name, and how long that may take.
     pub(super) fn terms(self, hostname: &'a str, timeout: Duration) -> Terms<'a> {
         let (link, keeps_lines) = (self.request.link, self.request.for_pool);
-        Terms { link, hostname, timeout, keeps_lines, cancel: self.cancel }
+        let nics = &self.request.nics;
+        Terms { link, hostname, nics, spec: self.spec, timeout, keeps_lines, cancel: self.cancel }
     }
 
     /// How a machine is begun that is to be saved: what closes its link before the save does not show in the guest.
     fn terms_of_maker(self, hostname: &'a str) -> Terms<'a> {
-        Terms { keeps_lines: true, ..self.terms(hostname, self.request.boot_timeout) }
+        Terms { keeps_lines: true, nics: &[], ..self.terms(hostname, self.request.boot_timeout) }
     }
 
     /// A host name that no other machine has.
@@ -234,7 +237,7 @@ impl<'a> Plan<'a> {
 }
 
 fn no_draft(error: io::Error) -> NoTemplate {
-    NoTemplate::Impossible(format!("cannot make a file in memory to save the machine to: {error}"))
+    NoTemplate::Impossible(format!("cannot make the files to save the machine to: {error}"))
 }
 
 /// What cannot be kept in the end is not begun.

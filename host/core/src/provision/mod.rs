@@ -12,6 +12,7 @@
 
 mod beside;
 mod cache;
+mod devices;
 mod identity;
 mod lease;
 mod making;
@@ -34,6 +35,7 @@ pub use cache::{
     ArchiveError, Arrival, Cache, CacheEntry, Content, ExportError, Exported, Finding, Imported,
     PruneSpec, Pruned, Reason, Verified,
 };
+pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
 pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure};
 pub use memory::{MemoryError, available_mib};
 pub use named::{
@@ -46,7 +48,7 @@ pub use workfolder::{WorkFolder, WorkRoot};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::image::Image;
-use crate::machine::{Accel, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
+use crate::machine::{Accel, Disk, DiskFile, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
 use set_up::{SetUpTerms, not_set_up, set_up};
@@ -89,6 +91,10 @@ pub struct MachineRequest {
     pub set_up_timeout: Duration,
     /// Its host name; one that no other machine has when none is given.
     pub hostname: Option<String>,
+    /// Disks that only it writes to, at most [`MAX_DISKS`](crate::machine::MAX_DISKS).
+    pub disks: Vec<DiskWanted>,
+    /// Network cards, at most [`MAX_NICS`](crate::machine::MAX_NICS).
+    pub nics: Vec<NicWanted>,
     /// More ports; see [`Lease::ports`].
     pub ports: Vec<ExtraPort>,
     /// Over what the link goes.
@@ -154,6 +160,8 @@ impl MachineRequest {
             layers: Vec::new(),
             set_up_timeout: boot_timeout,
             hostname: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
             ports: Vec::new(),
             link: LinkChoice::Auto,
             ssh_port: None,
@@ -171,6 +179,8 @@ pub struct Provisioner {
     root: WorkRoot,
     reboots: bool,
     templates: TemplateStore,
+    /// Where disks of machines are that nothing else knows.
+    cache: PathBuf,
     /// How fast a guest's time stamp counter counts, where it has the host's.
     tsc_khz: Option<u64>,
     /// What makes room when a template was made, and how much may be taken.
@@ -190,6 +200,7 @@ impl Provisioner {
             tsc_khz: (accel == Accel::Tcg).then(tsc_khz).flatten(),
             slots: Slots::new(root.runtime(), host_cores()),
             templates: TemplateStore::new(dirs),
+            cache: dirs.cache.clone(),
             qemu,
             accel,
             root,
@@ -299,11 +310,33 @@ impl Provisioner {
         Ok(Place { spec: self.spec(request).await?, folder, slot })
     }
 
-    /// Starts QEMU of a machine, and notes that its memory is that process's.
-    async fn launch(&self, plan: Plan<'_>, origin: Origin<'_>) -> Result<Launched, LeaseError> {
-        let launched = launch(&self.qemu, plan.spec, origin, plan.folder).await?;
+    /// Starts QEMU of a machine that was saved to a draft, or is to be; and notes that its memory is that process's.
+    async fn launch(
+        &self,
+        plan: Plan<'_>,
+        spec: &MachineSpec,
+        origin: Origin<'_>,
+    ) -> Result<Launched, LeaseError> {
+        let launched = launch(&self.qemu, spec, origin, plan.folder).await?;
         plan.slot.set_qemu(launched.machine.pid());
         Ok(launched)
+    }
+
+    /// The machine, with disks of its own upon those of what it goes on from.
+    fn with_own_disks(
+        &self,
+        plan: Plan<'_>,
+        below: Vec<DiskFile>,
+    ) -> Result<MachineSpec, LeaseError> {
+        let spec = plan.spec.upon(below);
+        let make = |disk: &Disk| {
+            // A cache that cannot be written to may still be read.
+            DiskFile::unnamed(&self.cache, disk.size)
+                .or_else(|_| DiskFile::unnamed(plan.folder, disk.size))
+                .map_err(|source| LeaseError::Write { path: self.cache.clone(), source })
+        };
+        let own = spec.writable_disks().map(make).collect::<Result<Vec<_>, _>>()?;
+        Ok(spec.upon(own))
     }
 
     /// A machine that is ready.
@@ -334,7 +367,8 @@ impl Provisioner {
                 }
             };
             let origin = Origin::Restore { ram: &template.ram() };
-            let launched = self.launch(plan, origin).await?;
+            let spec = self.with_own_disks(plan, template.disks())?;
+            let launched = self.launch(plan, &spec, origin).await?;
             match launched.open(Some(&template.state()), plan.folder, terms).await {
                 Ok(running) => {
                     return Ok(Begun { running, template: Some(template), draft: None });
@@ -347,7 +381,8 @@ impl Provisioner {
                 }
             }
         }
-        let launched = self.launch(plan, Origin::Boot).await?;
+        let spec = self.with_own_disks(plan, Vec::new())?;
+        let launched = self.launch(plan, &spec, Origin::Boot).await?;
         let terms = plan.terms(&hostname, plan.request.boot_timeout);
         let running = launched.open(None, plan.folder, terms).await?;
         for lines in &plan.key.layers {

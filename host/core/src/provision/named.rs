@@ -3,6 +3,7 @@
 //!
 //! `STATE/templates/NAME.json`
 
+use super::devices::{DiskWanted, NicWanted};
 use super::template::TemplateId;
 use crate::dirs::Dirs;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,12 @@ pub struct NamedTemplate {
     pub memory_mib: Option<u64>,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// Disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskWanted>,
+    /// Network cards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<NicWanted>,
     /// The lines that are run, each layer upon the one before.
     pub layers: Vec<Vec<String>>,
     /// The template that was made of it last.
@@ -83,14 +90,18 @@ pub struct NamedTemplate {
 }
 
 impl NamedTemplate {
-    /// Of an image, with what is run in it.
-    pub fn new(
-        image: String,
-        memory_mib: Option<u64>,
-        cpus: u32,
-        layers: Vec<Vec<String>>,
-    ) -> Self {
-        Self { format: FORMAT, image, memory_mib, cpus, layers, last: None }
+    /// Of an image, with the defaults of everything else.
+    pub fn new(image: String) -> Self {
+        Self {
+            format: FORMAT,
+            image,
+            memory_mib: None,
+            cpus: 1,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            layers: Vec::new(),
+            last: None,
+        }
     }
 
     /// Is it the same machine, whatever was made of it last?
@@ -252,9 +263,14 @@ mod tests {
         assert_eq!(error.to_string(), "there is no template `web`");
         assert!(matches!(all.remove(&web), Err(NamedTemplateError::Missing { .. })));
         let layers = vec![vec!["true".to_owned()]];
-        let template = NamedTemplate::new("tiny".to_owned(), Some(300), 2, layers);
+        let template = NamedTemplate {
+            memory_mib: Some(300),
+            cpus: 2,
+            layers,
+            ..NamedTemplate::new("tiny".to_owned())
+        };
         all.put(&web, &template).unwrap();
-        all.put(&db, &NamedTemplate::new("tiny".to_owned(), None, 1, Vec::new())).unwrap();
+        all.put(&db, &NamedTemplate::new("tiny".to_owned())).unwrap();
         assert_eq!(all.get(&web).unwrap(), template);
         all.put(&web, &NamedTemplate { cpus: 3, ..template }).unwrap();
         assert_eq!(all.get(&web).unwrap().cpus, 3);

@@ -102,7 +102,8 @@ impl Provisioner {
     ) -> Result<Result<Stood, String>, NoTemplate> {
         let waiting = Instant::now();
         let next = async {
-            match goes_on {
+            // What still writes to its disks would be read too early.
+            match goes_on && plan.spec.writable_disks().next().is_none() {
                 true => self.launch_next(plan, draft).await.ok(),
                 false => None,
             }
@@ -139,6 +140,7 @@ impl Provisioner {
             kernel_release: manifest.kernel_release.clone(),
             qemu: self.qemu.version.to_string(),
             memory_mib: plan.spec.memory_mib,
+            disks: plan.spec.writable_disks().count(),
             guestline: env!("CARGO_PKG_VERSION").to_owned(),
             made_us: now_us(),
             ready_us: us(ready),
@@ -163,7 +165,8 @@ impl Provisioner {
 
     async fn launch_next(&self, plan: Plan<'_>, draft: &Draft) -> Result<Launched, LeaseError> {
         let origin = Origin::Restore { ram: &draft.ram() };
-        launch(&self.qemu, plan.spec, origin, plan.folder).await
+        let spec = self.with_own_disks(plan, draft.disks())?;
+        launch(&self.qemu, &spec, origin, plan.folder).await
     }
 
     /// The machine that goes on from what was just saved; none when that does not do, which the next attempt tells.

@@ -1,12 +1,15 @@
 //! What machine a request stands for, and what its template depends on.
 
 use super::template::{self, TemplateId, TemplateKey};
-use super::{LeaseError, LinkChoice, MachineRequest, Provisioner};
+use super::{LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
 use crate::image::inspect_kernel;
 use crate::machine::{ExtraPort, MachineSpec};
 use std::io;
 use std::path::PathBuf;
+
+/// What the agent loads, on the kernel command line.
+const MODULES: &str = "guestline.modules=";
 
 impl Provisioner {
     /// The id of the template of a machine, be there one or not.
@@ -30,6 +33,8 @@ impl Provisioner {
             kernel: self.kernel(request).await?,
             initrd: request.image.initrd.clone(),
             cmdline: self.cmdline(request),
+            disks: request.disks.iter().map(|disk| disk.disk()).collect(),
+            nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
             reboots: self.reboots,
             ports,
@@ -39,7 +44,12 @@ impl Provisioner {
 
     /// The kernel's command line: the image's, with what it has to know of this host.
     fn cmdline(&self, request: &MachineRequest) -> String {
-        let line = request.link.cmdline(&request.image.manifest.cmdline);
+        // What not every machine has.
+        let nic = (!request.nics.is_empty()).then_some("virtio_net");
+        let disk = (!request.disks.is_empty()).then_some("virtio_blk");
+        let drivers: Vec<&str> = nic.into_iter().chain(disk).collect();
+        let line = with_drivers(&request.image.manifest.cmdline, &drivers);
+        let line = request.link.cmdline(&line);
         match self.tsc_khz {
             Some(khz) => format!("tsc_early_khz={khz} {line}"),
             None => line,
@@ -88,5 +98,34 @@ impl Provisioner {
         }
         kernels.insert(digest.clone(), copy.clone());
         Ok(copy)
+    }
+}
+
+/// The kernel command line on which the agent loads these, too.
+fn with_drivers(cmdline: &str, drivers: &[&str]) -> String {
+    let mut line = cmdline.to_owned();
+    for driver in drivers {
+        let list = line.split(' ').find(|word| word.starts_with(MODULES)).map(str::to_owned);
+        line = match list {
+            Some(list) => line.replacen(&list, &format!("{list},{driver}"), 1),
+            None => format!("{line} {MODULES}{driver}"),
+        };
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_are_loaded_after_the_images_own() {
+        let line = "quiet guestline.modules=virtio_pci,virtio_console panic=-1";
+        assert_eq!(with_drivers(line, &[]), line);
+        assert_eq!(
+            with_drivers(line, &["virtio_net", "virtio_blk"]),
+            "quiet guestline.modules=virtio_pci,virtio_console,virtio_net,virtio_blk panic=-1"
+        );
+        assert_eq!(with_drivers("quiet", &["virtio_blk"]), "quiet guestline.modules=virtio_blk");
     }
 }

@@ -1,5 +1,6 @@
 //! From a spec to a machine whose agent answers: booted, or restored.
 
+use super::devices::{NicWanted, identities};
 use super::identity::settle;
 use super::lease::LeaseError;
 use super::opening::{Lines, LinkChoice, open_link};
@@ -61,6 +62,10 @@ pub(super) struct Terms<'a> {
     pub(super) link: LinkChoice,
     /// The name that it is to have.
     pub(super) hostname: &'a str,
+    /// What its network cards are to have.
+    pub(super) nics: &'a [NicWanted],
+    /// What it is.
+    pub(super) spec: &'a MachineSpec,
     pub(super) timeout: Duration,
     /// The lines of its link stay open when the link is closed.
     pub(super) keeps_lines: bool,
@@ -141,7 +146,7 @@ impl Launched {
             let (link, hello) = open_link(lines, terms.link, pulse).await?;
             let answered_in = started.elapsed();
             let guest = Guest::new(link, hello);
-            let skew = settle(&guest, terms.hostname).await?;
+            let skew = settle(&guest, terms.hostname, identities(terms.spec, terms.nics)).await?;
             Ok((guest, answered_in, skew))
         };
         let opened = tokio::select! {

@@ -159,6 +159,8 @@ impl Executor {
         let request = MachineRequest {
             memory_mib: job.machine.memory_mib.unwrap_or(image.manifest.memory_mib),
             cpus: job.machine.cpus,
+            disks: job.machine.disks.clone(),
+            nics: job.machine.nics.clone(),
             fresh_reboot: job.machine.fresh_reboot,
             layers: job.machine.layers.clone(),
             kernel: job.machine.kernel.as_ref().map(|digest| {
@@ -478,6 +480,8 @@ impl Attempt {
         facts["machine"] = json!({
             "memory_mib": request.memory_mib,
             "cpus": request.cpus,
+            "disks_mib": request.disks,
+            "nics": request.nics,
             "cmdline": manifest.cmdline,
             "kernel": request.kernel.as_ref().map(|(path, digest)| json!({ "path": path, "sha256": digest })),
         });

@@ -4,7 +4,8 @@
 //! guestline-cache.json             the index: what follows, with all digests
 //! images/NAME/DIGEST/FILE          of each image its files, in the order of its manifest
 //! templates/ID/state               of each template the devices,
-//! templates/ID/ram.pages           and its memory as a stream (template/ram)
+//! templates/ID/ram.pages           its memory as a stream (template/ram),
+//! templates/ID/disk0.pages         and likewise what its disks hold
 //! ```
 //! Who reads it knows from the index which member comes next, and takes no other: no path of an archive is ever used.
 
@@ -20,6 +21,17 @@ use tar::{EntryType, Header};
 pub(super) const FORMAT: u32 = 1;
 
 pub(super) const INDEX: &str = "guestline-cache.json";
+
+/// The name of a template's devices.
+pub(super) const STATE: &str = "state";
+
+/// The name of a template's memory.
+pub(super) const RAM_PAGES: &str = "ram.pages";
+
+/// The name of what one of its disks holds.
+pub(super) fn disk_pages(number: usize) -> String {
+    format!("disk{number}.pages")
+}
 
 /// More is no index.
 const MAX_INDEX_LEN: u64 = 16 * 1024 * 1024;
@@ -46,6 +58,9 @@ pub(super) struct ArchivedTemplate {
     pub(super) state: FileRecord,
     /// The memory's stream.
     pub(super) ram: FileRecord,
+    /// The streams of what its disks hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) disks: Vec<FileRecord>,
 }
 
 /// An archive that is not taken.

@@ -1,7 +1,8 @@
 //! Templates, with the images they belong to, into an archive.
 
 use super::archive::{
-    ArchivedTemplate, FORMAT, INDEX, Index, MemberWriter, image_member, template_member,
+    ArchivedTemplate, FORMAT, INDEX, Index, MemberWriter, RAM_PAGES, STATE, disk_pages,
+    image_member, template_member,
 };
 use super::frame::frame_writer;
 use super::{Cache, Content};
@@ -9,17 +10,13 @@ use crate::digest::Digest;
 use crate::folder_lock::FolderLock;
 use crate::image::{FileRecord, Manifest};
 use crate::kept::Condition;
-use crate::provision::template::{Found, Template, stream_ram, survey_ram};
+use crate::provision::template::{Found, PageDigests, Template, stream_ram, survey_ram};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// So much is copied at a time.
 const PIECE: usize = 256 * 1024;
-
-/// The names of a template's files in an archive.
-const STATE: &str = "state";
-const PAGES: &str = "ram.pages";
 
 /// Nothing was exported.
 #[derive(Debug, thiserror::Error)]
@@ -119,10 +116,13 @@ impl Cache {
             let (what, name) = (what(template), template_member(archived, &archived.state));
             writer.begin(&name, archived.state.size).map_err(write)?;
             copy(&template.state(), &archived.state, &what, &mut writer, go_on)?;
-            writer
-                .begin(&template_member(archived, &archived.ram), archived.ram.size)
-                .map_err(write)?;
-            copy_ram(template, archived.ram.size, &mut writer, go_on)?;
+            let mut pages = vec![(template.ram(), &archived.ram)];
+            let disks = template.disks().into_iter().map(|disk| disk.path().to_owned());
+            pages.extend(disks.zip(&archived.disks));
+            for (path, record) in pages {
+                writer.begin(&template_member(archived, record), record.size).map_err(write)?;
+                copy_pages(&path, record, &what, &mut writer, go_on)?;
+            }
         }
         let finished = writer.finish().and_then(|frame| frame.finish().map_err(io::Error::other));
         finished.and_then(|mut to| to.flush()).map_err(write)?;
@@ -197,14 +197,26 @@ fn what(template: &Template) -> String {
     format!("template {}", template.id())
 }
 
-/// Reads a template's memory, and tells what its files are.
+/// Reads a template's memory and disks, and tells what its files are.
 fn survey(template: &Template, go_on: &dyn Fn() -> bool) -> Result<ArchivedTemplate, ExportError> {
     let what = what(template);
     let read = |source| ExportError::Read { what: what.clone(), source };
-    let surveyed = survey_ram(&template.ram(), go_on).map_err(read)?;
-    let (pages, size) = surveyed.ok_or(ExportError::Cancelled)?;
-    if template.known_pages().is_some_and(|known| known != pages) {
-        let why = "ram has another content".to_owned();
+    let pages = |path: &Path, name: String| {
+        let surveyed = survey_ram(path, go_on).map_err(read)?;
+        let (sha256, size) = surveyed.ok_or(ExportError::Cancelled)?;
+        Ok::<_, ExportError>(FileRecord { name, size, sha256 })
+    };
+    let ram = pages(&template.ram(), RAM_PAGES.to_owned())?;
+    let disks = template.disks().into_iter().enumerate();
+    let disks = disks
+        .map(|(number, disk)| pages(disk.path(), disk_pages(number)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let found = PageDigests {
+        pages: ram.sha256.clone(),
+        disks: disks.iter().map(|disk| disk.sha256.clone()).collect(),
+    };
+    if let Some(name) = template.known_pages().and_then(|known| known.difference(&found)) {
+        let why = format!("{name} has another content");
         return Err(ExportError::Damaged { what, why });
     }
     let state = fs::metadata(template.state()).map_err(read)?;
@@ -212,7 +224,8 @@ fn survey(template: &Template, go_on: &dyn Fn() -> bool) -> Result<ArchivedTempl
     Ok(ArchivedTemplate {
         record: template.record.clone(),
         state: FileRecord { name: STATE.to_owned(), size: state.len(), sha256 },
-        ram: FileRecord { name: PAGES.to_owned(), size, sha256: pages },
+        ram,
+        disks,
     })
 }
 
@@ -250,15 +263,16 @@ fn copy<W: Write>(
     }
 }
 
-/// Copies a template's memory, as long as it was when it was looked at.
-fn copy_ram<W: Write>(
-    template: &Template,
-    size: u64,
+/// Copies the pages of a file, as many as there were when it was looked at.
+fn copy_pages<W: Write>(
+    path: &Path,
+    record: &FileRecord,
+    what: &str,
     writer: &mut MemberWriter<W>,
     go_on: &dyn Fn() -> bool,
 ) -> Result<(), ExportError> {
-    let (mut left, mut lost) = (size, None);
-    let streamed = stream_ram(&template.ram(), go_on, &mut |piece| {
+    let (mut left, mut lost) = (record.size, None);
+    let streamed = stream_ram(path, go_on, &mut |piece| {
         left = left.checked_sub(piece.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
         writer.write(piece).map_err(|error| {
             let kind = error.kind();
@@ -273,9 +287,9 @@ fn copy_ram<W: Write>(
         Ok(true) if left == 0 => Ok(()),
         Ok(false) => Err(ExportError::Cancelled),
         Ok(true) => {
-            let why = "ram changes".to_owned();
-            Err(ExportError::Damaged { what: what(template), why })
+            let (what, why) = (what.to_owned(), format!("{} changes", record.name));
+            Err(ExportError::Damaged { what, why })
         }
-        Err(source) => Err(ExportError::Read { what: what(template), source }),
+        Err(source) => Err(ExportError::Read { what: what.to_owned(), source }),
     }
 }

@@ -6,16 +6,19 @@
 
 use super::Cache;
 use super::archive::{
-    ArchiveError, ArchivedTemplate, Index, MemberReader, image_member, same, template_member,
+    ArchiveError, ArchivedTemplate, Index, MemberReader, RAM_PAGES, STATE, disk_pages,
+    image_member, same, template_member,
 };
 use super::frame::FrameReader;
 use crate::digest::{Digest, Hasher};
 use crate::host::free_mib;
 use crate::image::{Adopted, FileRecord, Manifest};
-use crate::machine::Qemu;
+use crate::machine::qcow2::check_overlay;
+use crate::machine::{MAX_DISKS, Qemu};
 use crate::provision::template::{BadStream, FORMAT, Making, TemplateRecord, host_cpu, write_ram};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +28,9 @@ const PIECE: usize = 256 * 1024;
 const MAX_MEMORY_MIB: u64 = 0x1000_0000;
 const MAX_STATE: u64 = 1 << 30;
 const MAX_FILE: u64 = 4 << 30;
+
+/// Nor does what a disk holds.
+const MAX_DISK: u64 = 32 << 40;
 
 /// Beside what comes in, so much room has to stay on the disk.
 const ROOM_MIB: u64 = 16;
@@ -116,8 +122,20 @@ impl Cache {
             let ram = members.sized(&name, template.ram.size)?;
             if let Coming::In(making) = coming {
                 let len = template.record.memory_mib << 20;
-                let found = receive_ram(ram, &name, len, &making.ram(), go_on)?;
+                let found = receive_pages(ram, &name, len..=len, &making.ram(), go_on)?;
                 same(&name, &found, &template.ram.sha256)?;
+            }
+            for (number, disk) in template.disks.iter().enumerate() {
+                let name = template_member(template, disk);
+                let pages = members.sized(&name, disk.size)?;
+                if let Coming::In(making) = coming {
+                    let path = making.disk(number);
+                    let found = receive_pages(pages, &name, 1..=MAX_DISK, &path, go_on)?;
+                    same(&name, &found, &disk.sha256)?;
+                    let checked = File::open(&path).and_then(|file| check_overlay(&file));
+                    let checked = checked.map_err(cannot(&path))?;
+                    checked.map_err(|why| ArchiveError::damaged(format!("`{name}`: {why}")))?;
+                }
             }
         }
         members.end()?;
@@ -170,8 +188,8 @@ impl Cache {
         }
         for (template, coming) in index.templates.iter().zip(templates) {
             if matches!(coming, Coming::In(_)) {
-                wanted =
-                    wanted.saturating_add(template.state.size).saturating_add(template.ram.size);
+                let files = [&template.state, &template.ram].into_iter().chain(&template.disks);
+                wanted = files.map(|file| file.size).fold(wanted, u64::saturating_add);
             }
         }
         let Ok(free_mib) = free_mib(&self.folder) else { return Ok(()) };
@@ -214,7 +232,7 @@ impl Cache {
                 let template = making.publish(record.clone(), opens_read_only);
                 if let Some(template) = template.map_err(cannot(&place))? {
                     // Read again, from where it is now.
-                    template.digest_ram(&|| true).map_err(cannot(&place))?;
+                    template.digest_pages(&|| true).map_err(cannot(&place))?;
                 }
             }
             imported.templates.push((record, arrival, unused));
@@ -239,8 +257,14 @@ fn check(index: &Index) -> Result<(), ArchiveError> {
         if template.ram.size > most || template.state.size > MAX_STATE {
             return wrong("its files are too long");
         }
-        if (&*template.state.name, &*template.ram.name) != ("state", "ram.pages") {
+        let disks = (0..template.disks.len()).map(disk_pages);
+        if (&*template.state.name, &*template.ram.name) != (STATE, RAM_PAGES)
+            || !disks.eq(template.disks.iter().map(|disk| disk.name.clone()))
+        {
             return wrong("its files have other names");
+        }
+        if template.disks.len() != record.disks || record.disks > MAX_DISKS {
+            return wrong("it has not the disks that its record says");
         }
     }
     let long = |file: &&FileRecord| file.size > MAX_FILE;
@@ -306,10 +330,10 @@ fn receive(
     }
 }
 
-fn receive_ram(
+fn receive_pages(
     member: impl Read,
     name: &str,
-    len: u64,
+    len: RangeInclusive<u64>,
     path: &Path,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Digest, ArchiveError> {

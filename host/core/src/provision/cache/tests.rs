@@ -57,6 +57,7 @@ fn record(image: Digest) -> TemplateRecord {
         kernel_release,
         qemu,
         memory_mib: 8,
+        disks: 0,
         guestline,
         made_us: 1,
         ready_us: 2,

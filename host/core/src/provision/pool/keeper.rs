@@ -467,6 +467,7 @@ async fn give(ready: Ready, stream: &UnixStream, warm_up: Option<String>) -> io:
         pid: handover.pid,
         instance,
         is_restored: handover.ram.is_some(),
+        disks: handover.disks,
         folder: held.folder.path().to_owned(),
         memory_mib: slot.memory_mib(),
         ready_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),

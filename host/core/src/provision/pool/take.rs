@@ -100,6 +100,7 @@ async fn take_from(
         pid,
         instance: its_instance,
         is_restored,
+        disks,
         folder: its_folder,
         memory_mib,
         ready_us,
@@ -122,7 +123,7 @@ async fn take_from(
     let (control, bulk, reserve) =
         (local_socket::of(next()?)?, local_socket::of(next()?)?, local_socket::of(next()?)?);
     let ram = is_restored.then(|| ram.to_owned());
-    let handover = Handover { pid, ram, qmp, ends };
+    let handover = Handover { pid, ram, disks, qmp, ends };
     let slot = slots.take_over(folder, memory_mib, pid).map_err(io::Error::other)?;
     send(&stream, Request::Taken, &[]).await?;
     let (machine, foreign) = Machine::take_over(qemu, spec, folder, handover)?;

@@ -64,6 +64,8 @@ pub(super) enum Answer {
         pid: u32,
         instance: String,
         is_restored: bool,
+        /// The files that its disks are written to, as the keeper has them open.
+        disks: Vec<PathBuf>,
         folder: PathBuf,
         memory_mib: u64,
         ready_us: u64,

@@ -1,8 +1,10 @@
-//! A template that is not on the disk yet. Its files are in the host's memory (memfd_create(2)): a boot does not pay for the
+//! A template that is not on the disk yet. Its memory and state are in the host's memory (memfd_create(2)): a boot does not pay for the
 //! page faults of a file that is mapped from a disk, and the next machine goes on from it while it is being written.
+//! What its disks hold lies where it is to be published.
 
-use super::ram::{copy_ram, make_ram};
+use super::ram::{PAGE, copy_ram, make_ram};
 use super::store::{Making, Template};
+use crate::machine::{DiskFile, MachineSpec};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::{self, File};
 use std::io;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 pub(in crate::provision) struct Draft {
     ram: File,
     state: File,
+    disks: Vec<DiskFile>,
 }
 
 impl Draft {
@@ -22,19 +25,33 @@ impl Draft {
     ///
     /// # Errors
     /// What making files in memory gives.
-    pub(in crate::provision) fn new(memory_mib: u64) -> io::Result<Self> {
-        let draft = Self { ram: file("guestline-ram")?, state: file("guestline-state")? };
-        draft.ram.set_len(memory_mib.saturating_mul(1024 * 1024))?;
+    pub(in crate::provision) fn new(spec: &MachineSpec, making: &Making) -> io::Result<Self> {
+        let mut draft = Self::in_memory(spec.memory_mib)?;
+        for (number, disk) in spec.writable_disks().enumerate() {
+            draft.disks.push(DiskFile::create(&making.disk(number), disk.size)?);
+        }
         Ok(draft)
+    }
+
+    fn in_memory(memory_mib: u64) -> io::Result<Self> {
+        let (ram, state) = (file("guestline-ram")?, file("guestline-state")?);
+        ram.set_len(memory_mib.saturating_mul(1024 * 1024))?;
+        Ok(Self { ram, state, disks: Vec::new() })
     }
 
     /// For a machine that goes on from a template.
     ///
     /// # Errors
     /// As [`Self::new`], and what reading the template gives.
-    pub(in crate::provision) fn above(template: &Template) -> io::Result<Self> {
-        let draft = Self::new(template.record.memory_mib)?;
+    pub(in crate::provision) fn above(template: &Template, making: &Making) -> io::Result<Self> {
+        let mut draft = Self::in_memory(template.record.memory_mib)?;
         copy_ram(&File::open(template.ram())?, &draft.ram)?;
+        for (number, disk) in template.disks().iter().enumerate() {
+            let from = File::open(disk.path())?;
+            let to = make_ram(&making.disk(number), from.metadata()?.len())?;
+            copy_ram(&from, &to)?;
+            draft.disks.push(DiskFile::open(to));
+        }
         Ok(draft)
     }
 
@@ -46,6 +63,11 @@ impl Draft {
     /// The state file, likewise.
     pub(in crate::provision) fn state(&self) -> PathBuf {
         path(&self.state)
+    }
+
+    /// What its disks hold.
+    pub(in crate::provision) fn disks(&self) -> Vec<DiskFile> {
+        self.disks.clone()
     }
 
     /// What it takes of the host's memory, MiB.
@@ -63,7 +85,13 @@ impl Draft {
     pub(in crate::provision) fn write(&self, making: &Making) -> io::Result<()> {
         copy_ram(&self.ram, &make_ram(&making.ram(), self.ram.metadata()?.len())?)?;
         let mut state = File::options().write(true).create_new(true).open(making.state())?;
-        io::copy(&mut File::open(self.state())?, &mut state).map(drop)
+        io::copy(&mut File::open(self.state())?, &mut state)?;
+        for number in 0..self.disks.len() {
+            let disk = File::options().write(true).open(making.disk(number))?;
+            // In whole pages, as memory: so it is copied and its digest is taken.
+            disk.set_len(disk.metadata()?.len().next_multiple_of(PAGE as u64))?;
+        }
+        Ok(())
     }
 
     /// Has a process that maps the memory for itself not written to it? What it has not touched it sees as it is now, also
@@ -126,7 +154,7 @@ mod tests {
 
     #[test]
     fn nobody_maps_what_was_just_made() {
-        let draft = Draft::new(1).unwrap();
+        let draft = Draft::in_memory(1).unwrap();
         assert_eq!(fs::metadata(draft.ram()).unwrap().len(), 1 << 20);
         assert_eq!(draft.size_mib(), 0);
         fs::write(draft.state(), vec![1; 1 << 20]).unwrap();

@@ -20,6 +20,7 @@ pub(super) use key::host_cpu;
 pub use key::{TemplateId, TemplateKey};
 pub(super) use quiet::{PATIENCE, Quiet, SAMPLE};
 pub(super) use ram::{BadStream, stream_ram, survey_ram, write_ram};
+pub(super) use sealed::PageDigests;
 pub(super) use store::{Found, Making};
 pub use store::{Template, TemplateRecord, TemplateStore};
 

@@ -10,10 +10,12 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek64};
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-const PAGE: usize = 4096;
+/// So much is looked at, and copied, as a whole.
+pub(super) const PAGE: usize = 4096;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -122,18 +124,19 @@ pub(in crate::provision) enum BadStream {
     Write(io::Error),
 }
 
-/// Makes a memory file of `len` bytes from a stream, and tells the stream's digest.
+/// Makes a memory file, of so many bytes, from a stream, and tells the stream's digest.
 pub(in crate::provision) fn write_ram(
     mut from: impl Read,
-    len: u64,
+    lens: RangeInclusive<u64>,
     to: &Path,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Digest, BadStream> {
     let (mut hasher, mut word, mut page) = (Hasher::default(), [0; 8], vec![0; PAGE]);
     from.read_exact(&mut word).map_err(BadStream::Read)?;
     hasher.update(&word);
-    if u64::from_le_bytes(word) != len || !len.is_multiple_of(PAGE as u64) {
-        return Err(BadStream::Wrong("it is the memory of another machine"));
+    let len = u64::from_le_bytes(word);
+    if !lens.contains(&len) || !len.is_multiple_of(PAGE as u64) {
+        return Err(BadStream::Wrong("it is another machine's"));
     }
     let to = make_ram(to, len).map_err(BadStream::Write)?;
     let mut next = 0;
@@ -232,7 +235,7 @@ mod tests {
         assert!(stream_ram(&path, &|| true, take).unwrap());
         let (digest, length) = survey_ram(&path, &|| true).unwrap().unwrap();
         assert_eq!((length, stream.len()), (8 + 2 * 4104, 8 + 2 * 4104));
-        let written = write_ram(&stream[..], len, &copy, &|| true).unwrap();
+        let written = write_ram(&stream[..], len..=len, &copy, &|| true).unwrap();
         assert_eq!(
             (&written, ram_digest(&copy, &|| true).unwrap().as_ref()),
             (&digest, Some(&digest))
@@ -242,13 +245,13 @@ mod tests {
             fs::remove_file(&copy).unwrap();
             fs::write(&copy, "").unwrap();
             fs::remove_file(&copy).unwrap();
-            let error = write_ram(&stream[..], len, &copy, &|| true).unwrap_err();
+            let error = write_ram(&stream[..], len..=len, &copy, &|| true).unwrap_err();
             fs::write(&copy, "").unwrap();
             format!("{error:?}")
         };
         assert!(wrong(stream[..stream.len() - 1].to_vec(), len).contains("UnexpectedEof"));
         assert!(wrong(stream[..3].to_vec(), len).contains("UnexpectedEof"));
-        assert!(wrong(stream.clone(), len - 4096).contains("another machine"));
+        assert!(wrong(stream.clone(), len - 4096).contains("another machine's"));
         let twice = [&stream[..], &stream[8..]].concat();
         assert!(wrong(twice, len).contains("out of order"));
         let beyond = [&stream[..8], &(len / 4096).to_le_bytes(), &[1; 4096]].concat();

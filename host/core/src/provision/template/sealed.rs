@@ -1,11 +1,11 @@
 //! The seal of a template: what its files were when they were right, and whether they still are.
 //!
-//! It has the digests of the small files, and what the memory file was when it was published: its digest is taken
-//! afterwards. A memory file that has not been written to the disk for certain when the host goes down is not used again.
+//! It has the digests of the small files, and what the memory file and the disks were when they were published: their
+//! digests are taken afterwards. What has not been written to the disk for certain when the host goes down is not used again.
 
 use super::key::FORMAT;
 use super::ram::ram_digest;
-use super::store::{RAM, RECORD, STATE, Template, TemplateRecord};
+use super::store::{RAM, RECORD, STATE, Template, TemplateRecord, disk_name};
 use crate::digest::Digest;
 use crate::host::boot_id;
 use crate::seal::FileSeal;
@@ -17,7 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use ulid::Ulid;
 
-pub(super) const SEAL: &str = "seal.json";
+const SEAL: &str = "seal.json";
 const RAM_DIGEST: &str = "ram.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,42 +29,63 @@ struct Seal {
     host_boot: String,
 }
 
-/// `ram.json`: the memory file's digest; it is on the disk for certain.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RamRecord {
-    pages: Digest,
+/// `ram.json`: digests of the memory file, and of what the disks hold; they are on the disk for certain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::provision) struct PageDigests {
+    /// Of the memory file.
+    pub(in crate::provision) pages: Digest,
+    /// Of each disk's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::provision) disks: Vec<Digest>,
 }
 
-/// Seals what lies in a folder. `record` is the text of its record.
-pub(super) fn seal(folder: &Path, record: &[u8]) -> io::Result<()> {
+impl PageDigests {
+    /// The file that is another one there.
+    pub(in crate::provision) fn difference(&self, there: &Self) -> Option<String> {
+        let mut disks = self.disks.iter().zip(&there.disks);
+        match disks.position(|(ours, theirs)| ours != theirs) {
+            _ if self.pages != there.pages => Some(RAM.to_owned()),
+            Some(number) => Some(disk_name(number)),
+            None => (self.disks.len() != there.disks.len()).then(|| "ram.json".to_owned()),
+        }
+    }
+}
+
+/// Seals what lies in a folder. `record` is the text of its record, and so many disks have a file.
+pub(super) fn seal(folder: &Path, record: &[u8], disks: usize) -> io::Result<()> {
     let file = |name: &str| {
         Ok::<_, io::Error>(FileSeal::of(name, &fs::symlink_metadata(folder.join(name))?))
     };
+    let mut files = vec![file(RAM)?, file(STATE)?];
+    for number in 0..disks {
+        files.push(file(&disk_name(number))?);
+    }
     let seal = Seal {
         record: Digest::of(record),
         state: Digest::of_file(&folder.join(STATE))?,
-        files: vec![file(RAM)?, file(STATE)?],
+        files,
         host_boot: boot_id(),
     };
     fs::write(folder.join(SEAL), serde_json::to_vec(&seal)?)
 }
 
 impl Template {
-    /// Takes the digest of the memory file, once, when that has been written to the disk; ends early when `go_on` says no.
+    /// Takes the digests of the memory file and the disks, once, when those have been written to the disk; ends early when
+    /// `go_on` says no.
     ///
     /// # Errors
     /// What reading or writing gives.
-    pub(in crate::provision) fn digest_ram(&self, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+    pub(in crate::provision) fn digest_pages(&self, go_on: &dyn Fn() -> bool) -> io::Result<()> {
         if self.known_pages().is_some() {
             return Ok(());
         }
-        match ram_digest(&self.ram(), go_on)? {
-            Some(pages) => self.keep_digest(pages),
+        match self.survey(go_on)? {
+            Some(digests) => self.keep_digests(&digests),
             None => Ok(()),
         }
     }
 
-    /// Compares the whole memory file with its digest, which is taken where it never was. Says what is wrong; nothing is
+    /// Compares the whole memory file and the disks with their digests, which are taken where they never were. Says what is wrong; nothing is
     /// when `go_on` says no.
     ///
     /// # Errors
@@ -74,26 +95,42 @@ impl Template {
         go_on: &dyn Fn() -> bool,
     ) -> io::Result<Option<String>> {
         let known = self.known_pages();
-        let Some(pages) = ram_digest(&self.ram(), go_on)? else { return Ok(None) };
+        let Some(digests) = self.survey(go_on)? else { return Ok(None) };
         match known {
-            Some(known) => Ok((pages != known).then(|| format!("{RAM} has another content"))),
+            Some(known) => {
+                Ok(known.difference(&digests).map(|name| format!("{name} has another content")))
+            }
             None => {
                 // On a disk that cannot be written to there is none the next time, either.
-                let _ = self.keep_digest(pages);
+                let _ = self.keep_digests(&digests);
                 Ok(None)
             }
         }
     }
 
-    /// The digest of the memory file, where it was taken.
-    pub(in crate::provision) fn known_pages(&self) -> Option<Digest> {
-        ram_record(self.folder()).map(|record| record.pages)
+    /// The digests of the memory file and the disks, where they were taken.
+    pub(in crate::provision) fn known_pages(&self) -> Option<PageDigests> {
+        page_digests(self.folder())
     }
 
-    fn keep_digest(&self, pages: Digest) -> io::Result<()> {
+    /// The digests as they are now; none when `go_on` says no.
+    fn survey(&self, go_on: &dyn Fn() -> bool) -> io::Result<Option<PageDigests>> {
+        let Some(pages) = ram_digest(&self.ram(), go_on)? else { return Ok(None) };
+        let mut disks = Vec::new();
+        for disk in self.disks() {
+            let Some(digest) = ram_digest(disk.path(), go_on)? else { return Ok(None) };
+            disks.push(digest);
+        }
+        Ok(Some(PageDigests { pages, disks }))
+    }
+
+    fn keep_digests(&self, digests: &PageDigests) -> io::Result<()> {
         File::open(self.ram())?.sync_data()?;
+        for disk in self.disks() {
+            File::open(disk.path())?.sync_data()?;
+        }
         let fresh = self.folder().join(format!(".{RAM_DIGEST}-{}", Ulid::generate()));
-        let kept = fs::write(&fresh, serde_json::to_vec(&RamRecord { pages })?)
+        let kept = fs::write(&fresh, serde_json::to_vec(digests)?)
             .and_then(|()| fs::rename(&fresh, self.folder().join(RAM_DIGEST)));
         if kept.is_err() {
             let _ = fs::remove_file(&fresh);
@@ -135,12 +172,13 @@ pub(super) fn check(folder: &Path) -> Result<TemplateRecord, Unfit> {
         return Err(damaged(format!("{RECORD} was written to")));
     }
     let record = serde_json::from_slice(&text);
-    let record = record.map_err(|error| damaged(format!("{RECORD}: {error}")))?;
-    for name in [RAM, STATE] {
+    let record: TemplateRecord = record.map_err(|error| damaged(format!("{RECORD}: {error}")))?;
+    let disks = (0..record.disks).map(disk_name);
+    for name in [RAM, STATE].map(str::to_owned).into_iter().chain(disks) {
         let Some(known) = seal.files.iter().find(|file| file.name == name) else {
             return Err(damaged(format!("{SEAL} has no {name}")));
         };
-        let found = fs::symlink_metadata(folder.join(name)).map_err(unreadable(name))?;
+        let found = fs::symlink_metadata(folder.join(&name)).map_err(unreadable(&name))?;
         if let Some(difference) = known.difference(&found) {
             return Err(damaged(difference));
         }
@@ -149,12 +187,12 @@ pub(super) fn check(folder: &Path) -> Result<TemplateRecord, Unfit> {
     if state != seal.state {
         return Err(damaged(format!("{STATE} has another content")));
     }
-    if seal.host_boot != boot_id() && ram_record(folder).is_none() {
+    if seal.host_boot != boot_id() && page_digests(folder).is_none() {
         return Err(damaged("the host went down before it was on the disk".to_owned()));
     }
     Ok(record)
 }
 
-fn ram_record(folder: &Path) -> Option<RamRecord> {
+fn page_digests(folder: &Path) -> Option<PageDigests> {
     serde_json::from_slice(&fs::read(folder.join(RAM_DIGEST)).ok()?).ok()
 }

@@ -1,7 +1,7 @@
 //! Templates in the cache folder: made beside their place, published whole, sealed, checked at each use.
 //!
 //! ```text
-//! CACHE/templates/1/ID/            template.json, seal.json, state, ram, console.log, lock; later ram.json
+//! CACHE/templates/1/ID/            template.json, seal.json, state, ram, disk0 …, lock; later ram.json
 //! CACHE/templates/1/.making-ID/    being made; its lock is held by the maker
 //! CACHE/templates/1/.dropped-…     on its way out
 //! ```
@@ -9,9 +9,10 @@
 //! folder ([`crate::folder_lock`]).
 
 use super::key::{FORMAT, TemplateId, TemplateKey};
-use super::sealed::{SEAL, Unfit, check, seal};
+use super::sealed::{Unfit, check, seal};
 use crate::dirs::{Dirs, make_private};
 use crate::folder_lock::{FolderLock, LOCK};
+use crate::machine::{DiskFile, DiskFormat};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
 use std::io;
@@ -21,6 +22,12 @@ use std::path::{Path, PathBuf};
 pub(super) const RECORD: &str = "template.json";
 pub(super) const STATE: &str = "state";
 pub(super) const RAM: &str = "ram";
+
+/// The name of what a disk holds that can be written to.
+pub(super) fn disk_name(number: usize) -> String {
+    format!("disk{number}")
+}
+
 pub(super) const MAKING: &str = ".making-";
 pub(super) const DROPPED: &str = ".dropped-";
 
@@ -43,6 +50,9 @@ pub struct TemplateRecord {
     pub qemu: String,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// So many of its disks can be written to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub disks: usize,
     /// Version of Guestline that made it.
     pub guestline: String,
     /// When it was made, microseconds since 1970.
@@ -53,6 +63,10 @@ pub struct TemplateRecord {
     pub quiet_us: u64,
     /// It did come to rest.
     pub quiet: bool,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// A template that is whole. It is not removed while this is there.
@@ -155,10 +169,10 @@ impl TemplateStore {
         let Some(lock) = FolderLock::exclusive(&folder)? else { return Ok(None) };
         let making = Making { home: self.folder.join(id.as_str()), folder, lock: Some(lock) };
         // What a maker left who died.
-        for name in [RECORD, SEAL, STATE, RAM] {
-            match fs::remove_file(making.folder.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        for left in fs::read_dir(&making.folder)? {
+            let left = left?;
+            if left.file_name() != LOCK {
+                fs::remove_file(left.path())?;
             }
         }
         self.sweep();
@@ -197,6 +211,11 @@ impl Making {
         self.folder.join(STATE)
     }
 
+    /// Where what a disk holds is to be.
+    pub(in crate::provision) fn disk(&self, number: usize) -> PathBuf {
+        self.folder.join(disk_name(number))
+    }
+
     /// The folder.
     pub(in crate::provision) fn folder(&self) -> &Path {
         &self.folder
@@ -217,7 +236,10 @@ impl Making {
         let ram_mode = if opens_read_only { 0o400 } else { 0o600 };
         fs::set_permissions(self.ram(), Permissions::from_mode(ram_mode))?;
         fs::set_permissions(self.state(), Permissions::from_mode(0o400))?;
-        seal(&self.folder, &record_text)?;
+        for number in 0..record.disks {
+            fs::set_permissions(self.disk(number), Permissions::from_mode(0o400))?;
+        }
+        seal(&self.folder, &record_text, record.disks)?;
         fs::rename(&self.folder, &self.home)?;
         let Some(lock) = self.lock.take() else { return Ok(None) };
         // Whoever gets it in between prunes it, which is as if it had not been made.
@@ -248,6 +270,12 @@ impl Template {
     /// The state file.
     pub fn state(&self) -> PathBuf {
         self.folder.join(STATE)
+    }
+
+    /// What its disks hold that can be written to.
+    pub fn disks(&self) -> Vec<DiskFile> {
+        let path = |number| self.folder.join(disk_name(number));
+        (0..self.record.disks).map(|number| DiskFile::at(path(number), DiskFormat::Qcow2)).collect()
     }
 
     /// Which of all that were ever made under its id it is, as long as nobody writes to it: identity and last change of its

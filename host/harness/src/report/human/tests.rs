@@ -49,6 +49,8 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
             memory_mib: None,
             cpus: 1,
             fresh_reboot: false,
+            disks: Vec::new(),
+            nics: Vec::new(),
             layers: Vec::new(),
         },
         limits: Limits { check_ms: 1, boot_ms: 1 },

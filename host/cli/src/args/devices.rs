@@ -1,0 +1,41 @@
+//! Options for what a machine has beside what every machine has.
+
+use super::parse_mib;
+use clap::Args;
+use guestline::machine::{MAX_DISKS, MAX_NICS};
+use guestline::provision::{DiskWanted, NicWanted};
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DeviceArgs {
+    /// An empty disk that nobody else writes to, as 64M, 2G; may be given several times: /dev/vda, /dev/vdb …
+    #[arg(long = "disk", value_name = "SIZE", value_parser = parse_disk)]
+    pub(crate) disks: Vec<DiskWanted>,
+    /// A network card, and what its interface gets: IPv4 and IPv6 addresses, as 10.1.0.5/24,fd00::5/64, and a MAC
+    /// address [default: one that no other machine has]; may be given several times: eth0, eth1 …
+    #[arg(
+        long = "nic", value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = ""
+    )]
+    pub(crate) nics: Vec<NicWanted>,
+}
+
+impl DeviceArgs {
+    /// What is wrong with them together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let most = |count: usize, most: usize, what: &str| match count > most {
+            true => Err(format!("a machine has at most {most} {what}, and {count} are wanted")),
+            false => Ok(()),
+        };
+        most(self.disks.len(), MAX_DISKS, "disks")?;
+        most(self.nics.len(), MAX_NICS, "network cards")
+    }
+
+    /// The words of a command line that say the same.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let disks = self.disks.iter().map(|disk| format!("--disk={}M", disk.size_mib()));
+        disks.chain(self.nics.iter().map(|nic| format!("--nic={nic}"))).collect()
+    }
+}
+
+fn parse_disk(text: &str) -> Result<DiskWanted, String> {
+    DiskWanted::new(parse_mib(text)?).map_err(|error| error.to_string())
+}
