@@ -114,6 +114,14 @@ fn a_damaged_image_is_told_and_can_be_made_anew() {
         }
     }
     guestline.run(&["check", "true"]).assert_verdict(125, "initrd.cpio has another content");
+    // What a manifest says is believed as it was written only.
+    assert_eq!(guestline.run(&["image", "build", "tiny"]).status, 0);
+    for entry in std::fs::read_dir(&images).unwrap().flatten() {
+        let path = entry.path().join("manifest.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"memory_mib\": 256", "\"memory_mib\": 300")).unwrap();
+    }
+    guestline.run(&["check", "true"]).assert_verdict(125, "manifest.json was written to");
     newest("manifest.json");
     guestline.run(&["check", "true"]).assert_verdict(125, "is damaged: manifest.json");
     guestline.assert_nothing_left();

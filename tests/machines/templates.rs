@@ -240,8 +240,12 @@ fn where_none_can_be_kept_machines_boot() {
     fs::write(&record, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
     let ran = guestline.run(&["check", "true"]);
     ran.assert_verdict(0, "passed");
-    let told = "template: none (was made by a newer Guestline); machines boot instead";
-    assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    let told = "` was made by a newer Guestline); machines boot instead";
+    assert!(
+        ran.stderr.contains("template: none (`") && ran.stderr.contains(told),
+        "{}",
+        ran.stderr
+    );
     assert!(fs::read_to_string(record).unwrap().contains("\"format\": 2"));
     guestline.assert_nothing_left();
 }
@@ -520,4 +524,28 @@ fn an_ordinary_user_has_templates_with_every_qemu() {
         assert_eq!(mode, if qemu.is_some() { 0o600 } else { 0o400 });
         guestline.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_name_for_what_all_checks_share_goes_without_it() {
+    let guestline = with_own_cache();
+    json(&guestline, &["true"]);
+    let template = only_template(&guestline);
+    assert_eq!(guestline.run(&["template", "create", "plain"]).status, 0);
+    assert_eq!(guestline.run(&["template", "rm", "plain"]).status, 0);
+    assert_eq!(only_template(&guestline), template);
+    // A folder in the place of the lock: it is made anew, and whole.
+    fs::remove_file(template.join("lock")).unwrap();
+    fs::create_dir(template.join("lock")).unwrap();
+    let ran = json(&guestline, &["true"]);
+    assert_eq!(event(&ran, "template-dropped")[0]["why"], "lock is missing");
+    assert!(only_template(&guestline).join("lock").is_file());
+    let nothing = guestline.with("GUESTLINE_QEMU", "/bin/true");
+    let ran = nothing.run(&["template", "create", "web", "-e", "true"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("errored  template web: host: ")
+            && ran.stderr.contains("guestline doctor")
+    );
+    nothing.assert_nothing_left();
 }

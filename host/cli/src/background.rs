@@ -1,7 +1,7 @@
 //! This program again, in the background: it outlives who starts it, and says one line when it is ready, or why it never is.
 //!
 //! ```text
-//! up, pool start ── spawn, in a session of its own ──> supervise, pool keep
+//! up, pool start ── spawn, in a session of its own ──> supervise, keep-pool
 //!                <── one JSON line on its standard output ──┘  (its standard error becomes its log)
 //! ```
 //! The pipe between them is also how it learns that nobody wants it any more.

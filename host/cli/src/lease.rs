@@ -5,6 +5,7 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use crate::terminal::Progress;
 use guestline::image::{Image, Recipe};
+use guestline::machine::Qemu;
 use guestline::provision::{FailedLease, LeaseError, MachineRequest, NamedTemplate, SetUpFailure};
 use guestline::text;
 use std::time::Duration;
@@ -15,6 +16,13 @@ const CONSOLE_SHOWN: usize = 5;
 
 /// So many last lines of a set-up line's output are.
 const OUTPUT_SHOWN: usize = 10;
+
+/// QEMU; in text, why there is none.
+pub(crate) fn qemu(context: &Context) -> Result<Qemu, String> {
+    Qemu::find(&context.dirs).map_err(|error| {
+        format!("{}\n  hint: `guestline doctor` says what to install\n", text::chain(&error))
+    })
+}
 
 /// The image; in text, why there is none. The outer error is wrong usage.
 pub(crate) fn image(

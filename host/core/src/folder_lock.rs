@@ -69,6 +69,8 @@ fn take(folder: &Path, how: FlockArg, tries: u32) -> io::Result<Option<FolderLoc
     let open = |write: bool| OpenOptions::new().read(true).write(write).open(&path);
     let file = open(true).or_else(|error| match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => open(false),
+        // What is no file cannot be anybody's lock.
+        io::ErrorKind::IsADirectory => Err(io::ErrorKind::NotFound.into()),
         _ => Err(error),
     })?;
     let Some(lock) = try_lock(file, how, tries)? else { return Ok(None) };
@@ -107,7 +109,11 @@ mod tests {
         let folder = parent.path().join("a");
         fs::create_dir(&folder).unwrap();
         assert!(!is_in_use(&folder));
-        assert_eq!(FolderLock::shared(&folder).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let missing = || FolderLock::shared(&folder).unwrap_err().kind();
+        assert_eq!(missing(), io::ErrorKind::NotFound);
+        fs::create_dir(folder.join(LOCK)).unwrap();
+        assert!(missing() == io::ErrorKind::NotFound && !is_in_use(&folder));
+        fs::remove_dir(folder.join(LOCK)).unwrap();
         FolderLock::make(&folder).unwrap();
         let maker = FolderLock::exclusive(&folder).unwrap().unwrap();
         assert!(FolderLock::shared(&folder).unwrap().is_none());

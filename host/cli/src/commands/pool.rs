@@ -12,7 +12,6 @@ use crate::signals;
 use crate::table;
 use crate::terminal::Progress;
 use guestline::dirs::Dirs;
-use guestline::machine::Qemu;
 use guestline::provision::pool::{self, KeeperError, NotReady, PoolError, PoolSpec, PoolStatus};
 use guestline::provision::{MachineRequest, NamedTemplate, Provisioner, WorkRoot};
 use guestline::text;
@@ -241,12 +240,9 @@ fn prepare(
     };
     allow_descriptors();
     check::start_log(global.verbose.max(1));
-    let qemu = match Qemu::find(&context.dirs) {
+    let qemu = match lease::qemu(&context) {
         Ok(qemu) => qemu,
-        Err(error) => {
-            let why = text::chain(&error);
-            return Ok(Err(format!("{why}\n  hint: `guestline doctor` says what to install\n")));
-        }
+        Err(text) => return Ok(Err(text)),
     };
     let accel = context.acceleration(global.accel, false).accel;
     let (cancel, mut progress) = (CancellationToken::new(), Progress::new());

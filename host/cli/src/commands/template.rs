@@ -10,7 +10,6 @@ use crate::signals;
 use crate::terminal::Progress;
 use guestline::dirs::Dirs;
 use guestline::image::Recipe;
-use guestline::machine::Qemu;
 use guestline::provision::{
     MachineRequest, NamedTemplate, NamedTemplateError, NamedTemplates, NicWanted, Notice, Removal,
     Template, TemplateName, TemplateStore, WorkRoot,
@@ -110,7 +109,14 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
     }
     Recipe::named(&wanted.image)?;
     check::start_log(global.verbose);
-    let qemu = Qemu::find(&context.dirs)?;
+    let errored = |text: String| {
+        eprint!("errored  template {name}: {text}");
+        Ok(BROKEN)
+    };
+    let qemu = match lease::qemu(&context) {
+        Ok(qemu) => qemu,
+        Err(text) => return errored(format!("{}: {text}", Stage::Host)),
+    };
     let accel = context.acceleration(global.accel, false).accel;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();
@@ -124,10 +130,7 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
     let image = match lease::image(&context, global, &wanted.image, &cancel, &mut progress)? {
         Ok(image) => image,
         Err(_) if interrupted.get().is_some() => return aborted(),
-        Err(text) => {
-            eprint!("errored  template {name}: {}: {text}", Stage::Image);
-            return Ok(BROKEN);
-        }
+        Err(text) => return errored(format!("{}: {text}", Stage::Image)),
     };
     let root = WorkRoot::create(&context.dirs, false)?;
     let provisioner = context.provisioner(qemu, accel, root);
@@ -156,8 +159,7 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
         Err(failed) => {
             let stage = stage_of(&failed.error);
             let why = text::chain(&failed.error);
-            eprint!("errored  template {name}: {stage}: {why}\n{}", lease::evidence(&failed));
-            Ok(BROKEN)
+            errored(format!("{stage}: {why}\n{}", lease::evidence(&failed)))
         }
     }
 }
@@ -255,7 +257,11 @@ fn rm(context: &Context, names: &[TemplateName]) -> Result<u8, CommandError> {
     for name in names {
         match all.get(name) {
             Err(error @ NamedTemplateError::Missing { .. }) => return Err(error.into()),
-            template => templates.push((name, template.ok().and_then(|template| template.last))),
+            // Without a line of its own it is what all machines of its kind are restored from.
+            template => {
+                let its_own = template.ok().filter(|template| !template.layers.is_empty());
+                templates.push((name, its_own.and_then(|template| template.last)));
+            }
         }
     }
     for (name, last) in templates {

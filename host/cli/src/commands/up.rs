@@ -9,7 +9,6 @@ use crate::lease;
 use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
 use guestline::link::Endpoint;
-use guestline::machine::Qemu;
 use guestline::provision::{MachineRequest, WorkRoot};
 use guestline::supervise::{
     self, Down, Finished, How, MachineStatus, RegistryError, Source, SuperviseError, Supervision,
@@ -175,14 +174,9 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
             (Source::Connect(endpoint), check::boot_limit(guestline::machine::Accel::Kvm))
         }
         None => {
-            let qemu = match Qemu::find(&context.dirs) {
+            let qemu = match lease::qemu(&context) {
                 Ok(qemu) => qemu,
-                Err(error) => {
-                    let why = text::chain(&error);
-                    return Ok(Err(format!(
-                        "{why}\n  hint: `guestline doctor` says what to install\n"
-                    )));
-                }
+                Err(text) => return Ok(Err(text)),
             };
             let accel = context.acceleration(global.accel, false).accel;
             let cancel = CancellationToken::new();

@@ -65,7 +65,7 @@ impl Adopted {
         fs::rename(self.making.path(), &self.place)?;
         // There is nothing to remove any more.
         let _ = self.making.keep();
-        seal(&self.place).map(Ok)
+        seal(&self.place, manifest).map(Ok)
     }
 }
 

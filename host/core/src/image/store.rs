@@ -18,6 +18,7 @@ use crate::dirs::Dirs;
 use crate::folder_lock::FolderLock;
 use crate::seal::FileSeal;
 use nix::fcntl::Flock;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -214,11 +215,12 @@ impl Store {
         sweep(parent);
         sweep(&self.shelf.pool);
         let made = tempfile::Builder::new().prefix(MAKING).tempdir_in(parent).map_err(trouble)?;
-        build::build(recipe, agent, &self.source, &self.shelf.pool, made.path(), &self.cancel)
-            .map_err(|source| ImageError::Build {
-                name: recipe.name.clone(),
-                source: Box::new(source),
-            })?;
+        let pool = &self.shelf.pool;
+        let built = build::build(recipe, agent, &self.source, pool, made.path(), &self.cancel);
+        let manifest = built.map_err(|source| ImageError::Build {
+            name: recipe.name.clone(),
+            source: Box::new(source),
+        })?;
         FolderLock::make(made.path()).map_err(trouble)?;
         let old = parent.join(format!("{MAKING}old"));
         match fs::rename(folder, &old) {
@@ -227,7 +229,7 @@ impl Store {
         }
         fs::rename(made.keep(), folder).map_err(trouble)?;
         let _ = fs::remove_dir_all(&old);
-        seal(folder).map_err(trouble)?;
+        seal(folder, &manifest).map_err(trouble)?;
         let image = open(&recipe.name, folder)?;
         let image = image.ok_or_else(|| trouble(io::ErrorKind::NotFound.into()))?;
         Ok(Image { made_in: Some(started.elapsed()), ..image })
@@ -285,10 +287,13 @@ fn lock(folder: &Path) -> Locked {
 
 /// Compares the files with the seal, which is quick; where that differs, with their digests.
 pub(super) fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
-    let seals = fs::read(folder.join(SEAL)).ok();
-    let seals: Vec<FileSeal> =
-        seals.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    let mut resealed = false;
+    let known = fs::read(folder.join(SEAL)).ok();
+    let known: Option<Seal> = known.and_then(|text| serde_json::from_slice(&text).ok());
+    if known.as_ref().is_some_and(|seal| seal.manifest != manifest.digest()) {
+        return Err(format!("{MANIFEST} was written to"));
+    }
+    let seals = known.as_ref().map(|seal| seal.files.as_slice()).unwrap_or_default();
+    let mut resealed = known.is_none();
     for FileRecord { name, size, sha256 } in &manifest.files {
         let path = folder.join(name);
         let found = fs::metadata(&path).map_err(|error| format!("{name}: {error}"))?;
@@ -304,17 +309,26 @@ pub(super) fn check(folder: &Path, manifest: &Manifest) -> Result<(), String> {
         }
     }
     if resealed {
-        let _ = seal(folder);
+        let _ = seal(folder, manifest);
     }
     Ok(())
 }
 
-pub(super) fn seal(folder: &Path) -> io::Result<()> {
-    let seals = [KERNEL, INITRD]
+/// What the files of an image were when they were right.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seal {
+    manifest: Digest,
+    files: Vec<FileSeal>,
+}
+
+/// Seals what lies in a folder.
+pub(super) fn seal(folder: &Path, manifest: &Manifest) -> io::Result<()> {
+    let files = manifest
+        .files
         .iter()
-        .map(|name| Ok(FileSeal::of(name, &fs::metadata(folder.join(name))?)))
-        .collect::<io::Result<Vec<_>>>()?;
-    fs::write(folder.join(SEAL), serde_json::to_vec(&seals)?)
+        .map(|FileRecord { name, .. }| Ok(FileSeal::of(name, &fs::metadata(folder.join(name))?)));
+    let seal = Seal { manifest: manifest.digest(), files: files.collect::<io::Result<_>>()? };
+    fs::write(folder.join(SEAL), serde_json::to_vec(&seal)?)
 }
 
 impl Image {

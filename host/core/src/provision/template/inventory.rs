@@ -94,7 +94,7 @@ fn condition(folder: &Path) -> Condition {
     if name.starts_with(MAKING) {
         return if is_in_use(folder) { Condition::Making } else { Condition::LeftOver };
     }
-    if !folder.join(LOCK).exists() {
+    if !folder.join(LOCK).is_file() {
         return Condition::Damaged(format!("{LOCK} is missing"));
     }
     match check(folder) {

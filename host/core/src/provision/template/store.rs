@@ -148,8 +148,13 @@ impl TemplateStore {
                 Found::Ready(Box::new(Template { folder, record, _lock: lock }))
             }
             Err(Unfit::Damaged(why)) => Found::Damaged(why),
-            Err(Unfit::Newer) => Found::Foreign("was made by a newer Guestline".to_owned()),
-            Err(Unfit::Foreign) => Found::Foreign("belongs to another user".to_owned()),
+            Err(unfit @ (Unfit::Newer | Unfit::Foreign)) => {
+                let why = match unfit {
+                    Unfit::Newer => "was made by a newer Guestline",
+                    _ => "belongs to another user",
+                };
+                Found::Foreign(format!("`{}` {why}", folder.display()))
+            }
         }
     }
 
