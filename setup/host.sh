@@ -61,6 +61,10 @@ missing_packages() {
     command -v cc >/dev/null 2>&1 || echo gcc
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     command -v make >/dev/null 2>&1 || echo make
+    # What images with a root of Debian's packages are made with.
+    for pair in mmdebstrap:mmdebstrap mksquashfs:squashfs-tools; do
+        command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
+    done
     [ -n "$tests" ] || return 0
     # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces, disks.
     for pair in qemu-img:qemu-utils git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do

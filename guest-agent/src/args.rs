@@ -72,12 +72,29 @@ impl Source {
     }
 }
 
+/// What the agent is to the system that it runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Process 1.
+    Init,
+    /// It was process 1 of a JeOS, and lives on beside the init that it gave that place to.
+    Companion,
+    /// One service of many.
+    Service,
+}
+
+impl Role {
+    /// Is the system one that was made for us?
+    pub(crate) fn is_at_home(self) -> bool {
+        self != Self::Service
+    }
+}
+
 /// How to serve.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ServeConfig {
     pub(crate) source: Source,
-    /// Are we process 1?
-    pub(crate) init: bool,
+    pub(crate) role: Role,
     /// What went wrong before, to be told when there is no port.
     pub(crate) troubles: Vec<String>,
 }
@@ -106,7 +123,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Action, Stri
         Some(source) => source,
         None => configured()?,
     };
-    Ok(Action::Serve(ServeConfig { source, init: false, troubles: Vec::new() }))
+    Ok(Action::Serve(ServeConfig { source, role: Role::Service, troubles: Vec::new() }))
 }
 
 /// The link that the kernel command line names, or the file.

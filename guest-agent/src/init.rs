@@ -1,19 +1,36 @@
-//! Process 1 of a JeOS: mounts, modules, then serving. Every way out powers the machine off.
+//! Process 1 of a JeOS: mounts, modules, the root, then serving; or, beside another init that takes this place, serving as its
+//! companion. Every way out of process 1 powers the machine off.
+//!
+//! ```text
+//! guestline.modules=A,B   loaded in this order, each after what it needs
+//! guestline.root=…        where the root is (crate::root)
+//! guestline.init=PATH     the init that takes over; the agent lives on beside it, and answers before that is up
+//! ```
 
-use crate::args::{ServeConfig, Source};
+use crate::args::{Role, ServeConfig, Source};
 use crate::sys::system::Interface;
-use crate::{args, linux, modules, serve};
+use crate::{args, linux, modules, root, serve, sys};
 use guestline_files::describe;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::RebootMode;
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Source, target, type, flags, options. A folder that is missing is made.
+type Mount = (&'static str, &'static str, &'static str, MsFlags, &'static str);
+
+/// What finding the root takes.
 #[rustfmt::skip]
-const MOUNTS: &[(&str, &str, &str, MsFlags, &str)] = &[
+const FIRST: &[Mount] = &[
     ("proc",     "/proc",          "proc",     NOTHING, ""),
     ("sysfs",    "/sys",           "sysfs",    NOTHING, ""),
     ("devtmpfs", "/dev",           "devtmpfs", MsFlags::MS_NOSUID, "mode=0755"),
+];
+
+/// What is mounted in the root.
+#[rustfmt::skip]
+const THEN: &[Mount] = &[
     ("devpts",   "/dev/pts",       "devpts",   MsFlags::MS_NOSUID, "mode=0620,gid=5"),
     ("tmpfs",    "/dev/shm",       "tmpfs",    SHARED,  "mode=1777"),
     ("tmpfs",    "/run",           "tmpfs",    SHARED,  "mode=0755"),
@@ -24,16 +41,68 @@ const MOUNTS: &[(&str, &str, &str, MsFlags, &str)] = &[
 const NOTHING: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 const SHARED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
-/// Name of the kernel parameter that lists the modules to load, in order, separated by commas.
+/// Names of the kernel parameters.
 const MODULES_PARAMETER: &str = "guestline.modules";
+const INIT_PARAMETER: &str = "guestline.init";
 
 pub(crate) fn run() -> ! {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("guestline-agent: {panic}");
         linux::end(RebootMode::RB_POWER_OFF)
     }));
+    let mut troubles = mount_all(FIRST);
+    let _ = std::env::set_current_dir("/");
+    if let Some(names) = linux::parameter(MODULES_PARAMETER) {
+        troubles.extend(modules::load(names.split(',').filter(|name| !name.is_empty())));
+    }
+    if let Err(why) = root::switch() {
+        eprintln!("guestline-agent: {why}; {}", troubles.join(", "));
+        linux::end(RebootMode::RB_POWER_OFF);
+    }
+    troubles.extend(mount_all(THEN));
+    // Neither is there on every kernel, and no link needs them.
+    let _ = Interface::named("lo").and_then(|loopback| loopback.set_up(true));
+    if let Ok(name) = fs::read_to_string("/etc/hostname") {
+        let _ = nix::unistd::sethostname(name.trim());
+    }
+    let role = match linux::parameter(INIT_PARAMETER) {
+        Some(init) => hand_over(&init),
+        None => Role::Init,
+    };
+    let source = args::configured().unwrap_or_else(|error| {
+        troubles.push(error);
+        Source::Auto
+    });
+    let config = ServeConfig { source, role, troubles };
+    if let Err(error) = serve::run(&config) {
+        eprintln!("guestline-agent: {error}");
+    }
+    match role {
+        Role::Init => linux::end(RebootMode::RB_POWER_OFF),
+        Role::Companion | Role::Service => std::process::exit(1),
+    }
+}
+
+/// Gives process 1 to another init; comes back in the process that lives on beside it.
+fn hand_over(init: &str) -> Role {
+    match sys::fork_apart() {
+        Ok(true) => Role::Companion,
+        Ok(false) => {
+            let error = Command::new(init).env_clear().exec();
+            eprintln!("guestline-agent: cannot run {init}: {error}");
+            linux::end(RebootMode::RB_POWER_OFF)
+        }
+        Err(error) => {
+            eprintln!("guestline-agent: cannot live on beside {init}: {}", describe(error));
+            Role::Init
+        }
+    }
+}
+
+/// Mounts them; what went wrong is told in words.
+fn mount_all(mounts: &[Mount]) -> Vec<String> {
     let mut troubles = Vec::new();
-    for (source, target, kind, flags, options) in MOUNTS {
+    for (source, target, kind, flags, options) in mounts {
         let _ = fs::create_dir_all(target);
         let mounted = mount(Some(*source), *target, Some(*kind), *flags, Some(*options));
         // EBUSY: the kernel or the image had it mounted already.
@@ -43,22 +112,5 @@ pub(crate) fn run() -> ! {
             troubles.push(format!("file system {kind} on {target} ({})", describe(error)));
         }
     }
-    let _ = std::env::set_current_dir("/");
-    // Neither is there on every kernel, and no link needs them.
-    let _ = Interface::named("lo").and_then(|loopback| loopback.set_up(true));
-    if let Ok(name) = fs::read_to_string("/etc/hostname") {
-        let _ = nix::unistd::sethostname(name.trim());
-    }
-    if let Some(names) = linux::parameter(MODULES_PARAMETER) {
-        troubles.extend(modules::load(names.split(',').filter(|name| !name.is_empty())));
-    }
-    let source = args::configured().unwrap_or_else(|error| {
-        troubles.push(error);
-        Source::Auto
-    });
-    let config = ServeConfig { source, init: true, troubles };
-    if let Err(error) = serve::run(&config) {
-        eprintln!("guestline-agent: {error}");
-    }
-    linux::end(RebootMode::RB_POWER_OFF)
+    troubles
 }

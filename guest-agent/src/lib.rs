@@ -1,12 +1,12 @@
 //! Guestline's guest agent.
 //!
 //! As process 1 of a JeOS it is the init: it mounts, loads modules, serves, reaps orphans, and
-//! powers the machine off on every way out. Anywhere else it is a service that just serves. One
+//! powers the machine off on every way out, unless the image has another init, beside which it lives on. Anywhere else it is a service that just serves. One
 //! thread and one `poll(2)` for the link and for processes, threads for what may block; nothing that comes over the
 //! link may panic it.
 //!
 //! ```text
-//! main ─ init (mounts, modules, signals)          only as process 1
+//! main ─ init (mounts, modules) ─ root (the disk)  only as process 1
 //!      └ serve (the poll loop) ─ link, session (what came, and what it means)
 //!          │                   ├ exec (processes), forward (sockets)
 //!          │                   └ jobs (threads) ─ work ─ guestline-files, follow, control
@@ -40,6 +40,7 @@ mod presence;
 mod reading;
 mod refusal;
 mod reserve;
+mod root;
 mod serve;
 pub mod session;
 mod source;

@@ -19,7 +19,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long an init waits for its port before it takes the reserve line.
+/// How long the agent of a JeOS waits for its port before it takes the reserve line.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often a device's node is looked for.
@@ -64,7 +64,7 @@ impl Drop for Listener {
 /// Opens the link; waits for a port, or for whoever connects, as long as that takes.
 pub(crate) fn open(config: &ServeConfig) -> io::Result<Opened> {
     match &config.source {
-        Source::Auto => match port::wait(CONTROL_PORT, patience(config.init))? {
+        Source::Auto => match port::wait(CONTROL_PORT, patience(config.role.is_at_home()))? {
             Some(file) => Ok(of_port(file)),
             None => reserve_line(config),
         },
@@ -120,8 +120,8 @@ fn accept(listener: Listener) -> io::Result<Opened> {
     Ok(of_stream(File::from(fd), Ending::Accept, Some(listener)))
 }
 
-fn patience(init: bool) -> Option<Instant> {
-    init.then(|| Instant::now().checked_add(PORT_PATIENCE)).flatten()
+fn patience(at_home: bool) -> Option<Instant> {
+    at_home.then(|| Instant::now().checked_add(PORT_PATIENCE)).flatten()
 }
 
 /// The port with its bulk port, if that is there; else it is looked for when a host wants it.

@@ -164,7 +164,8 @@ fn a_full_disk_below_the_cache() {
 fn a_full_disk_below_the_work_folder() {
     let guestline = Guestline::new();
     guestline.run(&["check", "true"]).assert_verdict(0, "passed");
-    let kernel = file_of_image(&shared_cache().join("guestline/images/tiny"), "kernel");
+    // What is unpacked already is copied there.
+    let kernel = file_of_image(&shared_cache().join("guestline/kernels/1"), "vmlinux");
     let small = guestline.home().join("small");
     let guestline = guestline.with("XDG_RUNTIME_DIR", &small);
     let guestline = on_small_disk(guestline, &small, 1024);

@@ -4,6 +4,7 @@
 mod cache;
 mod checks;
 mod clients;
+mod debian;
 mod devices;
 mod evidence;
 mod faults;

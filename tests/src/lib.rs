@@ -4,7 +4,7 @@
 //! is promised to work in `GUESTLINE_OLDEST_QEMU`.
 
 use guestline::dirs::Dirs;
-use guestline::image::{Agent, Image, PackageSource, Store};
+use guestline::image::{Agent, BuildTerms, Image, LockPolicy, PackageSource, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -241,9 +241,14 @@ pub fn dirs_of(home: &Path) -> Dirs {
 /// When it cannot be made.
 pub async fn tiny(dirs: &Dirs) -> Image {
     let agent = Agent::from_file(&named_by("GUESTLINE_AGENT")).expect("an agent");
-    let store = Store::new(dirs, PackageSource::Apt, CancellationToken::new());
-    let made = tokio::task::spawn_blocking(move || store.get("tiny", &agent, || ())).await;
-    made.expect("it does not panic").expect("an image")
+    let store = Store::new(dirs, PackageSource::Apt);
+    let made = tokio::task::spawn_blocking(move || {
+        let recipe = store.catalogue().get("tiny").expect("a manifest");
+        let cancel = CancellationToken::new();
+        let terms = BuildTerms { lock: LockPolicy::default(), cancel: &cancel, tell: &|_| () };
+        store.get(&recipe, &agent, &terms, &|_| Ok(()))
+    });
+    made.await.expect("it does not panic").expect("an image")
 }
 
 /// Polls until there is a value.

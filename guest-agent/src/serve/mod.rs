@@ -9,7 +9,7 @@
 mod arrivals;
 mod requests;
 
-use crate::args::ServeConfig;
+use crate::args::{Role, ServeConfig};
 use crate::bulk;
 use crate::control;
 use crate::control::power::Leave;
@@ -45,16 +45,17 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// Serves until the link is over for good (service), or for ever.
 pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
     // Blocked before any child is there: none of their ends is missed.
-    let signals = signals(config.init)?;
+    let init = config.role == Role::Init;
+    let signals = signals(init)?;
     let mut server = Server {
         opened: source::open(config)?,
-        init: config.init,
+        init,
         incarnation: sys::random_u64(),
         signals,
         session: SessionState::default(),
         processes: Processes::new(
-            config.init.then_some(linux::ENVIRONMENT),
-            cgroup_parent(config.init),
+            config.role.is_at_home().then_some(linux::ENVIRONMENT),
+            cgroup_parent(init),
         ),
         jobs: Jobs::new()?,
         sockets: Sockets::default(),

@@ -18,6 +18,15 @@ pub(crate) fn inherited(fd: RawFd) -> Option<OwnedFd> {
     open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Forks; true in the child, which is the first of a session of its own.
+pub(crate) fn fork_apart() -> nix::Result<bool> {
+    // SAFETY: the init calls it before there is any other thread, so that no lock is held by one that the child has not.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { .. } => Ok(false),
+        nix::unistd::ForkResult::Child => nix::unistd::setsid().map(|_| true),
+    }
+}
+
 /// Takes over a descriptor that a call has just made.
 pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: the callers hand in what accept4(2) has just returned, which nobody else knows.

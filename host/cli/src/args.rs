@@ -2,11 +2,13 @@
 
 mod cache;
 mod devices;
+mod image;
 mod machines;
 mod pool;
 
 pub(crate) use cache::*;
 pub(crate) use devices::*;
+pub(crate) use image::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
 
@@ -107,6 +109,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Supervise(UpArgs),
     /// Build and list images
+    #[command(after_help = IMAGE_HELP)]
     Image(ImageArgs),
     /// Save machines that are set up, under a name, to restore them for checks
     Template(TemplateArgs),
@@ -158,7 +161,7 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
     /// Machines of this template (`guestline template create`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus", "disks", "nics"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus", "packages", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,
     /// Boot every machine, instead of restoring it from a template that was saved after a boot
     #[arg(long)]
@@ -184,23 +187,6 @@ pub(crate) struct CheckArgs {
 pub(crate) enum MessageFormat {
     Human,
     Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ImageArgs {
-    #[command(subcommand)]
-    pub(crate) command: ImageCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Make an image from the packages of now
-    Build {
-        /// Name of the image
-        name: String,
-    },
-    /// List the images of the catalogue and whether they are made
-    List,
 }
 
 #[derive(Debug, Args)]
@@ -246,7 +232,7 @@ pub(crate) struct CreateArgs {
     #[arg(short, long, value_name = "LINE")]
     pub(crate) exec: Vec<String>,
     /// Begin with this template instead of an image
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus", "disks", "nics"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus", "packages", "disks", "nics"])]
     pub(crate) from: Option<TemplateName>,
     /// Image that the machine boots
     #[arg(long, value_name = "NAME", default_value = "tiny")]

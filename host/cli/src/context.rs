@@ -1,16 +1,17 @@
 //! What every command needs: folders, configuration, agent, accelerator.
 
 use crate::args::{AccelArg, GlobalArgs, parse_size};
+use crate::commands::check::boot_limit;
 use crate::error::CommandError;
 use guestline::dirs::Dirs;
-use guestline::image::{Agent, Mirror, PackageSource, Store};
+use guestline::image::{Agent, Catalogue, Mirror, PackageSource, Recipe, Store};
 use guestline::machine::accel::{self, ProbeProgram};
 use guestline::machine::{Accel, AccelChoice, Acceleration, Qemu, on_path};
-use guestline::provision::{Cache, Provisioner, WorkRoot};
+use guestline::provision::{Cache, Images, Provisioner, WorkRoot};
 use serde::{Deserialize, Deserializer, de};
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use tokio_util::sync::CancellationToken;
+use std::sync::Arc;
 
 /// The agent that this program carries; empty when it was built without one.
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
@@ -70,9 +71,22 @@ impl Context {
         provisioner.with_limit(self.cache(), self.limit)
     }
 
-    /// The images; making one ends early when `cancel` is.
-    pub(crate) fn store(&self, cancel: &CancellationToken) -> Store {
-        Store::new(&self.dirs, self.source.clone(), cancel.clone())
+    /// The images.
+    pub(crate) fn store(&self) -> Store {
+        Store::new(&self.dirs, self.source.clone())
+    }
+
+    /// The images, and what makes them and boots a new one.
+    pub(crate) fn images(&self, global: &GlobalArgs) -> Result<Images, CommandError> {
+        let agent = agent(global)?;
+        let accel = self.acceleration(global.accel, false).accel;
+        let qemu = Qemu::find(&self.dirs).map_err(Arc::new);
+        Ok(Images::new(self.store(), agent, &self.dirs, qemu, accel, boot_limit(accel)))
+    }
+
+    /// What an image is made of.
+    pub(crate) fn recipe(&self, name: &str) -> Result<Recipe, CommandError> {
+        Ok(Catalogue::new(&self.dirs).get(name)?)
     }
 
     /// What runs the guest's code. `again` asks the host again even when the answer is known.

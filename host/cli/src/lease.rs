@@ -1,13 +1,14 @@
 //! What commands share that need a machine: its image, and what is said when there is none.
 
 use crate::args::GlobalArgs;
-use crate::context::{Context, agent};
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::terminal::Progress;
-use guestline::image::{Image, Recipe};
+use guestline::image::{BuildNews, BuildTerms, Image, ImageError, LockPolicy, Recipe};
 use guestline::machine::Qemu;
 use guestline::provision::{FailedLease, LeaseError, MachineRequest, NamedTemplate, SetUpFailure};
 use guestline::text;
+use std::cell::RefCell;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -32,25 +33,42 @@ pub(crate) fn image(
     cancel: &CancellationToken,
     progress: &mut Progress,
 ) -> Result<Result<Image, String>, CommandError> {
-    Recipe::named(name)?;
-    let agent = agent(global)?;
-    let making = || progress.show(&format!("image {name}: being made from packages …"));
-    let image = context.store(cancel).get(name, &agent, making);
-    progress.clear();
-    Ok(match image {
-        Ok(image) => {
-            if let Some(took) = image.made_in {
-                let packages = image.manifest.packages.len();
-                let took = took.as_secs_f64();
-                eprintln!("image {name}: made from {packages} packages in {took:.1} s");
-            }
-            Ok(image)
+    let recipe = context.recipe(name)?;
+    let images = context.images(global)?;
+    let image = with_terms(&recipe, LockPolicy::default(), cancel, progress, |terms| {
+        images.get(&recipe, terms)
+    });
+    Ok(image.inspect(|image| {
+        if let Some(took) = image.made_in {
+            let packages = image.manifest.packages.len();
+            eprintln!("image {name}: made from {packages} packages in {:.1} s", took.as_secs_f64());
         }
-        Err(error) => {
-            let mut lines = format!("{}\n", text::chain(&error));
-            lines.extend(error.hint().map(|hint| format!("  hint: {hint}\n")));
-            Err(lines)
+    }))
+}
+
+/// Makes an image, telling its steps; in text, why there is none.
+pub(crate) fn with_terms(
+    recipe: &Recipe,
+    lock: LockPolicy,
+    cancel: &CancellationToken,
+    progress: &mut Progress,
+    make: impl FnOnce(&BuildTerms<'_>) -> Result<Image, ImageError>,
+) -> Result<Image, String> {
+    let name = &recipe.reference();
+    let shown = RefCell::new(progress);
+    let tell = |news: BuildNews<'_>| match news {
+        BuildNews::Step(step) => shown.borrow_mut().show(&format!("image {name}: {step} …")),
+        BuildNews::Note(note) => {
+            shown.borrow_mut().clear();
+            eprintln!("image {name}: {}", text::printable(note));
         }
+    };
+    let image = make(&BuildTerms { lock, cancel, tell: &tell });
+    shown.borrow_mut().clear();
+    image.map_err(|error| {
+        let mut lines = format!("{}\n", text::chain(&error));
+        lines.extend(error.hint().map(|hint| format!("  hint: {hint}\n")));
+        lines
     })
 }
 

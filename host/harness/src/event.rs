@@ -55,10 +55,19 @@ pub enum RunEvent {
         /// Where evidence is kept.
         folder: String,
     },
-    /// An image is not there and is being made.
+    /// An image is not there and is being made; once for each step.
     ImageMaking {
         /// Its name.
         image: String,
+        /// What is done now, as in "the image …".
+        step: String,
+    },
+    /// Something that should be known of an image that is being made.
+    ImageNote {
+        /// Its name.
+        image: String,
+        /// What.
+        text: String,
     },
     /// An image was made.
     ImageMade {

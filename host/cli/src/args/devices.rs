@@ -1,4 +1,4 @@
-//! Options for what a machine has beside what every machine has.
+//! Options for what a machine has beside what every machine of its image has.
 
 use super::parse_mib;
 use clap::Args;
@@ -7,6 +7,9 @@ use guestline::provision::{DiskWanted, NicWanted};
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct DeviceArgs {
+    /// A package that the image has as well, with all it needs (`debian-*`); may be given several times
+    #[arg(long = "package", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) packages: Vec<String>,
     /// An empty disk that nobody else writes to, as 64M, 2G; may be given several times: /dev/vda, /dev/vdb …
     #[arg(long = "disk", value_name = "SIZE", value_parser = parse_disk)]
     pub(crate) disks: Vec<DiskWanted>,
@@ -29,7 +32,19 @@ impl DeviceArgs {
         most(self.nics.len(), MAX_NICS, "network cards")
     }
 
-    /// The words of a command line that say the same.
+    /// The image of a name, with these packages.
+    pub(crate) fn image(&self, name: &str) -> String {
+        // Whoever makes it may work in another folder.
+        let path = std::path::absolute(name).ok().filter(|_| name.ends_with(".toml"));
+        let name = &path.map_or_else(|| name.to_owned(), |path| path.display().to_string());
+        match &self.packages[..] {
+            [] => name.to_owned(),
+            packages if name.contains('+') => format!("{name},{}", packages.join(",")),
+            packages => format!("{name}+{}", packages.join(",")),
+        }
+    }
+
+    /// The words of a command line that say the same, but for the image's packages.
     pub(crate) fn words(&self) -> Vec<String> {
         let disks = self.disks.iter().map(|disk| format!("--disk={}M", disk.size_mib()));
         disks.chain(self.nics.iter().map(|nic| format!("--nic={nic}"))).collect()

@@ -62,7 +62,7 @@ pub(crate) struct UpArgs {
     pub(crate) fresh_reboot: bool,
     /// Boot nothing: reach an agent elsewhere, as tty:/dev/ttyUSB0,115200, unix:/path, vsock:CID:PORT,
     /// exec:COMMAND or ssh:HOST
-    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus", "disks", "nics", "fresh_reboot"])]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus", "packages", "disks", "nics", "fresh_reboot"])]
     pub(crate) connect: Option<String>,
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct PoolStartArgs {
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
     /// Machines of this template (`guestline template create`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus", "disks", "nics"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "memory", "cpus", "packages", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,
     /// Time for a boot, until the agent answers [default: 120 s, half as much again under TCG, more on a
     /// loaded host]

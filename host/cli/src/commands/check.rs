@@ -2,11 +2,11 @@
 
 use super::template::{self, Options};
 use crate::args::{CheckArgs, GlobalArgs, MessageFormat};
-use crate::context::{Context, agent};
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::signals::{self, Interrupted};
 use guestline::digest::Digest;
-use guestline::image::{MAX_KERNEL_LEN, Recipe};
+use guestline::image::MAX_KERNEL_LEN;
 use guestline::machine::{Accel, Qemu, QemuError};
 use guestline::provision::{NamedTemplate, WorkRoot};
 use guestline_harness::event::RunEvent;
@@ -45,8 +45,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let commands = commands(args)?;
     let context = Context::new()?;
     let machine = machine(&context, args)?;
-    Recipe::named(&machine.image)?;
-    let agent = agent(global)?;
+    context.recipe(&machine.image)?;
+    let images = context.images(global)?;
     let kernel = args.kernel.as_deref().map(kernel).transpose()?;
     start_log(global.verbose);
 
@@ -108,8 +108,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
         }),
     };
     let kernels: HashMap<Digest, PathBuf> = kernel.into_iter().collect();
-    let executor =
-        Arc::new(Executor::new(provisioner, context.store(&cancel), agent, kernels, folder, facts));
+    let executor = Arc::new(Executor::new(provisioner, images, kernels, folder, facts));
     let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
     let tally = runtime.block_on(async {
         emitter.emit(started).await;
@@ -299,7 +298,7 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
         words.extend(value.map(|value| format!("--{option} {}", text::quote(&value))));
     };
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    add("image", Some(args.image.clone()).filter(|image| image != "tiny"));
+    add("image", Some(args.devices.image(&args.image)).filter(|image| image != "tiny"));
     add("template", args.template.as_ref().map(|name| name.as_str().to_owned()));
     add("kernel", path(&args.kernel));
     add("timeout", args.timeout.map(|timeout| format!("{}ms", timeout.as_millis())));

@@ -1,80 +1,260 @@
-//! `guestline image`: build and list.
+//! `guestline image`: what machines boot.
 
-use crate::args::{GlobalArgs, ImageArgs, ImageCommand};
+use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
+use crate::lease;
 use crate::signals;
-use guestline::image::{Image, ImageError, Recipe};
+use crate::terminal::Progress;
+use guestline::image::{Agent, Image, ImageStatus, LockPolicy, Manifest};
+use guestline::provision::Removal;
 use guestline_harness::text;
+use serde_json::json;
 use std::io::Write;
 use tokio_util::sync::CancellationToken;
+
+/// The image cannot be made; something is damaged.
+const BROKEN: u8 = 125;
+const DAMAGED: u8 = 1;
 
 pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
     match &args.command {
-        ImageCommand::Build { name } => {
-            // A name that is wrong is told before anything is fetched.
-            Recipe::named(name)?;
-            let agent = agent(global)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            let _context = runtime.enter();
-            let cancel = CancellationToken::new();
-            let interrupted = signals::listen(cancel.clone(), false)?;
-            match context.store(&cancel).build(name, &agent) {
-                Ok(image) => {
-                    context.cache().evict(context.limit);
-                    print(&built(&image))
-                }
-                Err(_) if interrupted.get().is_some() => {
-                    eprintln!("aborted  image {name}");
-                    Ok(interrupted.status())
-                }
-                Err(error) => {
-                    let mut lines = format!("errored  image {name}: {}\n", text::chain(&error));
-                    lines.extend(error.hint().map(|hint| format!("  hint: {hint}\n")));
-                    eprint!("{lines}");
-                    Ok(125)
-                }
-            }
+        ImageCommand::List { json } => list(&context, global, *json),
+        ImageCommand::Show { name, json } => show(&context, global, name, *json),
+        ImageCommand::Build(args) => build(&context, global, args),
+        ImageCommand::Verify { names } => verify(&context, global, names),
+        ImageCommand::Rm { names } => rm(&context, names),
+    }
+}
+
+fn build(
+    context: &Context,
+    global: &GlobalArgs,
+    args: &ImageBuildArgs,
+) -> Result<u8, CommandError> {
+    let name = &args.name;
+    // A name that is wrong is told before anything is fetched.
+    let recipe = context.recipe(name)?;
+    let images = context.images(global)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let cancel = CancellationToken::new();
+    let interrupted = signals::listen(cancel.clone(), false)?;
+    let lock = match (args.locked, args.update_lock) {
+        (true, _) => LockPolicy::Only,
+        (_, true) => LockPolicy::Update,
+        _ => LockPolicy::Prefer,
+    };
+    let mut progress = Progress::new();
+    let made = lease::with_terms(&recipe, lock, &cancel, &mut progress, |terms| {
+        images.build(&recipe, terms)
+    });
+    match made {
+        Ok(image) => {
+            context.cache().evict(context.limit);
+            print(&built(&image))
         }
-        ImageCommand::List => print(&list(&context, global)?),
+        Err(_) if interrupted.get().is_some() => {
+            eprintln!("aborted  image {name}");
+            Ok(interrupted.status())
+        }
+        Err(lines) => {
+            eprint!("errored  image {name}: {lines}");
+            Ok(BROKEN)
+        }
     }
 }
 
 fn built(image: &Image) -> String {
     let manifest = &image.manifest;
-    let folder = image.kernel.parent().map(|path| path.display().to_string()).unwrap_or_default();
-    let mut text = format!(
-        "image {}: made from {} packages in {:.1} s\n  digest  {}\n  folder  {folder}\n",
+    format!(
+        "image {}: made from {} packages in {:.1} s\n{}",
         manifest.name,
         manifest.packages.len(),
         image.made_in.unwrap_or_default().as_secs_f64(),
+        described(image, manifest.packages.len() <= 4),
+    )
+}
+
+/// What an image is, a line each.
+fn described(image: &Image, with_packages: bool) -> String {
+    let manifest = &image.manifest;
+    let folder = image.initrd.parent().map(|path| path.display().to_string()).unwrap_or_default();
+    let mut text = format!(
+        "  digest  {}\n  size    {}\n  kernel  {}\n  folder  {folder}\n",
         manifest.digest(),
+        size(manifest),
+        manifest.kernel_release,
     );
-    for package in &manifest.packages {
+    for package in manifest.packages.iter().filter(|_| with_packages) {
         text += &format!("  package {} {}\n", package.name, package.version);
     }
     text
 }
 
-fn list(context: &Context, global: &GlobalArgs) -> Result<String, ImageError> {
+fn size(manifest: &Manifest) -> String {
+    let bytes: u64 = manifest.files.iter().map(|file| file.size).sum();
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+fn list(context: &Context, global: &GlobalArgs, json: bool) -> Result<u8, CommandError> {
     // Without an agent nothing can be made, but the catalogue can be shown.
     let agent = agent(global).ok();
-    let mut text =
-        format!("{:<12}  {:<12}  {:>8}  {:<28}  {}\n", "NAME", "DIGEST", "SIZE", "KERNEL", "WHAT");
-    for status in context.store(&CancellationToken::new()).list(agent.as_ref())? {
-        let (digest, size, kernel) = match &status.manifest {
+    let mut lines = match json {
+        true => String::new(),
+        false => format!(
+            "{:<18}  {:<12}  {:>8}  {:<28}  {}\n",
+            "NAME", "DIGEST", "SIZE", "KERNEL", "WHAT"
+        ),
+    };
+    let mut wrong = false;
+    for status in context.store().list(agent.as_ref()) {
+        let ImageStatus { recipe, manifest } = match status {
+            Ok(status) => status,
+            Err(error) => {
+                eprintln!("guestline: {}", text::chain(&error));
+                wrong = true;
+                continue;
+            }
+        };
+        let (name, summary) = (&recipe.name, &recipe.summary);
+        if json {
+            lines += &format!(
+                "{}\n",
+                json!({ "name": name, "summary": summary, "provides": recipe.provides, "made": manifest })
+            );
+            continue;
+        }
+        let (digest, size, kernel) = match &manifest {
             Some(manifest) => {
-                let bytes: u64 = manifest.files.iter().map(|file| file.size).sum();
-                let size = format!("{:.1} MB", bytes as f64 / 1e6);
-                (manifest.digest().short().to_owned(), size, manifest.kernel_release.clone())
+                let digest = manifest.digest().short().to_owned();
+                (digest, size(manifest), manifest.kernel_release.clone())
             }
             None => ("not made".to_owned(), String::new(), String::new()),
         };
-        let (name, summary) = (&status.recipe.name, &status.recipe.summary);
-        text += &format!("{name:<12}  {digest:<12}  {size:>8}  {kernel:<28}  {summary}\n");
+        lines += &format!("{name:<18}  {digest:<12}  {size:>8}  {kernel:<28}  {summary}\n");
     }
-    Ok(text)
+    print(&lines)?;
+    Ok(if wrong { 2 } else { 0 })
+}
+
+fn show(
+    context: &Context,
+    global: &GlobalArgs,
+    name: &str,
+    json: bool,
+) -> Result<u8, CommandError> {
+    let recipe = context.recipe(name)?;
+    let image = match agent(global) {
+        Ok(agent) => context.store().find(&recipe, &agent)?,
+        Err(_) => None,
+    };
+    if json {
+        let made = image.as_ref().map(|image| &image.manifest);
+        return print(&format!(
+            "{}\n",
+            json!({
+                "name": recipe.name, "summary": recipe.summary, "suite": recipe.suite, "packages": recipe.packages,
+                "memory_mib": recipe.memory_mib, "ready": recipe.ready, "init": recipe.init, "shell": recipe.shell,
+                "warm_up": recipe.warm_up, "provides": recipe.provides, "owner": recipe.owner,
+                "licence": recipe.licence, "cmdline": recipe.kernel.cmdline, "made": made,
+            })
+        ));
+    }
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let mut lines = format!(
+        "image {}: {}\n  suite   {}\n  init    {}\n  ready   {}\n  memory  {} MiB\n  owner   {}\n  licence {}\n",
+        recipe.name,
+        recipe.summary,
+        or_none(&recipe.suite),
+        recipe.init.as_deref().unwrap_or("the agent"),
+        recipe.ready,
+        recipe.memory_mib,
+        recipe.owner,
+        recipe.licence,
+    );
+    lines += &format!(
+        "  provides {}\n  wants   {}\n",
+        recipe.provides.join(", "),
+        recipe.packages.join(", ")
+    );
+    match &image {
+        Some(image) => lines += &described(image, true),
+        None => lines += "  not made: the first check that wants it makes it\n",
+    }
+    print(&lines)
+}
+
+fn verify(context: &Context, global: &GlobalArgs, names: &[String]) -> Result<u8, CommandError> {
+    let names = named(context, names)?;
+    let agent = agent(global)?;
+    let (mut lines, mut damaged) = (String::new(), false);
+    for name in &names.all {
+        let word = match verified(context, &agent, name)? {
+            Some(Ok(())) => "right".to_owned(),
+            Some(Err(why)) => {
+                damaged = true;
+                format!("damaged: {why}; `guestline image build {name}` makes it anew")
+            }
+            None if names.are_chosen => "not made".to_owned(),
+            None => continue,
+        };
+        lines += &format!("{name}: {word}\n");
+    }
+    print(&lines)?;
+    Ok(if damaged { DAMAGED } else { 0 })
+}
+
+/// None when it is not made.
+fn verified(
+    context: &Context,
+    agent: &Agent,
+    name: &str,
+) -> Result<Option<Result<(), String>>, CommandError> {
+    let recipe = context.recipe(name)?;
+    Ok(context.store().verify(&recipe, agent))
+}
+
+struct Named {
+    all: Vec<String>,
+    are_chosen: bool,
+}
+
+/// Names that are known, or all.
+fn named(context: &Context, names: &[String]) -> Result<Named, CommandError> {
+    for name in names {
+        context.recipe(name)?;
+    }
+    Ok(match names.is_empty() {
+        true => Named { all: context.store().catalogue().names(), are_chosen: false },
+        false => Named { all: names.to_vec(), are_chosen: true },
+    })
+}
+
+fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
+    let mut recipes = Vec::new();
+    for name in names {
+        recipes.push(context.recipe(name)?);
+    }
+    for recipe in recipes {
+        for removal in context.cache().remove_image(&recipe.name) {
+            match removal {
+                Removal::Removed => {}
+                Removal::InUse => {
+                    return Err(CommandError::new(format!("image `{}` is in use", recipe.name))
+                        .hint("take down the machines that it runs in first"));
+                }
+                Removal::Failed(error) => {
+                    return Err(CommandError::new(format!(
+                        "cannot remove image `{}`: {error}",
+                        recipe.name
+                    )));
+                }
+            }
+        }
+    }
+    Ok(0)
 }
 
 /// Data goes to stdout; a reader that went away has what it wants.

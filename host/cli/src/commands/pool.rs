@@ -115,7 +115,7 @@ fn words(global: &GlobalArgs, args: &PoolStartArgs) -> Result<Vec<OsString>, Com
     match &args.template {
         Some(name) => add("template", Some(name.as_str().into())),
         None => {
-            add("image", Some(args.image.as_str().into()));
+            add("image", Some(args.devices.image(&args.image).into()));
             add("memory", args.memory.map(|mib| format!("{mib}M").into()));
             add("cpus", Some(args.cpus.to_string().into()));
             words.extend(args.devices.words().into_iter().map(OsString::from));

@@ -9,7 +9,6 @@ use crate::lease;
 use crate::signals;
 use crate::terminal::Progress;
 use guestline::dirs::Dirs;
-use guestline::image::Recipe;
 use guestline::provision::{
     MachineRequest, NamedTemplate, NamedTemplateError, NamedTemplates, NicWanted, Notice, Removal,
     Template, TemplateName, TemplateStore, WorkRoot,
@@ -71,8 +70,8 @@ pub(crate) fn wanted(
     }
     let Options { image, memory_mib, cpus, devices } = options;
     devices.check().map_err(CommandError::new)?;
-    let DeviceArgs { disks, nics } = devices.clone();
-    let mut wanted = NamedTemplate::new(image.to_owned());
+    let DeviceArgs { disks, nics, .. } = devices.clone();
+    let mut wanted = NamedTemplate::new(devices.image(image));
     (wanted.memory_mib, wanted.cpus, wanted.disks, wanted.nics) = (memory_mib, cpus, disks, nics);
     Ok(wanted)
 }
@@ -107,7 +106,7 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
         }
         Err(error) => return Err(error.into()),
     }
-    Recipe::named(&wanted.image)?;
+    context.recipe(&wanted.image)?;
     check::start_log(global.verbose);
     let errored = |text: String| {
         eprint!("errored  template {name}: {text}");

@@ -47,7 +47,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
     let mut progress = Progress::new();
     if args.connect.is_none() {
         // Before the machine is anybody's: a first image takes its time, and may be interrupted.
-        match lease::image(&context, global, &args.image, &cancel, &mut progress)? {
+        let image = args.devices.image(&args.image);
+        match lease::image(&context, global, &image, &cancel, &mut progress)? {
             Ok(_) => {}
             Err(_) if interrupted.get().is_some() => return aborted(),
             Err(text) => {
@@ -115,7 +116,7 @@ fn supervisor_words(
     match &args.connect {
         Some(endpoint) => add("connect", Some(absolute_endpoint(endpoint).into())),
         None => {
-            add("image", Some(args.image.as_str().into()));
+            add("image", Some(args.devices.image(&args.image).into()));
             add("memory", args.memory.map(|mib| format!("{mib}M").into()));
             add("cpus", Some(args.cpus.to_string().into()));
             words.extend(args.devices.words().into_iter().map(Into::into));

@@ -1,6 +1,7 @@
 //! An image that was made on another host: brought beside its place, checked against its manifest, moved there whole.
 
 use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::recipe::is_image_name;
 use super::shelf::{MAKING, Shelf, strange_file, verify};
 use super::store::{MANIFEST, seal};
 use crate::folder_lock::FolderLock;
@@ -22,7 +23,7 @@ impl Adopted {
         if manifest.format != FORMAT {
             return Err(format!("its manifest has format {}, not {FORMAT}", manifest.format));
         }
-        if !is_name(&manifest.name) {
+        if !is_image_name(&manifest.name) {
             return Err("that is no name of an image".to_owned());
         }
         match strange_file(manifest) {
@@ -31,7 +32,7 @@ impl Adopted {
         }
     }
 
-    /// Begins one whose manifest was checked. `_lock` is [`Shelf::lock_for_making`]'s, held until all is done.
+    /// Begins one whose manifest was checked. `_lock` is [`Shelf::wait_for_making`]'s, held until all is done.
     ///
     /// # Errors
     /// What making its folder gives.
@@ -69,23 +70,15 @@ impl Adopted {
     }
 }
 
-/// Letters, digits, dots and dashes, beginning with a letter or digit: nothing that leads elsewhere.
-fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 64
-        && name.bytes().next().is_some_and(is_plain)
-        && name.bytes().all(|byte| is_plain(byte) || b".-_".contains(&byte))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_name_leads_nowhere_else() {
-        assert!(is_name("tiny") && is_name("debian-12") && is_name("x.y"));
+        assert!(is_image_name("tiny") && is_image_name("debian-12") && is_image_name("x.y"));
         for wrong in ["", ".", "..", ".x", "a/b", "/", "A", "a b", "\u{1b}[1m", &"x".repeat(65)] {
-            assert!(!is_name(wrong), "{wrong}");
+            assert!(!is_image_name(wrong), "{wrong}");
         }
     }
 }

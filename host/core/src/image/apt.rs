@@ -1,42 +1,303 @@
-//! Packages through the host's own apt, which checks signatures; no root needed (apt-get(8), `download`).
+//! Packages through apt, which checks signatures; no root needed (apt-get(8), `download`, `--print-uris`).
+//!
+//! ```text
+//! host's own   its lists as they are
+//! a suite      CACHE/apt/SUITE/: sources, lists and state of its own, on the mirrors that the host uses or the one that is configured
+//! ```
 
+use super::mirror::Mirror;
 use super::packages::{PackageError, Stanza, run};
+use crate::digest::Digest;
 use nix::unistd::Uid;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
-/// Where [`show`] looks.
+/// What [`PackageError::Unknown`] calls the host's own lists.
 pub(super) const PLACE: &str = "this host's apt lists";
 
-/// The candidate version's stanza.
-pub(super) fn show(name: &str, cancel: &CancellationToken) -> Result<Stanza, PackageError> {
-    let unknown = || PackageError::Unknown { name: name.to_owned(), place: PLACE.to_owned() };
-    let shown = run(Command::new("apt-cache").args(["show", "--no-all-versions", name]), cancel);
-    let text = shown.map_err(|error| match error {
-        PackageError::Failed { .. } if !cancel.is_cancelled() => unknown(),
-        other => other,
-    })?;
-    Stanza::parse(&String::from_utf8_lossy(&text)).ok_or_else(unknown)
+/// Signs Debian's archives (package debian-archive-keyring).
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Suites that have no others beside them.
+const ROLLING: [&str; 3] = ["sid", "unstable", "experimental"];
+
+/// Packages that nothing can do without, but for apt, which takes itself for one.
+const ESSENTIAL: &str = "?essential ?not(?name(^apt$))";
+
+/// An apt, with its lists.
+#[derive(Debug, Clone)]
+pub(super) struct Apt {
+    options: Vec<OsString>,
+    place: String,
 }
 
-/// Downloads it into a folder.
-pub(super) fn download(
-    stanza: &Stanza,
-    folder: &Path,
-    cancel: &CancellationToken,
-) -> Result<PathBuf, PackageError> {
-    let mut command = Command::new("apt-get");
-    command.current_dir(folder).args(["-q", "download"]);
-    if Uid::effective().is_root() {
-        // Otherwise root's apt downloads as a user who may not enter our folder.
-        command.args(["-o", "APT::Sandbox::User=root"]);
+impl Apt {
+    /// The host's own.
+    pub(super) fn of_host() -> Self {
+        Self { options: Vec::new(), place: PLACE.to_owned() }
     }
-    run(command.arg(format!("{}={}", stanza.name, stanza.version)), cancel)?;
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut packages = files.filter(|path| path.extension().is_some_and(|end| end == "deb"));
-    packages.next().ok_or_else(|| PackageError::Failed {
-        command: format!("apt-get download {}", stanza.name),
-        said: "left no file".to_owned(),
-    })
+
+    /// One of a suite. Its lists are fetched when there are none, or `fresh` ones are wanted; when that fails, and there are
+    /// some, those are used.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub(super) fn of_suite(
+        suite: &str,
+        mirror: Option<&Mirror>,
+        cache: &Path,
+        fresh: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Self, PackageError> {
+        let root = cache.join(super::shelf::LISTS).join(suite);
+        let wrong = |source: io::Error| PackageError::Pool { path: root.clone(), source };
+        for folder in
+            ["etc/preferences.d", "etc/apt.conf.d", "state/lists/partial", "cache/archives/partial"]
+        {
+            fs::create_dir_all(root.join(folder)).map_err(wrong)?;
+        }
+        let sources = match mirror {
+            Some(mirror) => mirror.sources(suite),
+            None => sources_of_host(suite, cancel)?,
+        };
+        if sources.is_empty() {
+            return Err(PackageError::NoSource {
+                host: "this host's apt knows no archive of Debian".to_owned(),
+            });
+        }
+        let list = root.join("etc/sources.list");
+        let has_changed = fs::read_to_string(&list).ok().as_deref() != Some(&sources);
+        fs::write(root.join("status"), "").map_err(wrong)?;
+        fs::write(&list, &sources).map_err(wrong)?;
+        let set = |name: &str, value: &Path| {
+            let mut option = OsString::from(format!("-o{name}="));
+            option.push(value);
+            option
+        };
+        let mut options = vec![
+            set("Dir::Etc", &root.join("etc")),
+            set("Dir::State", &root.join("state")),
+            set("Dir::State::status", &root.join("status")),
+            set("Dir::Cache", &root.join("cache")),
+        ];
+        let plain = [
+            "-oAPT::Architecture=amd64",
+            "-oAPT::Architectures=amd64",
+            "-oAPT::Install-Recommends=false",
+            "-oAPT::Get::List-Cleanup=true",
+            "-oAcquire::Languages=none",
+            "-oAcquire::ForceHash=SHA256",
+            "-oDir::Etc::SourceParts=/dev/null",
+        ];
+        options.extend(plain.map(OsString::from));
+        let apt = Self { options, place: format!("suite `{suite}`") };
+        let lists = fs::read_dir(root.join("state/lists")).map_err(wrong)?.flatten();
+        let has_lists =
+            lists.into_iter().any(|file| file.file_name().to_string_lossy().contains("_Packages"));
+        if fresh || has_changed || !has_lists {
+            match run(
+                apt.command("apt-get").args(["-q", "update", "-oAPT::Update::Error-Mode=any"]),
+                cancel,
+            ) {
+                Err(error) if !has_lists || cancel.is_cancelled() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(apt)
+    }
+
+    /// The candidate version's stanza.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub(super) fn show(
+        &self,
+        name: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Stanza, PackageError> {
+        let unknown = || PackageError::Unknown { name: name.to_owned(), place: self.place.clone() };
+        let shown =
+            run(self.command("apt-cache").args(["show", "--no-all-versions", name]), cancel);
+        let text = shown.map_err(|error| match error {
+            PackageError::Failed { .. } if !cancel.is_cancelled() => unknown(),
+            other => other,
+        })?;
+        Stanza::parse(&String::from_utf8_lossy(&text)).ok_or_else(unknown)
+    }
+
+    /// What installing these in an empty root takes, with all that nothing can do without.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub(super) fn plan(
+        &self,
+        names: &[String],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Stanza>, PackageError> {
+        let mut command = self.command("apt-get");
+        command.args(["-q", "-y", "--print-uris", "install", ESSENTIAL]).args(names);
+        let text = run(&mut command, cancel).map_err(|error| match &error {
+            PackageError::Failed { said, .. } => match unknown_in(said) {
+                Some(name) => PackageError::Unknown { name, place: self.place.clone() },
+                None => error,
+            },
+            _ => error,
+        })?;
+        let text = String::from_utf8_lossy(&text);
+        let mut plan: Vec<Stanza> = text.lines().filter_map(parse_uri).collect();
+        plan.sort_by(|a, b| a.name.cmp(&b.name));
+        match plan.is_empty() {
+            false => Ok(plan),
+            true => Err(PackageError::Failed {
+                command: "apt-get --print-uris install".to_owned(),
+                said: "it names no package".to_owned(),
+            }),
+        }
+    }
+
+    /// Downloads packages, of which versions and names are known, into a folder; gives the files by those.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub(super) fn download(
+        &self,
+        packages: &[(&str, &str)],
+        folder: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<PathBuf>, PackageError> {
+        let mut command = self.command("apt-get");
+        command.current_dir(folder).args(["-q", "download"]);
+        command.args(packages.iter().map(|(name, version)| format!("{name}={version}")));
+        run(&mut command, cancel)?;
+        packages
+            .iter()
+            .map(|(name, version)| {
+                // An epoch's colon would be none of a file's name.
+                let begin = format!("{name}_{}_", version.replace(':', "%3a"));
+                let files =
+                    fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+                let mut files = files.filter(|path| {
+                    let file = path.file_name().unwrap_or_default().to_string_lossy();
+                    file.starts_with(&begin) && file.ends_with(".deb")
+                });
+                files.next().ok_or_else(|| PackageError::Failed {
+                    command: format!("apt-get download {name}"),
+                    said: "left no file".to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.options);
+        if Uid::effective().is_root() {
+            // Otherwise root's apt downloads as a user who may not enter our folder.
+            command.arg("-oAPT::Sandbox::User=root");
+        }
+        command
+    }
+}
+
+/// The sources of a suite on the mirrors from which the host has its own, whichever that is: the suite itself, its updates
+/// and its security archive.
+fn sources_of_host(suite: &str, cancel: &CancellationToken) -> Result<String, PackageError> {
+    let format = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)";
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", format, "Created-By: Packages"]);
+    let text = run(&mut command, cancel)?;
+    Ok(sources_of(&String::from_utf8_lossy(&text), suite))
+}
+
+fn sources_of(targets: &str, suite: &str) -> String {
+    let targets: Vec<(&str, &str)> = targets
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(4, '|');
+            let (origin, release) = (fields.next()?, fields.next()?);
+            let (component, uri) = (fields.next()?, fields.next()?);
+            (origin == "Debian" && component == "main").then_some((release, uri))
+        })
+        .collect();
+    // The host's own suite is the one that nothing hangs on.
+    let own =
+        targets.iter().map(|(release, _)| *release).find(|release| !release.contains(['-', '/']));
+    let Some(own) = own else { return String::new() };
+    let parts = match ROLLING.contains(&suite) {
+        true => &[""][..],
+        false => &["", "-updates", "-security"],
+    };
+    let mut seen = BTreeSet::new();
+    let mut text = String::new();
+    for (release, uri) in targets {
+        let Some(part) = release.strip_prefix(own).filter(|part| parts.contains(part)) else {
+            continue;
+        };
+        if seen.insert((uri, part)) {
+            text += &source(uri, &format!("{suite}{part}"), Path::new(KEYRING));
+        }
+    }
+    text
+}
+
+/// A line of sources.list(5).
+pub(super) fn source(uri: &str, suite: &str, keyring: &Path) -> String {
+    format!("deb [signed-by={}] {uri} {suite} main\n", keyring.display())
+}
+
+/// The package that apt cannot find.
+fn unknown_in(said: &str) -> Option<String> {
+    let name = said.strip_prefix("E: Unable to locate package ").or_else(|| {
+        said.strip_prefix("E: Package '")?.strip_suffix("' has no installation candidate")
+    })?;
+    Some(name.trim().to_owned())
+}
+
+/// `'URI' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`
+fn parse_uri(line: &str) -> Option<Stanza> {
+    let mut words = line.strip_prefix('\'')?.split_whitespace();
+    let (_uri, file, _size) = (words.next()?, words.next()?, words.next()?);
+    let sha256 = Digest::parse(words.next()?.strip_prefix("SHA256:")?)?;
+    let mut parts = file.strip_suffix(".deb")?.split('_');
+    let (name, version) = (parts.next()?.to_owned(), parts.next()?.replace("%3a", ":"));
+    Some(Stanza::new(name, version, sha256))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_is_looked_for_where_the_host_has_its_own() {
+        let targets = "Debian|bookworm|main|https://m/debian/\n\
+                       Debian|bookworm|contrib|https://m/debian/\n\
+                       Debian|bookworm-updates|main|https://m/debian/\n\
+                       Debian|bookworm-backports|main|https://m/debian/\n\
+                       Debian|bookworm-security|main|https://m/debian-security/\n\
+                       Node|nodistro|main|https://n/\n";
+        insta::assert_snapshot!(sources_of(targets, "trixie"), @r"
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie main
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie-updates main
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian-security/ trixie-security main
+        ");
+        assert_eq!(sources_of(targets, "sid").lines().count(), 1);
+        assert_eq!(sources_of("Ubuntu|noble|main|https://u/\n", "trixie"), "");
+    }
+
+    #[test]
+    fn what_a_plan_says() {
+        let digest = "d9d0e75779cb79af869181f17b93c5c263a2b89cac6a0193c436160a4483ddc1";
+        let line = format!("'https://m/p.deb' procps_2%3a4.0.2-3_amd64.deb 708712 SHA256:{digest}");
+        let stanza = parse_uri(&line).unwrap();
+        assert_eq!((stanza.name.as_str(), stanza.version.as_str()), ("procps", "2:4.0.2-3"));
+        assert_eq!(parse_uri("Reading package lists..."), None);
+        assert_eq!(unknown_in("E: Unable to locate package nftable").unwrap(), "nftable");
+        assert_eq!(unknown_in("E: Package 'x' has no installation candidate").unwrap(), "x");
+        assert_eq!(unknown_in("E: something else"), None);
+    }
 }

@@ -1,12 +1,13 @@
-//! Making an image: packages into a kernel and an initramfs.
+//! Making an image: packages into a kernel and an initramfs, and a root on a disk where the recipe has a suite.
 
 use super::agent::Agent;
 use super::deb::{self, DebError};
+use super::debian::{KernelParts, Packages, Supply, kernel_parts, make_root};
 use super::initramfs::Tree;
-use super::kernel;
-use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::lock::LockPolicy;
+use super::manifest::{FORMAT, FileRecord, Manifest, PackageRecord};
 use super::modules::{ModuleError, ModuleSet};
-use super::packages::{PackageError, PackageSource, run};
+use super::packages::{PackageError, run};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use std::fs;
@@ -34,6 +35,32 @@ pub enum BuildError {
         /// The file.
         what: String,
     },
+    /// The lock's file.
+    #[error("cannot use the lock `{path}`", path = path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is to be made from its lock alone, and cannot be.
+    #[error("it cannot be made from its lock `{path}`: {why}", path = path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// It was made, and does not do: it does not boot, say.
+    #[error("it was made, and does not do: {why}")]
+    Unfit {
+        /// What it does not.
+        why: String,
+    },
+    /// Cancelled by the caller.
+    #[error("cancelled")]
+    Cancelled,
     /// The image's folder.
     #[error("cannot write the image at `{path}`", path = path.display())]
     Write {
@@ -48,83 +75,205 @@ pub enum BuildError {
 /// Names of an image's files in its folder.
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRD: &str = "initrd.cpio";
+pub(super) const ROOT: &str = "root.squashfs";
+
+/// The serial number of the disk that an image's root is.
+const ROOT_SERIAL: &str = "root";
+
+/// How an image is to be made.
+pub struct BuildTerms<'a> {
+    /// What is done with its lock.
+    pub lock: LockPolicy,
+    /// Ends early when this is.
+    pub cancel: &'a CancellationToken,
+    /// Is told what is done, and what should be known.
+    pub tell: &'a dyn Fn(BuildNews<'_>),
+}
+
+/// What is told while an image is made.
+#[derive(Debug, Clone, Copy)]
+pub enum BuildNews<'a> {
+    /// This is done now, as in "the image …".
+    Step(&'a str),
+    /// This should be known.
+    Note(&'a str),
+}
+
+impl BuildTerms<'_> {
+    pub(super) fn step(&self, what: &str) {
+        (self.tell)(BuildNews::Step(what));
+    }
+
+    pub(super) fn note(&self, what: &str) {
+        (self.tell)(BuildNews::Note(what));
+    }
+}
 
 /// Makes the image in `folder`, which exists and is empty.
 pub(super) fn build(
     recipe: &Recipe,
     agent: &Agent,
-    source: &PackageSource,
-    pool: &Path,
+    supply: &Supply<'_>,
     folder: &Path,
-    cancel: &CancellationToken,
+    terms: &BuildTerms<'_>,
 ) -> Result<Manifest, BuildError> {
-    let packages = source.fetch(&recipe.packages, pool, cancel)?;
-    let mut content = Content::default();
-    for package in &packages {
-        let want = |path: &str| content_wants(recipe, path);
-        let mut found = Vec::new();
-        deb::files(&package.path, cancel, want, |path, bytes| found.push((path, bytes)))?;
-        for (path, bytes) in found {
-            content.add(recipe, &path, bytes);
-        }
-    }
-    let Content { kernel, release, mut modules, busybox } = content;
-    let missing = |what: &str| BuildError::Missing { what: what.to_owned() };
-    let bzimage = kernel.ok_or_else(|| missing("boot/vmlinuz-*"))?;
-    let busybox = busybox.ok_or_else(|| missing(&recipe.busybox.program))?;
-    let load = modules.closure(&recipe.kernel.load)?;
-    let all: Vec<String> =
-        recipe.kernel.load.iter().chain(&recipe.kernel.modules).cloned().collect();
-    let all = modules.closure(&all)?;
-
-    let mut tree = Tree::default();
-    for path in ["dev", "proc", "root", "run", "sys", "tmp", "var/log", "mnt"] {
-        tree.folder(path);
-    }
-    tree.char_device("dev/console", 5, 1);
-    tree.char_device("dev/null", 1, 3);
-    tree.file("init", 0o755, agent.bytes());
-    tree.file("bin/busybox", 0o755, busybox.clone());
-    for applet in applets(&busybox, folder)? {
-        tree.link(&applet, "/bin/busybox");
-    }
-    let place = format!("lib/modules/{release}");
-    for name in &all {
-        if let Some((path, bytes)) = modules.file(name) {
-            tree.file(&format!("{place}/{path}"), 0o644, bytes);
-        }
-    }
-    tree.file(&format!("{place}/modules.dep"), 0o644, modules.dep(&all));
-    for (path, text) in &recipe.files {
-        tree.file(path, 0o644, text.as_bytes());
-    }
-
+    let Made { packages, release, bzimage, initrd, cmdline } = match &recipe.busybox {
+        Some(busybox) => in_memory(recipe, &busybox.program, agent, supply, folder, terms)?,
+        None => on_disk(recipe, agent, supply, folder, terms)?,
+    };
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
-        let written = fs::write(&path, bytes);
-        written.map_err(|source| BuildError::Write { path, source })?;
-        let (size, sha256) = (bytes.len() as u64, Digest::of(bytes));
+        fs::write(&path, bytes).map_err(|source| BuildError::Write { path, source })
+    };
+    let initrd = initrd.to_cpio();
+    let initrd =
+        initrd.map_err(|source| BuildError::Write { path: folder.join(INITRD), source })?;
+    write(INITRD, &initrd)?;
+    write(KERNEL, &bzimage)?;
+    let record = |name: &str| {
+        let path = folder.join(name);
+        let found =
+            fs::metadata(&path).and_then(|found| Ok((found.len(), Digest::of_file(&path)?)));
+        let (size, sha256) = found.map_err(|source| BuildError::Write { path, source })?;
         Ok::<_, BuildError>(FileRecord { name: name.to_owned(), size, sha256 })
     };
-    let archive =
-        tree.to_cpio().map_err(|source| BuildError::Write { path: folder.join(INITRD), source })?;
-    // Where its compression is unknown here, the guest unpacks the kernel by itself.
-    let kernel = kernel::vmlinux(&bzimage).unwrap_or(bzimage);
-    let files = vec![write(INITRD, &archive)?, write(KERNEL, &kernel)?];
+    let mut files = vec![record(INITRD)?, record(KERNEL)?];
+    if recipe.suite.is_some() {
+        files.push(record(ROOT)?);
+    }
     let manifest = Manifest {
         format: FORMAT,
         name: recipe.name.clone(),
         recipe: recipe.digest(),
         agent: agent.digest().clone(),
-        packages: packages.into_iter().map(|package| package.record).collect(),
+        packages,
         kernel_release: release,
-        cmdline: format!("{} guestline.modules={}", recipe.kernel.cmdline, load.join(",")),
+        cmdline,
         memory_mib: recipe.memory_mib,
         warm_up: recipe.warm_up.clone(),
+        ready: recipe.ready.clone(),
+        shell: recipe.shell.clone(),
+        provides: recipe.provides.clone(),
+        owner: recipe.owner.clone(),
+        licence: recipe.licence.clone(),
         files,
     };
     write(super::store::MANIFEST, &manifest.to_json())?;
     Ok(manifest)
+}
+
+/// The parts of an image.
+struct Made {
+    packages: Vec<PackageRecord>,
+    release: String,
+    bzimage: Vec<u8>,
+    initrd: Tree,
+    cmdline: String,
+}
+
+/// All in the initramfs: busybox, modules, files.
+fn in_memory(
+    recipe: &Recipe,
+    busybox: &str,
+    agent: &Agent,
+    supply: &Supply<'_>,
+    folder: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Made, BuildError> {
+    let cancel = terms.cancel;
+    terms.step("fetches its packages");
+    let packages = supply.source.fetch(&recipe.packages, supply.pool, cancel)?;
+    let mut content = Content::default();
+    for package in &packages {
+        let want = |path: &str| content_wants(busybox, path);
+        let mut found = Vec::new();
+        deb::files(&package.path, cancel, want, |path, bytes| found.push((path, bytes)))?;
+        for (path, bytes) in found {
+            content.add(busybox, &path, bytes);
+        }
+    }
+    let Content { kernel, release, mut modules, busybox: program } = content;
+    let missing = |what: &str| BuildError::Missing { what: what.to_owned() };
+    let bzimage = kernel.ok_or_else(|| missing("boot/vmlinuz-*"))?;
+    let program = program.ok_or_else(|| missing(busybox))?;
+    let load = modules.closure(&recipe.kernel.load)?;
+    let all: Vec<String> =
+        recipe.kernel.load.iter().chain(&recipe.kernel.modules).cloned().collect();
+    let all = modules.closure(&all)?;
+
+    let mut tree = first_tree(agent);
+    for path in ["root", "tmp", "var/log", "mnt"] {
+        tree.folder(path);
+    }
+    tree.file("bin/busybox", 0o755, program.clone());
+    for applet in applets(&program, folder)? {
+        tree.link(&applet, "/bin/busybox");
+    }
+    add_modules(&mut tree, &mut modules, &all, &release);
+    for (path, text) in &recipe.files {
+        tree.file(path, 0o644, text.as_bytes());
+    }
+    for (path, target) in &recipe.links {
+        tree.link(path, target);
+    }
+    let packages = packages.into_iter().map(|package| package.record).collect();
+    let cmdline = format!("{} guestline.modules={}", recipe.kernel.cmdline, load.join(","));
+    Ok(Made { packages, release, bzimage, initrd: tree, cmdline })
+}
+
+/// A root on a disk, and an initramfs that finds it.
+fn on_disk(
+    recipe: &Recipe,
+    agent: &Agent,
+    supply: &Supply<'_>,
+    folder: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Made, BuildError> {
+    let Packages { kernel, installed } = supply.packages(recipe, terms)?;
+    terms.step("unpacks its kernel");
+    let modules_tar = folder.join("modules.tar");
+    let parts = kernel_parts(&kernel, &modules_tar, terms.cancel)?;
+    let KernelParts { bzimage, release, mut modules } = parts;
+    let load = modules.closure(&recipe.kernel.load)?;
+    let kernel_files = (release.as_str(), modules_tar.as_path());
+    make_root(recipe, &installed, kernel_files, &folder.join(ROOT), terms)?;
+    let removed = fs::remove_file(&modules_tar);
+    removed.map_err(|source| BuildError::Write { path: modules_tar.clone(), source })?;
+
+    let mut tree = first_tree(agent);
+    add_modules(&mut tree, &mut modules, &load, &release);
+    let packages = kernel.into_iter().chain(installed).map(|package| package.record);
+    let mut cmdline = format!(
+        "{} guestline.modules={} guestline.root=squashfs:{ROOT_SERIAL}",
+        recipe.kernel.cmdline,
+        load.join(",")
+    );
+    if let Some(init) = &recipe.init {
+        cmdline += &format!(" guestline.init={init}");
+    }
+    Ok(Made { packages: packages.collect(), release, bzimage, initrd: tree, cmdline })
+}
+
+/// What every initramfs has.
+fn first_tree(agent: &Agent) -> Tree {
+    let mut tree = Tree::default();
+    for path in ["dev", "proc", "run", "sys"] {
+        tree.folder(path);
+    }
+    tree.char_device("dev/console", 5, 1);
+    tree.char_device("dev/null", 1, 3);
+    tree.file("init", 0o755, agent.bytes());
+    tree
+}
+
+fn add_modules(tree: &mut Tree, modules: &mut ModuleSet, names: &[String], release: &str) {
+    let place = format!("lib/modules/{release}");
+    for name in names {
+        if let Some((path, bytes)) = modules.file(name) {
+            tree.file(&format!("{place}/{path}"), 0o644, bytes);
+        }
+    }
+    tree.file(&format!("{place}/modules.dep"), 0o644, modules.dep(names));
 }
 
 /// What the packages have of what an image needs.
@@ -141,21 +290,21 @@ fn below_root(path: &str) -> &str {
     path.strip_prefix("usr/").unwrap_or(path)
 }
 
-fn content_wants(recipe: &Recipe, path: &str) -> bool {
+fn content_wants(busybox: &str, path: &str) -> bool {
     let path = below_root(path);
     path.starts_with("boot/vmlinuz-")
-        || path == below_root(&recipe.busybox.program)
+        || path == below_root(busybox)
         || path.starts_with("lib/modules/")
             && (path.contains(".ko") || path.ends_with("/modules.builtin"))
 }
 
 impl Content {
-    fn add(&mut self, recipe: &Recipe, path: &str, bytes: Vec<u8>) {
+    fn add(&mut self, busybox: &str, path: &str, bytes: Vec<u8>) {
         let path = below_root(path);
         if let Some(release) = path.strip_prefix("boot/vmlinuz-") {
             self.release = release.to_owned();
             self.kernel = Some(bytes);
-        } else if path == below_root(&recipe.busybox.program) {
+        } else if path == below_root(busybox) {
             self.busybox = Some(bytes);
         } else if let Some((_, path)) =
             path.strip_prefix("lib/modules/").and_then(|rest| rest.split_once('/'))

@@ -1,10 +1,11 @@
 //! What an image was made from: `manifest.json` beside its files.
 
+use super::recipe::Ready;
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 /// The format of the manifest and of the folder it lies in; another number is another image.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// What an image was made from, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,16 @@ pub struct Manifest {
     pub memory_mib: u64,
     /// A line for its shell that is run in a machine that waits in a pool.
     pub warm_up: Option<String>,
+    /// When a machine is ready.
+    pub ready: Ready,
+    /// What runs a line.
+    pub shell: String,
+    /// What tests may ask for.
+    pub provides: Vec<String>,
+    /// Who answers for it.
+    pub owner: String,
+    /// Under which licences it may be passed on.
+    pub licence: String,
     /// The files beside the manifest.
     pub files: Vec<FileRecord>,
 }

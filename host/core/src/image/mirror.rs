@@ -5,6 +5,7 @@
 //! ```
 //! (Debian Repository Format, "Release files" and "Packages indices".)
 
+use super::apt::source;
 use super::packages::{PackageError, Stanza, making_folder, run, unpack};
 use crate::digest::Digest;
 use serde::Deserialize;
@@ -22,6 +23,8 @@ pub struct Mirror {
     pub mirror: String,
     /// Suite, such as `bookworm`.
     pub suite: String,
+    /// Address of the archive of security updates, which has suites of its own.
+    pub security: Option<String>,
     /// Keyring that the suite is signed with.
     #[serde(default = "default_keyring")]
     pub keyring: PathBuf,
@@ -59,6 +62,15 @@ pub(super) struct Index {
 }
 
 impl Mirror {
+    /// What apt is to know of a suite on it, as sources.list(5).
+    pub(super) fn sources(&self, suite: &str) -> String {
+        let mut text = source(&self.mirror, suite, &self.keyring);
+        if let Some(security) = &self.security {
+            text += &source(security, &format!("{suite}-security"), &self.keyring);
+        }
+        text
+    }
+
     /// Fetches and checks the list of packages.
     pub(super) fn index(
         &self,

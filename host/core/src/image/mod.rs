@@ -1,9 +1,9 @@
 //! Images: what a machine boots. Made on the host from packages, kept in the cache folder.
 //!
 //! ```text
-//! recipe (images/NAME/image.toml) ─┐
-//! packages (apt, or a mirror) ─────┼─> build ──> store: kernel, initrd, manifest
-//! agent ───────────────────────────┘
+//! catalogue (images/NAME/image.toml, the user's own) ─> recipe ─┐
+//! packages (apt, or a mirror; a lock says which) ───────────────┼─> build ──> store: kernel, initrd, root, manifest
+//! agent ────────────────────────────────────────────────────────┘                └─> kernels: unpacked, for QEMU
 //! ```
 //! Everything here is synchronous: it reads, unpacks and writes files.
 
@@ -11,10 +11,14 @@ mod adopt;
 mod agent;
 mod apt;
 mod build;
+mod catalogue;
 mod deb;
+mod debian;
 mod elf;
 mod initramfs;
 mod kernel;
+mod kernels;
+mod lock;
 mod manifest;
 mod mirror;
 mod modules;
@@ -25,11 +29,14 @@ mod store;
 
 pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
-pub use build::BuildError;
+pub use build::{BuildError, BuildNews, BuildTerms};
+pub use catalogue::Catalogue;
 pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
+pub(crate) use kernels::{Bootable, Kernels, verify as verify_kernel};
+pub use lock::{LockPolicy, Moved};
 pub use manifest::{FileRecord, Manifest, PackageRecord};
 pub use mirror::Mirror;
 pub use packages::{PackageError, PackageSource};
-pub use recipe::{Recipe, RecipeError};
+pub use recipe::{Ready, Recipe, RecipeError};
 pub(crate) use shelf::{Shelf, verify as verify_image};
-pub use store::{Image, ImageError, ImageStatus, Store};
+pub use store::{Image, ImageCheck, ImageError, ImageStatus, Store};

@@ -3,14 +3,15 @@
 //! A package's stanza (deb-src-control(5), "Packages" index) names its version and its SHA-256.
 //! Whichever way it comes, a package is taken only with that digest, and kept under it.
 
-use super::apt;
+use super::apt::{self, Apt};
 use super::mirror::{Mirror, MirrorError};
 use crate::digest::Digest;
 use crate::image::manifest::PackageRecord;
 use crate::sys;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -106,13 +107,18 @@ impl PackageError {
             {
                 Some("does the mirror answer? `apt-get update` as root tells".to_owned())
             }
-            Self::NoProgram { program, .. } => {
-                Some(format!("install the package that has `{program}`"))
-            }
+            Self::NoProgram { program, .. } => Some(match &**program {
+                "mmdebstrap" => "install it: apt-get install mmdebstrap".to_owned(),
+                "mksquashfs" => "install it: apt-get install squashfs-tools".to_owned(),
+                program => format!("install the package that has `{program}`"),
+            }),
             _ => None,
         }
     }
 }
+
+/// How the names of a kernel's packages begin.
+const KERNEL_PARTS: [&str; 4] = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
 
 /// A package's entry in an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +132,11 @@ pub(super) struct Stanza {
 }
 
 impl Stanza {
+    /// Of a package that is no metapackage, and is downloaded by its name.
+    pub(super) fn new(name: String, version: String, sha256: Digest) -> Self {
+        Self { name, version, filename: String::new(), sha256, depends: String::new() }
+    }
+
     pub(super) fn parse(text: &str) -> Option<Self> {
         let fields: HashMap<&str, &str> =
             text.lines().filter_map(|line| line.split_once(": ")).collect();
@@ -139,11 +150,19 @@ impl Stanza {
         })
     }
 
-    /// The kernel that a kernel metapackage stands for.
-    fn stands_for(&self) -> Option<&str> {
-        let first = self.depends.split([' ', ',']).next()?;
-        (self.name.starts_with("linux-image-") && first.starts_with("linux-image-"))
-            .then_some(first)
+    /// Of a kernel's package, those that have the rest of it: Debian's newer ones are in several, and a metapackage has
+    /// nothing but these.
+    fn parts(&self) -> Vec<&str> {
+        if !KERNEL_PARTS.iter().any(|part| self.name.starts_with(part)) {
+            return Vec::new();
+        }
+        let names = self.depends.split(',').filter_map(|package| package.split_whitespace().next());
+        names.filter(|name| KERNEL_PARTS.iter().any(|part| name.starts_with(part))).collect()
+    }
+
+    /// Is there nothing in it but what it stands for?
+    fn is_meta(&self) -> bool {
+        self.parts().iter().any(|name| name.starts_with("linux-image-"))
     }
 }
 
@@ -155,7 +174,7 @@ pub(super) struct Fetched {
 }
 
 impl PackageSource {
-    /// The named packages, metapackages of kernels replaced by the kernel, from the pool or into it.
+    /// The named packages, of a kernel all that it is in, from the pool or into it.
     pub(super) fn fetch(
         &self,
         names: &[String],
@@ -165,22 +184,17 @@ impl PackageSource {
         std::fs::create_dir_all(pool)
             .map_err(|source| PackageError::Pool { path: pool.to_owned(), source })?;
         match self {
-            Self::Apt => names
-                .iter()
-                .map(|name| {
-                    let stanza = resolve(name, |name| apt::show(name, cancel))?;
-                    keep(&stanza, pool, |folder| apt::download(&stanza, folder, cancel))
-                })
-                .collect(),
+            Self::Apt => {
+                let apt = Apt::of_host();
+                keep_all(&resolve(names, |name| apt.show(name, cancel))?, pool, &apt, cancel)
+            }
             Self::Mirror(mirror) => {
                 let index = mirror.index(pool, cancel)?;
-                names
-                    .iter()
-                    .map(|name| {
-                        let stanza = resolve(name, |name| index.find(name))?;
-                        keep(&stanza, pool, |folder| mirror.download(&stanza, folder, cancel))
-                    })
-                    .collect()
+                let stanzas = resolve(names, |name| index.find(name))?;
+                let keep = |stanza: &Stanza| {
+                    keep(stanza, pool, |folder| mirror.download(stanza, folder, cancel))
+                };
+                stanzas.iter().map(keep).collect()
             }
             Self::None { host } => Err(PackageError::NoSource { host: host.clone() }),
         }
@@ -196,15 +210,67 @@ pub(super) fn unpack_all(
     run(Command::new("dpkg-deb").arg("-x").arg(&package.path).arg(folder), cancel).map(drop)
 }
 
-fn resolve(
-    name: &str,
+/// The named packages, and all that the rest of a kernel among them is in.
+pub(super) fn resolve(
+    names: &[String],
     find: impl Fn(&str) -> Result<Stanza, PackageError>,
-) -> Result<Stanza, PackageError> {
-    let stanza = find(name)?;
-    match stanza.stands_for() {
-        Some(kernel) => find(kernel),
-        None => Ok(stanza),
+) -> Result<Vec<Stanza>, PackageError> {
+    let (mut open, mut seen, mut stanzas) =
+        (VecDeque::from(names.to_vec()), BTreeSet::new(), Vec::new());
+    while let Some(name) = open.pop_front() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let stanza = find(&name)?;
+        open.extend(stanza.parts().into_iter().map(str::to_owned));
+        if !stanza.is_meta() {
+            stanzas.push(stanza);
+        }
     }
+    Ok(stanzas)
+}
+
+/// Packages from the pool, and those that are not there by apt, all at once.
+pub(super) fn keep_all(
+    stanzas: &[Stanza],
+    pool: &Path,
+    apt: &Apt,
+    cancel: &CancellationToken,
+) -> Result<Vec<Fetched>, PackageError> {
+    let missing: Vec<&Stanza> = stanzas.iter().filter(|stanza| !is_kept(stanza, pool)).collect();
+    if !missing.is_empty() {
+        let trouble = |source| PackageError::Pool { path: pool.to_owned(), source };
+        let folder = making_folder(pool).map_err(trouble)?;
+        let named: Vec<(&str, &str)> =
+            missing.iter().map(|stanza| (&*stanza.name, &*stanza.version)).collect();
+        // What came before an interruption is kept as well.
+        let downloaded = named.chunks(BATCH).try_for_each(|batch| {
+            let files = apt.download(batch, folder.path(), cancel)?;
+            batch.iter().zip(files).try_for_each(|((name, _), file)| {
+                let stanza = missing.iter().find(|stanza| stanza.name == *name);
+                stanza.map_or(Ok(()), |stanza| keep(stanza, pool, |_| Ok(file)).map(drop))
+            })
+        });
+        downloaded?;
+    }
+    stanzas.iter().map(|stanza| keep(stanza, pool, |_| Err(gone(stanza)))).collect()
+}
+
+/// So many packages are fetched by one program.
+const BATCH: usize = 32;
+
+fn gone(stanza: &Stanza) -> PackageError {
+    PackageError::Unknown { name: stanza.name.clone(), place: "the pool".to_owned() }
+}
+
+/// Where a package is kept.
+fn kept_at(stanza: &Stanza, pool: &Path) -> PathBuf {
+    pool.join(format!("{}_{}.deb", stanza.name, stanza.sha256.short()))
+}
+
+/// Is it in the pool, whole?
+pub(super) fn is_kept(stanza: &Stanza, pool: &Path) -> bool {
+    Digest::of_file(&kept_at(stanza, pool)).is_ok_and(|digest| digest == stanza.sha256)
 }
 
 /// The package from the pool, else by `download`, which puts one file into a folder and returns it.
@@ -213,13 +279,12 @@ fn keep(
     pool: &Path,
     download: impl FnOnce(&Path) -> Result<PathBuf, PackageError>,
 ) -> Result<Fetched, PackageError> {
-    let path = pool.join(format!("{}_{}.deb", stanza.name, stanza.sha256.short()));
+    let path = kept_at(stanza, pool);
     let trouble = |path: &Path| {
         let path = path.to_owned();
         move |source| PackageError::Pool { path, source }
     };
-    let kept = Digest::of_file(&path).is_ok_and(|digest| digest == stanza.sha256);
-    if !kept {
+    if !is_kept(stanza, pool) {
         let folder = making_folder(pool).map_err(trouble(pool))?;
         let file = download(folder.path())?;
         let found = Digest::of_file(&file).map_err(trouble(&file))?;
@@ -247,10 +312,20 @@ pub(super) fn run(
     command: &mut Command,
     cancel: &CancellationToken,
 ) -> Result<Vec<u8>, PackageError> {
+    run_on(command, None, cancel)
+}
+
+/// As [`run`], with a file as its standard input.
+pub(super) fn run_on(
+    command: &mut Command,
+    stdin: Option<File>,
+    cancel: &CancellationToken,
+) -> Result<Vec<u8>, PackageError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let line = std::iter::once(command.get_program()).chain(command.get_args());
     let line = line.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(stdin.map_or_else(Stdio::null, Stdio::from));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("LC_ALL", "C.UTF-8").process_group(0);
     sys::die_with_us(command);
     let no_program = |source| PackageError::NoProgram { program: program.clone(), source };
@@ -276,7 +351,9 @@ pub(super) fn run(
         return Ok(stdout);
     }
     let said = String::from_utf8_lossy(&stderr);
-    let said = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("said nothing");
+    let mut lines = said.lines().rev().filter(|line| !line.trim().is_empty());
+    // mmdebstrap's own last word says nothing.
+    let said = lines.find(|line| !line.contains("failed to run")).unwrap_or("said nothing");
     let said = if cancel.is_cancelled() { "interrupted" } else { said.trim() };
     Err(PackageError::Failed { command: line, said: said.to_owned() })
 }
@@ -331,12 +408,53 @@ mod tests {
         SHA256: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
 
     #[test]
-    fn a_kernel_metapackage_stands_for_its_kernel() {
-        let meta = Stanza::parse(META).unwrap();
-        assert_eq!(meta.stands_for(), Some("linux-image-6.1.0-56-cloud-amd64"));
-        let kernel =
-            Stanza::parse(&META.replace("linux-image-cloud-amd64", "busybox-static")).unwrap();
-        assert_eq!(kernel.stands_for(), None);
+    fn a_kernel_is_in_one_package_or_in_several() {
+        let stanza = |name: &str, depends: &str| {
+            let text = META.replace("linux-image-cloud-amd64", name);
+            let old = "linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)";
+            Stanza::parse(&text.replace(old, depends)).unwrap()
+        };
+        let all = [
+            stanza(
+                "linux-image-cloud-amd64",
+                "linux-base-cloud-amd64 (= 7), linux-image-7-cloud-amd64 (= 7)",
+            ),
+            stanza("linux-base-cloud-amd64", "linux-base-7-cloud-amd64 (= 7)"),
+            stanza("linux-base-7-cloud-amd64", "kmod"),
+            stanza(
+                "linux-image-7-cloud-amd64",
+                "dracut | x, linux-binary-7 (= 7), linux-modules-7 (= 7), linux-base",
+            ),
+            stanza("linux-binary-7", ""),
+            stanza("linux-modules-7", "linux-binary-7"),
+            stanza("busybox-static", "linux-image-7-cloud-amd64"),
+        ];
+        let find = |name: &str| {
+            let found = all.iter().find(|stanza| stanza.name == name).cloned();
+            found.ok_or_else(|| PackageError::Unknown {
+                name: name.to_owned(),
+                place: "here".to_owned(),
+            })
+        };
+        let names = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+            resolve(&wanted, find)
+                .unwrap()
+                .into_iter()
+                .map(|stanza| stanza.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(&["linux-image-cloud-amd64"]),
+            [
+                "linux-base-cloud-amd64",
+                "linux-image-7-cloud-amd64",
+                "linux-base-7-cloud-amd64",
+                "linux-binary-7",
+                "linux-modules-7"
+            ]
+        );
+        assert_eq!(names(&["busybox-static"]), ["busybox-static"]);
         assert_eq!(Stanza::parse("Package: half\n"), None);
     }
 

@@ -1,58 +1,154 @@
-//! What an image is made of: `images/NAME/image.toml`.
+//! What an image is made of: its manifest, `image.toml`, with what it extends already in it.
 
 use crate::digest::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use toml::{Table, Value};
 
-/// The recipes that the program carries.
-const CATALOGUE: &[(&str, &str)] = &[("tiny", include_str!("../../../../images/tiny/image.toml"))];
+/// The most memory that a machine may have by default, MiB.
+const MAX_MEMORY_MIB: u64 = 0x1000_0000;
 
-/// A recipe, parsed.
-#[derive(Debug, Clone, Deserialize)]
+/// A recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// The image's name.
+    /// The image's name: `[a-z0-9][a-z0-9._-]*`, at most 64 of them.
     pub name: String,
     /// One line for lists.
     pub summary: String,
-    /// Debian packages; the kernel's may be a metapackage.
+    /// Debian's suite, such as `bookworm`, that the packages are of; their root is a disk. Without one the packages are
+    /// those of the host's own apt, of which nothing but busybox and the kernel is taken.
+    pub suite: Option<String>,
+    /// Debian packages; with a suite they are installed with all they need. A kernel's may be a metapackage.
     pub packages: Vec<String>,
     /// Default memory of a machine, MiB.
     pub memory_mib: u64,
+    /// When a machine is ready.
+    #[serde(default)]
+    pub ready: Ready,
     /// A line for its shell that is run in a machine that waits in a pool.
     pub warm_up: Option<String>,
+    /// What runs a line: it gets `-c` and the line.
+    #[serde(default = "default_shell")]
+    pub shell: String,
+    /// The init that takes over from the agent, which lives on beside it; none where the agent is the init.
+    pub init: Option<String>,
+    /// What tests may ask for.
+    #[serde(default)]
+    pub provides: Vec<String>,
+    /// Who answers for it.
+    #[serde(default)]
+    pub owner: String,
+    /// Under which licences it may be passed on.
+    #[serde(default)]
+    pub licence: String,
     /// The kernel.
     pub kernel: KernelRecipe,
-    /// The shell and its tools.
-    pub busybox: BusyboxRecipe,
+    /// The shell and its tools, where that is all there is.
+    pub busybox: Option<BusyboxRecipe>,
     /// Small files: path and content.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
-    /// Digest of the recipe's text.
+    /// Symbolic links: path and where it leads.
+    #[serde(default)]
+    pub links: BTreeMap<String, String>,
+    /// Packages that were asked for beside those of its manifest.
+    #[serde(skip)]
+    more: Vec<String>,
+    /// Its file, when somebody wrote one.
+    #[serde(skip)]
+    pub(super) path: Option<PathBuf>,
+    /// Digest of all that it says.
     #[serde(skip)]
     digest: Option<Digest>,
 }
 
+/// Stands before packages that are asked for beside an image's own.
+pub(super) const MORE: char = '+';
+
+fn default_shell() -> String {
+    "/bin/sh".to_owned()
+}
+
 /// The kernel and its modules.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelRecipe {
+    /// The package that it is in, which is unpacked and not installed; one of `packages` where there is no suite.
+    pub package: Option<String>,
     /// Command line, without what is added for the agent.
     pub cmdline: String,
     /// Modules that the agent loads, with what they need.
     #[serde(default)]
     pub load: Vec<String>,
-    /// More modules in the image, with what they need.
+    /// More modules in the image, with what they need; with a suite all are there.
     #[serde(default)]
     pub modules: Vec<String>,
 }
 
 /// The shell and its tools.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BusyboxRecipe {
     /// Path in its package.
     pub program: String,
+}
+
+/// When a machine is ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Ready {
+    /// When its agent answers.
+    #[default]
+    Agent,
+    /// When its system has come up (`systemctl is-system-running`), also if units of it have failed.
+    Running,
+    /// When a unit is active.
+    Unit(String),
+}
+
+impl FromStr for Ready {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "agent" => Ok(Self::Agent),
+            "running" => Ok(Self::Running),
+            unit if unit.contains('.') && !unit.contains(char::is_whitespace) => {
+                Ok(Self::Unit(unit.to_owned()))
+            }
+            _ => Err(format!(
+                "`{text}` is neither `agent` nor `running` nor a unit such as `ssh.service`"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent",
+            Self::Running => "running",
+            Self::Unit(unit) => unit,
+        })
+    }
+}
+
+impl TryFrom<String> for Ready {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Ready> for String {
+    fn from(ready: Ready) -> Self {
+        ready.to_string()
+    }
 }
 
 /// There is no such recipe, or it is wrong.
@@ -63,74 +159,286 @@ pub enum RecipeError {
     Unknown {
         /// The name.
         name: String,
-        /// The names there are.
+        /// The names there are, those first that are nearest to it.
         known: Vec<String>,
     },
     /// The text.
-    #[error("the recipe of image `{name}` is wrong")]
+    #[error("the manifest of image `{name}` is wrong{}", place(path.as_ref()))]
     Parse {
         /// The image.
         name: String,
+        /// Its file, when somebody wrote one.
+        path: Option<PathBuf>,
         /// Where and why.
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// It says what cannot be.
+    #[error("the manifest of image `{name}` is wrong{}: {why}", place(path.as_ref()))]
+    Wrong {
+        /// The image.
+        name: String,
+        /// Its file, when somebody wrote one.
+        path: Option<PathBuf>,
+        /// What.
+        why: String,
+    },
+    /// It cannot have these packages as well.
+    #[error("image `{name}` cannot have more packages: {why}")]
+    Packages {
+        /// The image.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// A file of somebody's.
+    #[error("cannot read `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn place(path: Option<&PathBuf>) -> String {
+    path.map(|path| format!(" (`{}`)", path.display())).unwrap_or_default()
 }
 
 impl Recipe {
-    /// The names in the catalogue.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        CATALOGUE.iter().map(|(name, _)| *name)
-    }
-
-    /// The recipe of this name.
+    /// Of tables, each of which extends the one before.
     ///
     /// # Errors
-    /// [`RecipeError`].
-    pub fn named(name: &str) -> Result<Self, RecipeError> {
-        let Some((name, text)) = CATALOGUE.iter().find(|(known, _)| *known == name) else {
-            let known = Self::names().map(str::to_owned).collect();
-            return Err(RecipeError::Unknown { name: name.to_owned(), known });
-        };
-        Self::parse(name, text)
-    }
-
-    fn parse(name: &str, text: &str) -> Result<Self, RecipeError> {
-        let parsed = toml::from_str::<Self>(text);
-        let mut recipe = parsed.map_err(|source| RecipeError::Parse {
-            name: name.to_owned(),
-            source: source.into(),
-        })?;
+    /// In words.
+    pub(super) fn of(tables: impl IntoIterator<Item = Table>) -> Result<Self, String> {
+        let mut all = Table::new();
+        for mut table in tables {
+            table.remove(EXTENDS);
+            merge(&mut all, table);
+        }
+        let text = toml::to_string(&all).map_err(|error| error.to_string())?;
+        let recipe = all.try_into::<Self>();
+        let mut recipe = recipe.map_err(|error| error.message().to_owned())?;
+        recipe.check()?;
         recipe.digest = Some(Digest::of(text.as_bytes()));
         Ok(recipe)
     }
 
-    /// Digest of the recipe's text.
+    /// With more packages.
+    ///
+    /// # Errors
+    /// In words, why it can have none.
+    pub(super) fn with_packages(mut self, packages: &[&str]) -> Result<Self, String> {
+        if self.suite.is_none() {
+            return Err("it takes no packages: it has no suite to take them from".to_owned());
+        }
+        for &package in packages {
+            if !is_package(package) {
+                return Err(format!("`{package}` is no name of a package"));
+            }
+            self.more.push(package.to_owned());
+            if !self.packages.iter().any(|there| there == package) {
+                self.packages.push(package.to_owned());
+            }
+        }
+        self.more.sort();
+        self.more.dedup();
+        let digest = format!("{}\n{}", self.digest(), self.more.join(" "));
+        self.digest = Some(Digest::of(digest.as_bytes()));
+        Ok(self)
+    }
+
+    /// Its name, with the packages that were asked for beside: `NAME+PACKAGE,PACKAGE`.
+    pub fn reference(&self) -> String {
+        match &self.more[..] {
+            [] => self.name.clone(),
+            more => format!("{}{MORE}{}", self.name, more.join(",")),
+        }
+    }
+
+    /// Digest of all that it says.
     pub fn digest(&self) -> Digest {
         self.digest.clone().unwrap_or_else(|| Digest::of(b""))
     }
+
+    fn check(&self) -> Result<(), String> {
+        if !is_image_name(&self.name) {
+            return Err(format!(
+                "`{}` is no name of an image: a-z, 0-9, `.`, `_` and `-`",
+                self.name
+            ));
+        }
+        if !(32..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err("memory_mib is 32 at least".to_owned());
+        }
+        if let Some(package) =
+            self.packages.iter().chain(&self.kernel.package).find(|name| !is_package(name))
+        {
+            return Err(format!("`{package}` is no name of a package"));
+        }
+        match (&self.suite, &self.busybox, &self.kernel.package) {
+            (Some(_), None, Some(_)) | (None, Some(_), None) => {}
+            (Some(_), None, None) => return Err("kernel.package is missing".to_owned()),
+            (Some(_), Some(_), _) => {
+                return Err("it has a suite and busybox; one of them is its root".to_owned());
+            }
+            (None, _, _) => {
+                return Err(
+                    "it has no suite, so it wants [busybox], and its kernel among the packages"
+                        .to_owned(),
+                );
+            }
+        }
+        if let Some(suite) = self.suite.as_ref().filter(|suite| !is_package(suite)) {
+            return Err(format!("`{suite}` is no name of a suite"));
+        }
+        if !self.shell.starts_with('/') {
+            return Err("shell is an absolute path".to_owned());
+        }
+        if self
+            .init
+            .as_ref()
+            .is_some_and(|init| !init.starts_with('/') || init.contains(char::is_whitespace))
+        {
+            return Err("init is an absolute path".to_owned());
+        }
+        if self.ready != Ready::Agent && self.init.is_none() {
+            return Err("ready is `agent` where the agent is the init".to_owned());
+        }
+        let paths = self.files.keys().chain(self.links.keys());
+        if let Some(path) = paths.into_iter().find(|path| !stays_below(path)) {
+            return Err(format!("`{path}` is no path below the root, without a slash before it"));
+        }
+        Ok(())
+    }
+}
+
+/// The key that names what a manifest extends.
+pub(super) const EXTENDS: &str = "extends";
+
+/// Tables are merged, lists appended, and all else replaced. A kernel's command line is a list of words.
+fn merge(all: &mut Table, table: Table) {
+    for (key, value) in table {
+        match (all.get_mut(&key), value) {
+            (Some(Value::Table(there)), Value::Table(new)) => merge(there, new),
+            (Some(Value::Array(there)), Value::Array(new)) => {
+                for item in new {
+                    if !there.contains(&item) {
+                        there.push(item);
+                    }
+                }
+            }
+            (Some(Value::String(there)), Value::String(new)) if key == "cmdline" => {
+                *there = format!("{there} {new}");
+            }
+            (_, value) => drop(all.insert(key, value)),
+        }
+    }
+}
+
+/// Lower-case letters, digits, dots, dashes and underlines, beginning with a letter or digit: nothing that leads elsewhere.
+pub(super) fn is_image_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 64
+        && name.bytes().next().is_some_and(is_plain)
+        && name.bytes().all(|byte| is_plain(byte) || b".-_".contains(&byte))
+}
+
+/// Debian policy 5.6.1, and what suites are called.
+fn is_package(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric();
+    name.len() >= 2
+        && name.bytes().next().is_some_and(is_plain)
+        && name.bytes().all(|byte| is_plain(byte) || b"+-.".contains(&byte))
+}
+
+fn stays_below(path: &str) -> bool {
+    !path.is_empty() && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn recipe(texts: &[&str]) -> Result<Recipe, String> {
+        let tables = texts.iter().map(|text| toml::from_str::<Table>(text).unwrap());
+        Recipe::of(tables)
+    }
+
+    const BASE: &str = r#"
+        name = "base"
+        summary = "x"
+        suite = "bookworm"
+        packages = ["bash", "sed"]
+        memory_mib = 256
+        [kernel]
+        package = "linux-image-cloud-amd64"
+        cmdline = "quiet"
+        load = ["virtio_pci"]
+        [files]
+        "etc/hostname" = "a"
+        "etc/hosts" = ""
+    "#;
+
     #[test]
-    fn every_recipe_of_the_catalogue_is_right() {
-        for name in Recipe::names() {
-            assert_eq!(Recipe::named(name).unwrap().name, name);
+    fn what_extends_adds_and_replaces() {
+        let child = r#"
+            name = "child"
+            extends = "base"
+            packages = ["nftables", "bash"]
+            kernel = { cmdline = "debug" }
+            files = { "etc/hostname" = "b" }
+        "#;
+        let both = recipe(&[BASE, child]).unwrap();
+        assert_eq!(both.name, "child");
+        assert_eq!(both.packages, ["bash", "sed", "nftables"]);
+        assert_eq!(both.kernel.cmdline, "quiet debug");
+        assert_eq!(both.kernel.load, ["virtio_pci"]);
+        assert_eq!(both.files["etc/hostname"], "b");
+        assert_eq!(both.files.len(), 2);
+        assert_ne!(both.digest(), recipe(&[BASE]).unwrap().digest());
+        assert_eq!((both.shell.as_str(), both.ready), ("/bin/sh", Ready::Agent));
+    }
+
+    #[test]
+    fn more_packages_make_another_image() {
+        let base = recipe(&[BASE]).unwrap();
+        let more = base.clone().with_packages(&["tcpdump", "nftables", "bash"]).unwrap();
+        assert_eq!(more.packages, ["bash", "sed", "tcpdump", "nftables"]);
+        assert_eq!((&*more.name, &*more.reference()), ("base", "base+bash,nftables,tcpdump"));
+        assert_ne!(more.digest(), base.digest());
+        let again = base.clone().with_packages(&["bash", "nftables", "tcpdump"]).unwrap();
+        assert_eq!(again.digest(), more.digest());
+        assert!(base.with_packages(&["../x"]).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_is_said() {
+        let wrong = |from: &str, to: &str| recipe(&[&BASE.replace(from, to)]).unwrap_err();
+        let all = [
+            wrong("name = \"base\"", "name = \"Base/..\""),
+            wrong("memory_mib = 256", "memory = 256"),
+            wrong("memory_mib = 256", "memory_mib = 1"),
+            wrong("summary = \"x\"", ""),
+            wrong("\"sed\"", "\"$(rm)\""),
+            wrong("suite = \"bookworm\"", ""),
+            wrong("suite = \"bookworm\"", "suite = \"a b\""),
+            wrong("package = \"linux-image-cloud-amd64\"", ""),
+            wrong("summary", "shell = \"sh\"\nsummary"),
+            wrong("summary", "ready = \"soon\"\nsummary"),
+            wrong("summary", "ready = \"running\"\nsummary"),
+            wrong("\"etc/hosts\"", "\"/etc/hosts\""),
+            wrong("\"etc/hosts\"", "\"etc/../../hosts\""),
+        ];
+        insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn ready_is_a_word_or_a_unit() {
+        for text in ["agent", "running", "ssh.service"] {
+            assert_eq!(text.parse::<Ready>().unwrap().to_string(), text);
         }
-    }
-
-    #[test]
-    fn an_unknown_name_lists_the_known_ones() {
-        let error = Recipe::named("windows").unwrap_err().to_string();
-        assert_eq!(error, "no image is called `windows`; there is: tiny");
-    }
-
-    #[test]
-    fn a_misspelt_key_is_an_error() {
-        let text = CATALOGUE[0].1.replace("memory_mib", "memory");
-        assert!(matches!(Recipe::parse("tiny", &text), Err(RecipeError::Parse { .. })));
+        assert!("ssh".parse::<Ready>().is_err());
     }
 }

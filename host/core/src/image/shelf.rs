@@ -1,6 +1,7 @@
 //! What there is of images and packages in the cache folder, however whole it is, and the way out.
 
-use super::build::{INITRD, KERNEL};
+use super::build::{INITRD, KERNEL, ROOT};
+use super::kernels::Kernels;
 use super::manifest::{FORMAT, FileRecord, Manifest};
 use super::store::{MANIFEST, check};
 use crate::digest::Digest;
@@ -11,12 +12,19 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Begins the names of folders in which something is being made, or was when its maker died.
 pub(super) const MAKING: &str = ".making-";
 
+/// Where apt keeps what it knows of suites, in the cache folder.
+pub(super) const LISTS: &str = "apt";
+
 /// Held by who makes an image, or takes one away.
 const LOCK: &str = ".lock";
+
+/// Between two looks whether another process has done making an image.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Who asks whether an image is being made has the lock for a moment; so often is it tried.
 const TRIES: u32 = 10;
@@ -26,12 +34,17 @@ const TRIES: u32 = 10;
 pub(crate) struct Shelf {
     pub(super) images: PathBuf,
     pub(super) pool: PathBuf,
+    /// The cache folder.
+    pub(super) cache: PathBuf,
+    pub(super) state: PathBuf,
+    pub(super) kernels: Kernels,
 }
 
 impl Shelf {
     pub(crate) fn new(dirs: &Dirs) -> Self {
         let (images, pool) = (dirs.cache.join("images"), dirs.cache.join("packages"));
-        Self { images, pool }
+        let (cache, state) = (dirs.cache.clone(), dirs.state.clone());
+        Self { images, pool, cache, state, kernels: Kernels::new(dirs) }
     }
 
     /// Where an image is kept.
@@ -47,9 +60,27 @@ impl Shelf {
 
     /// One maker at a time, of this and other processes: what lies half made then belongs to the dead. None while another
     /// has it.
-    pub(crate) fn lock_for_making(&self) -> io::Result<Option<Flock<File>>> {
+    fn lock_for_making(&self) -> io::Result<Option<Flock<File>>> {
         fs::create_dir_all(&self.images)?;
         locked(File::create(self.images.join(LOCK))?)
+    }
+
+    /// Waits until no other process makes an image; none when `go_on` says no before.
+    ///
+    /// # Errors
+    /// What making the folder or its lock gives.
+    pub(crate) fn wait_for_making(
+        &self,
+        go_on: &dyn Fn() -> bool,
+    ) -> io::Result<Option<Flock<File>>> {
+        while go_on() {
+            if let Some(lock) = self.lock_for_making()? {
+                return Ok(Some(lock));
+            }
+            // Looked after as often as a person would not notice.
+            std::thread::sleep(LOOK);
+        }
+        Ok(None)
     }
 
     /// Is an image being made?
@@ -87,6 +118,13 @@ impl Shelf {
         Some((kept, packages.len()))
     }
 
+    /// What apt knows of suites.
+    pub(crate) fn kept_lists(&self) -> Vec<Kept> {
+        let in_use = self.is_making();
+        let look = |folder| Kept { in_use, ..Kept::look(folder, |_| Condition::Ready) };
+        folders(&self.cache.join(LISTS)).into_iter().map(look).collect()
+    }
+
     fn packages(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.pool).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
@@ -100,7 +138,8 @@ impl Shelf {
     pub(crate) fn remove(&self, kept: &Kept) -> io::Result<bool> {
         let folder = &kept.folder;
         let Some(_making) = self.lock_for_making()? else { return Ok(false) };
-        if *folder == self.pool || kept.name.starts_with(MAKING) {
+        let is_list = folder.parent() == Some(&*self.cache.join(LISTS));
+        if *folder == self.pool || is_list || kept.name.starts_with(MAKING) {
             return fs::remove_dir_all(folder).map(|()| true);
         }
         let _lock = match FolderLock::exclusive(folder) {
@@ -200,8 +239,11 @@ fn condition(folder: &Path, making: bool) -> Condition {
 
 /// A file that no image has, or one that is missing.
 pub(super) fn strange_file(manifest: &Manifest) -> Option<&str> {
-    let ours = [INITRD, KERNEL];
+    let ours = [INITRD, KERNEL, ROOT];
     let strange = manifest.files.iter().map(|file| &*file.name).find(|name| !ours.contains(name));
-    let missing = || ours.into_iter().find(|name| manifest.file(name).is_none());
-    strange.or_else(missing).or((manifest.files.len() != ours.len()).then_some("twice the same"))
+    let missing = || [INITRD, KERNEL].into_iter().find(|name| manifest.file(name).is_none());
+    let mut names: Vec<&str> = manifest.files.iter().map(|file| &*file.name).collect();
+    names.sort_unstable();
+    let is_twice = names.windows(2).any(|pair| pair.first() == pair.last());
+    strange.or_else(missing).or(is_twice.then_some("twice the same"))
 }

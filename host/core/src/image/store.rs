@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! CACHE/packages/                    pool of packages
-//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, lock
+//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, perhaps root.squashfs, lock
 //! CACHE/images/.lock                 held while one is made
 //! ```
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
-use super::build::{self, BuildError, INITRD, KERNEL};
+use super::build::{self, BuildError, BuildTerms, INITRD, KERNEL, ROOT};
+use super::catalogue::Catalogue;
+use super::debian::{Supply, lock_path};
+use super::kernels::Bootable;
 use super::manifest::{FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
-use super::shelf::{MAKING, Shelf, sweep};
+use super::shelf::{MAKING, Shelf, sweep, verify};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::folder_lock::FolderLock;
@@ -29,9 +32,6 @@ use tokio_util::sync::CancellationToken;
 pub(super) const MANIFEST: &str = "manifest.json";
 const SEAL: &str = "seal.json";
 
-/// Between two looks whether another process has done making an image.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// A whole image.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -41,10 +41,13 @@ pub struct Image {
     pub kernel: PathBuf,
     /// Its initial RAM file system.
     pub initrd: PathBuf,
+    /// Its root, where that is a disk.
+    pub root: Option<PathBuf>,
     /// How long it took to make, when it was made just now.
     pub made_in: Option<Duration>,
     /// Held so that nobody prunes it, where it can be.
     _lock: Option<Arc<FolderLock>>,
+    _kernel: Bootable,
 }
 
 /// There is no image to use.
@@ -90,6 +93,10 @@ impl ImageError {
             }
             Self::Build { source, .. } => match &**source {
                 BuildError::Packages(error) => error.hint(),
+                BuildError::Lock { .. } | BuildError::Locked { .. } => Some(
+                    "--update-lock makes it from the packages of now, and writes the lock"
+                        .to_owned(),
+                ),
                 _ => None,
             },
             _ => None,
@@ -106,159 +113,208 @@ pub struct ImageStatus {
     pub manifest: Option<Manifest>,
 }
 
+/// What looks at an image before it is published: says what is wrong with it.
+pub type ImageCheck<'a> = &'a dyn Fn(&Image) -> Result<(), String>;
+
 /// The images of one user.
 #[derive(Debug, Clone)]
 pub struct Store {
     shelf: Shelf,
+    catalogue: Catalogue,
     source: PackageSource,
-    cancel: CancellationToken,
 }
 
 impl Store {
-    /// In the cache folder, with packages from `source`. Making an image ends early when `cancel` is.
-    pub fn new(dirs: &Dirs, source: PackageSource, cancel: CancellationToken) -> Self {
-        Self { shelf: Shelf::new(dirs), source, cancel }
+    /// In the cache folder, with packages from `source`.
+    pub fn new(dirs: &Dirs, source: PackageSource) -> Self {
+        Self { shelf: Shelf::new(dirs), catalogue: Catalogue::new(dirs), source }
     }
 
-    /// The image, made first when it is not there; `making` is called before that.
+    /// The manifests.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// The image of a recipe, if it is made.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn find(&self, recipe: &Recipe, agent: &Agent) -> Result<Option<Image>, ImageError> {
+        self.open(&recipe.name, &self.folder(recipe, agent))
+    }
+
+    /// The image, made and checked first when it is not there.
     ///
     /// # Errors
     /// [`ImageError`].
     pub fn get(
         &self,
-        name: &str,
+        recipe: &Recipe,
         agent: &Agent,
-        making: impl FnOnce(),
+        terms: &BuildTerms<'_>,
+        check: ImageCheck<'_>,
     ) -> Result<Image, ImageError> {
-        let recipe = Recipe::named(name)?;
-        let folder = self.folder(&recipe, agent);
-        if let Some(image) = open(&recipe.name, &folder)? {
+        if let Some(image) = self.find(recipe, agent)? {
             return Ok(image);
         }
-        making();
-        let lock = self.lock()?;
+        let lock = self.lock(terms.cancel)?;
         // Another process may have made it meanwhile.
-        match open(&recipe.name, &folder)? {
+        match self.find(recipe, agent)? {
             Some(image) => Ok(image),
-            None => self.make(&recipe, agent, &folder, lock),
+            None => self.make(recipe, agent, terms, check, lock),
         }
     }
 
-    /// Makes the image anew, from the packages of now.
+    /// Makes the image anew.
     ///
     /// # Errors
     /// [`ImageError`]; an image that was there is still there then.
-    pub fn build(&self, name: &str, agent: &Agent) -> Result<Image, ImageError> {
-        let recipe = Recipe::named(name)?;
-        let lock = self.lock()?;
-        self.make(&recipe, agent, &self.folder(&recipe, agent), lock)
+    pub fn build(
+        &self,
+        recipe: &Recipe,
+        agent: &Agent,
+        terms: &BuildTerms<'_>,
+        check: ImageCheck<'_>,
+    ) -> Result<Image, ImageError> {
+        let lock = self.lock(terms.cancel)?;
+        self.make(recipe, agent, terms, check, lock)
     }
 
     /// Unpacks packages below a folder that is there, each from the pool or first into it.
     ///
     /// # Errors
     /// [`PackageError`].
-    pub fn unpack(&self, packages: &[&str], folder: &Path) -> Result<(), PackageError> {
+    pub fn unpack(
+        &self,
+        packages: &[&str],
+        folder: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<(), PackageError> {
         let names: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
-        for package in self.source.fetch(&names, &self.shelf.pool, &self.cancel)? {
-            unpack_all(&package, folder, &self.cancel)?;
+        for package in self.source.fetch(&names, &self.shelf.pool, cancel)? {
+            unpack_all(&package, folder, cancel)?;
         }
         Ok(())
     }
 
-    /// All images of the catalogue.
-    ///
-    /// # Errors
-    /// [`ImageError`].
-    pub fn list(&self, agent: Option<&Agent>) -> Result<Vec<ImageStatus>, ImageError> {
-        Recipe::names()
-            .map(|name| {
-                let recipe = Recipe::named(name)?;
-                let image = match agent {
-                    Some(agent) => open(name, &self.folder(&recipe, agent))?,
-                    None => None,
-                };
-                Ok(ImageStatus { recipe, manifest: image.map(|image| image.manifest) })
-            })
-            .collect()
+    /// All images of the catalogue, and what is wrong with a manifest.
+    pub fn list(&self, agent: Option<&Agent>) -> Vec<Result<ImageStatus, ImageError>> {
+        let status = |name: String| {
+            let recipe = self.catalogue.get(&name)?;
+            let image = match agent {
+                Some(agent) => self.find(&recipe, agent)?,
+                None => None,
+            };
+            Ok(ImageStatus { recipe, manifest: image.map(|image| image.manifest) })
+        };
+        self.catalogue.names().into_iter().map(status).collect()
     }
 
-    fn folder(&self, recipe: &Recipe, agent: &Agent) -> PathBuf {
+    /// Reads all files of an image and says what is wrong; none when it is not made.
+    pub fn verify(&self, recipe: &Recipe, agent: &Agent) -> Option<Result<(), String>> {
+        let folder = self.folder(recipe, agent);
+        let text = match fs::read(folder.join(MANIFEST)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => return Some(Err(format!("{MANIFEST}: {error}"))),
+        };
+        Some(match serde_json::from_slice::<Manifest>(&text) {
+            Ok(manifest) => verify(&folder, &manifest),
+            Err(error) => Err(format!("{MANIFEST}: {error}")),
+        })
+    }
+
+    /// Where the image of a recipe is kept.
+    pub fn folder(&self, recipe: &Recipe, agent: &Agent) -> PathBuf {
         self.shelf.folder(&recipe.name, &recipe.digest(), agent.digest())
     }
 
     /// One maker at a time, of this and other processes: what lies half made belongs to the dead.
-    fn lock(&self) -> Result<Flock<File>, ImageError> {
+    fn lock(&self, cancel: &CancellationToken) -> Result<Flock<File>, ImageError> {
         let trouble = |source| ImageError::Folder { path: self.shelf.images.clone(), source };
-        loop {
-            match self.shelf.lock_for_making().map_err(trouble)? {
-                Some(lock) => return Ok(lock),
-                // Another process makes an image; it is looked after as often as a person would not notice.
-                None if !self.cancel.is_cancelled() => std::thread::sleep(LOOK),
-                None => return Err(trouble(io::ErrorKind::Interrupted.into())),
-            }
-        }
+        let lock = self.shelf.wait_for_making(&|| !cancel.is_cancelled()).map_err(trouble)?;
+        lock.ok_or_else(|| trouble(io::ErrorKind::Interrupted.into()))
     }
 
-    /// Makes it beside its place and moves it there whole. `_lock` is held meanwhile.
+    /// Makes it beside its place, has it checked, and moves it there whole. `_lock` is held meanwhile.
     fn make(
         &self,
         recipe: &Recipe,
         agent: &Agent,
-        folder: &Path,
+        terms: &BuildTerms<'_>,
+        check: ImageCheck<'_>,
         _lock: Flock<File>,
     ) -> Result<Image, ImageError> {
         let started = Instant::now();
+        let folder = self.folder(recipe, agent);
         let parent = folder.parent().unwrap_or(&self.shelf.images);
         let trouble = |source| ImageError::Folder { path: parent.to_owned(), source };
+        let failed = |source: BuildError| ImageError::Build {
+            name: recipe.name.clone(),
+            source: Box::new(source),
+        };
         fs::create_dir_all(parent).map_err(trouble)?;
         sweep(parent);
         sweep(&self.shelf.pool);
         let made = tempfile::Builder::new().prefix(MAKING).tempdir_in(parent).map_err(trouble)?;
-        let pool = &self.shelf.pool;
-        let built = build::build(recipe, agent, &self.source, pool, made.path(), &self.cancel);
-        let manifest = built.map_err(|source| ImageError::Build {
-            name: recipe.name.clone(),
-            source: Box::new(source),
-        })?;
+        fs::create_dir_all(&self.shelf.pool).map_err(trouble)?;
+        let lock = lock_path(recipe, &self.shelf.state);
+        let (source, pool, cache) = (&self.source, &self.shelf.pool, &self.shelf.cache);
+        let supply = Supply { source, cache, pool, lock: &lock };
+        let manifest = build::build(recipe, agent, &supply, made.path(), terms).map_err(failed)?;
         FolderLock::make(made.path()).map_err(trouble)?;
+        terms.step("boots, to see that it does");
+        if let Some(image) = self.open(&recipe.name, made.path())? {
+            check(&image).map_err(|why| failed(BuildError::Unfit { why }))?;
+        }
         let old = parent.join(format!("{MAKING}old"));
-        match fs::rename(folder, &old) {
+        match fs::rename(&folder, &old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
             _ => {}
         }
-        fs::rename(made.keep(), folder).map_err(trouble)?;
+        fs::rename(made.keep(), &folder).map_err(trouble)?;
         let _ = fs::remove_dir_all(&old);
-        seal(folder, &manifest).map_err(trouble)?;
-        let image = open(&recipe.name, folder)?;
+        seal(&folder, &manifest).map_err(trouble)?;
+        let image = self.open(&recipe.name, &folder)?;
         let image = image.ok_or_else(|| trouble(io::ErrorKind::NotFound.into()))?;
         Ok(Image { made_in: Some(started.elapsed()), ..image })
     }
-}
 
-/// The image in a folder, if there is one and it is what was made.
-fn open(name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
-    let damaged = |what: String| ImageError::Damaged { name: name.to_owned(), what };
-    let text = match fs::read(folder.join(MANIFEST)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(ImageError::Folder { path: folder.to_owned(), source });
+    /// The image in a folder, if there is one and it is what was made.
+    fn open(&self, name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
+        let damaged = |what: String| ImageError::Damaged { name: name.to_owned(), what };
+        let text = match fs::read(folder.join(MANIFEST)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(ImageError::Folder { path: folder.to_owned(), source });
+            }
+        };
+        let lock = match lock(folder) {
+            Locked::Held(lock) => Some(Arc::new(lock)),
+            Locked::Without => None,
+            Locked::Gone => return Ok(None),
+        };
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
+        check(folder, &manifest).map_err(damaged)?;
+        let digest = manifest.file(KERNEL).map(|file| file.sha256.clone());
+        let digest = digest.ok_or_else(|| damaged(format!("{MANIFEST} names no {KERNEL}")))?;
+        let kernel = self.shelf.kernels.bootable(&folder.join(KERNEL), &digest);
+        let root = manifest.file(ROOT).map(|_| folder.join(ROOT));
+        if let Some(lock) = &lock {
+            lock.note_use();
         }
-    };
-    let lock = match lock(folder) {
-        Locked::Held(lock) => Some(Arc::new(lock)),
-        Locked::Without => None,
-        Locked::Gone => return Ok(None),
-    };
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
-    check(folder, &manifest).map_err(damaged)?;
-    let (kernel, initrd) = (folder.join(KERNEL), folder.join(INITRD));
-    if let Some(lock) = &lock {
-        lock.note_use();
+        Ok(Some(Image {
+            manifest,
+            kernel: kernel.path.clone(),
+            initrd: folder.join(INITRD),
+            root,
+            made_in: None,
+            _lock: lock,
+            _kernel: kernel,
+        }))
     }
-    Ok(Some(Image { manifest, kernel, initrd, made_in: None, _lock: lock }))
 }
 
 /// What came of taking the lock of an image.

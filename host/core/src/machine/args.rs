@@ -13,6 +13,9 @@ pub(super) const READS_ONLY: QemuVersion = QemuVersion(8, 2);
 const FIRST_NIC: usize = 0x8;
 const FIRST_DISK: usize = 0x10;
 
+/// The place of the disk that is the root: the last, so that others are called /dev/vda and so on with and without it.
+const ROOT: usize = 0x18;
+
 /// Descriptor numbers that QEMU inherits.
 pub(super) struct Ends {
     qmp: RawFd,
@@ -114,9 +117,11 @@ pub(super) fn command_line(
             format!("virtio-net-pci,id={id},netdev={id},mac={mac},addr={place:#x},romfile="),
         );
     }
-    for (number, disk) in spec.disks.iter().enumerate() {
-        let (id, place) = (format!("disk{number}"), FIRST_DISK + number);
-        let node = disk_node(number);
+    let disks = spec.disks.iter().enumerate().map(|(number, disk)| {
+        (format!("disk{number}"), disk_node(number), FIRST_DISK + number, disk)
+    });
+    let root = spec.root.iter().map(|root| ("root".to_owned(), "root-node".to_owned(), ROOT, root));
+    for (id, node, place, disk) in disks.chain(root) {
         add("blockdev", disk.node(&node).to_string());
         // A guest whose disk the host cannot keep is not told of an error: it stands, and we are.
         let on_error = "werror=stop,rerror=stop";
@@ -156,7 +161,8 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
         initrd: "".into(),
         cmdline: String::new(),
         reboots: false,
-        disks: spec.disks.iter().map(|disk| Disk { files: Vec::new(), ..disk.clone() }).collect(),
+        disks: spec.disks.iter().map(Disk::without_files).collect(),
+        root: spec.root.as_ref().map(Disk::without_files),
         nics: vec![Nic { mac: [0; 6] }; spec.nics.len()],
         ..spec.clone()
     };
@@ -205,6 +211,7 @@ mod tests {
             accel: Accel::Tcg,
             reboots: false,
             ports: Vec::new(),
+            root: None,
             disks: Vec::new(),
             nics: Vec::new(),
             ssh_port: None,

@@ -97,6 +97,21 @@ impl Disk {
         Self { size, read_only: false, files: Vec::new() }
     }
 
+    /// A raw file that many machines read.
+    ///
+    /// # Errors
+    /// What asking for its size gives.
+    pub fn shared(path: &Path) -> io::Result<Self> {
+        let size = std::fs::metadata(path)?.len();
+        let file = DiskFile::at(path.to_owned(), DiskFormat::Raw);
+        Ok(Self { size, read_only: true, files: vec![file] })
+    }
+
+    /// What of it the guest can see.
+    pub(super) fn without_files(&self) -> Self {
+        Self { files: Vec::new(), ..*self }
+    }
+
     /// The node that the device has (QEMU `qapi/block-core.json`, `BlockdevOptions`).
     pub(super) fn node(&self, name: &str) -> Value {
         let mut below = Value::Null;

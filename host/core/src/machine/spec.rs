@@ -22,6 +22,8 @@ pub struct MachineSpec {
     pub reboots: bool,
     /// More ports.
     pub ports: Vec<ExtraPort>,
+    /// The disk that is the guest's root, which many machines read. Its serial number is `root`.
+    pub root: Option<Disk>,
     /// Disks, at most [`MAX_DISKS`].
     pub disks: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`], each on a cable that leads nowhere.

@@ -48,6 +48,15 @@ pub enum LeaseError {
         #[source]
         source: io::Error,
     },
+    /// A file of the image.
+    #[error("cannot use the image's `{path}`", path = path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel file.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -90,6 +99,14 @@ pub enum LeaseError {
     /// The agent does not make the machine what it is to be.
     #[error("the agent cannot give the machine its time, randomness and name")]
     Settle(#[source] LinkError),
+    /// The image's system has not come up as its manifest says.
+    #[error("the guest's system is not ready ({what}): {why}")]
+    NotReady {
+        /// What was waited for.
+        what: String,
+        /// What is there instead.
+        why: String,
+    },
     /// A template was wanted, and none can be kept.
     #[error("no template can be kept: {why}")]
     NoTemplate {

@@ -221,8 +221,17 @@ impl<'a> Plan<'a> {
     /// How its machine is begun, under a name, and how long that may take.
     pub(super) fn terms(self, hostname: &'a str, timeout: Duration) -> Terms<'a> {
         let (link, keeps_lines) = (self.request.link, self.request.for_pool);
-        let nics = &self.request.nics;
-        Terms { link, hostname, nics, spec: self.spec, timeout, keeps_lines, cancel: self.cancel }
+        let (nics, ready) = (&self.request.nics, &self.request.image.manifest.ready);
+        Terms {
+            link,
+            hostname,
+            nics,
+            ready,
+            spec: self.spec,
+            timeout,
+            keeps_lines,
+            cancel: self.cancel,
+        }
     }
 
     /// How a machine is begun that is to be saved: what closes its link before the save does not show in the guest.

@@ -14,6 +14,7 @@ mod beside;
 mod cache;
 mod devices;
 mod identity;
+mod images;
 mod lease;
 mod making;
 mod memory;
@@ -21,6 +22,7 @@ mod named;
 mod opening;
 pub mod pool;
 mod pooled;
+mod ready;
 mod saving;
 mod set_up;
 mod slots;
@@ -36,6 +38,7 @@ pub use cache::{
     PruneSpec, Pruned, Reason, Verified,
 };
 pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
+pub use images::Images;
 pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure};
 pub use memory::{MemoryError, available_mib};
 pub use named::{
@@ -47,7 +50,7 @@ pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
 use crate::dirs::Dirs;
-use crate::image::Image;
+use crate::image::{Bootable, Image, Kernels};
 use crate::machine::{Accel, Disk, DiskFile, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
@@ -187,8 +190,10 @@ pub struct Provisioner {
     limit: Option<(Cache, u64)>,
     /// Digests that are being taken of templates' memory, and room that is being made.
     working: std::sync::Mutex<Vec<JoinHandle<()>>>,
-    /// Kernels that were asked for: checked, and copied into the run's folder once.
-    kernels: Mutex<HashMap<Digest, PathBuf>>,
+    /// Kernels that were asked for: checked, and unpacked or copied into the run's folder once.
+    kernels: Mutex<HashMap<Digest, Bootable>>,
+    /// What unpacks them.
+    unpacker: Kernels,
 }
 
 impl Provisioner {
@@ -208,6 +213,7 @@ impl Provisioner {
             limit: None,
             working: std::sync::Mutex::default(),
             kernels: Mutex::default(),
+            unpacker: Kernels::new(dirs),
         }
     }
 

@@ -3,9 +3,10 @@
 use super::lease::{Lease, LeaseError, Pooled};
 use super::making::Plan;
 use super::pool::{self, Taken, Wanted};
-use super::start::{Launched, NotStarted};
+use super::start::{Launched, NotStarted, Terms};
 use super::template::Found;
 use super::{Begun, MachineRequest, Provisioner};
+use crate::image::Ready;
 use crate::text;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,9 @@ impl Provisioner {
         let plan = Plan { key: &key, request, spec, folder: folder.path(), slot: &slot, cancel };
         let hostname = request.hostname.clone().unwrap_or_else(|| plan.any_hostname());
         let launched = Launched { machine, channels, started: began };
-        match launched.open(None, folder.path(), plan.terms(&hostname, HANDOVER)).await {
+        // It was ready before.
+        let terms = Terms { ready: &Ready::Agent, ..plan.terms(&hostname, HANDOVER) };
+        match launched.open(None, folder.path(), terms).await {
             Ok(running) => {
                 let begun = Begun { running, template: Some(*template), draft: None };
                 let (ready_in, pooled) = (began.elapsed(), Some(Pooled { ready_for, warm_up }));

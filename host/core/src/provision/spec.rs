@@ -3,10 +3,10 @@
 use super::template::{self, TemplateId, TemplateKey};
 use super::{LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
-use crate::image::inspect_kernel;
-use crate::machine::{ExtraPort, MachineSpec};
+use crate::image::{Bootable, inspect_kernel};
+use crate::machine::{Disk, ExtraPort, MachineSpec};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the agent loads, on the kernel command line.
 const MODULES: &str = "guestline.modules=";
@@ -33,6 +33,7 @@ impl Provisioner {
             kernel: self.kernel(request).await?,
             initrd: request.image.initrd.clone(),
             cmdline: self.cmdline(request),
+            root: request.image.root.as_deref().map(root_disk).transpose()?,
             disks: request.disks.iter().map(|disk| disk.disk()).collect(),
             nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
@@ -71,34 +72,45 @@ impl Provisioner {
         }
     }
 
-    /// The kernel to boot: the image's, or a private copy of the one that was asked for, so that what
-    /// was checked is what is booted.
+    /// The kernel to boot: the image's, or the one that was asked for, unpacked or as a private copy, so that what was
+    /// checked is what is booted.
     async fn kernel(&self, request: &MachineRequest) -> Result<PathBuf, LeaseError> {
         let Some((path, digest)) = &request.kernel else {
             return Ok(request.image.kernel.clone());
         };
         let mut kernels = self.kernels.lock().await;
-        if let Some(copy) = kernels.get(digest) {
-            return Ok(copy.clone());
+        if let Some(kernel) = kernels.get(digest) {
+            return Ok(kernel.path.clone());
         }
         let copy = self.root.path().join(format!("kernel-{}", digest.short()));
         let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
+        let unpacker = self.unpacker.clone();
         let copying = tokio::task::spawn_blocking(move || {
             let bytes = inspect_kernel(&from)?;
             if Digest::of(&bytes) != wanted {
                 return Err(LeaseError::KernelChanged { path: from });
             }
-            std::fs::write(&to, bytes).map_err(|source| LeaseError::Write { path: to, source })
+            if let Some(unpacked) = unpacker.unpacked(&wanted, || Ok(bytes.clone())) {
+                return Ok(unpacked);
+            }
+            let written = std::fs::write(&to, bytes);
+            written.map_err(|source| LeaseError::Write { path: to.clone(), source })?;
+            Ok(Bootable::plain(to))
         });
-        match copying.await {
+        let kernel = match copying.await {
             Ok(copied) => copied?,
             Err(error) => {
                 return Err(LeaseError::Write { path: copy, source: io::Error::other(error) });
             }
-        }
-        kernels.insert(digest.clone(), copy.clone());
-        Ok(copy)
+        };
+        let path = kernel.path.clone();
+        kernels.insert(digest.clone(), kernel);
+        Ok(path)
     }
+}
+
+fn root_disk(path: &Path) -> Result<Disk, LeaseError> {
+    Disk::shared(path).map_err(|source| LeaseError::Image { path: path.to_owned(), source })
 }
 
 /// The kernel command line on which the agent loads these, too.

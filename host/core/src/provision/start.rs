@@ -4,12 +4,16 @@ use super::devices::{NicWanted, identities};
 use super::identity::settle;
 use super::lease::LeaseError;
 use super::opening::{Lines, LinkChoice, open_link};
+use super::ready;
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
+use crate::image::Ready;
 use crate::machine::{Channels, CpuShare, Machine, MachineSpec, Origin, Qemu, StartError};
+use crate::text;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +70,8 @@ pub(super) struct Terms<'a> {
     pub(super) nics: &'a [NicWanted],
     /// What it is.
     pub(super) spec: &'a MachineSpec,
+    /// When it is ready, should it boot.
+    pub(super) ready: &'a Ready,
     pub(super) timeout: Duration,
     /// The lines of its link stay open when the link is closed.
     pub(super) keeps_lines: bool,
@@ -139,6 +145,7 @@ impl Launched {
             reserve: channels.reserve,
             virt_console,
         };
+        let has_answered = AtomicBool::new(false);
         let opening = async {
             if let Some(state) = state {
                 machine.restore(state).await.map_err(LeaseError::Restore)?;
@@ -146,7 +153,11 @@ impl Launched {
             let (link, hello) = open_link(lines, terms.link, pulse).await?;
             let answered_in = started.elapsed();
             let guest = Guest::new(link, hello);
+            has_answered.store(true, Ordering::Relaxed);
             let skew = settle(&guest, terms.hostname, identities(terms.spec, terms.nics)).await?;
+            if state.is_none() {
+                ready::wait(&guest, terms.ready).await?;
+            }
             Ok((guest, answered_in, skew))
         };
         let opened = tokio::select! {
@@ -162,7 +173,14 @@ impl Launched {
             },
             () = tokio::time::sleep(terms.timeout) => {
                 let starved = machine.cpu_share().waited_since(&CpuShare::default());
-                Err(LeaseError::Silent { waited: terms.timeout, starved })
+                let waited = terms.timeout;
+                Err(match has_answered.load(Ordering::Relaxed) && starved <= waited / 2 {
+                    true => LeaseError::NotReady {
+                        what: terms.ready.to_string(),
+                        why: format!("not within {}", text::limit(waited)),
+                    },
+                    false => LeaseError::Silent { waited, starved },
+                })
             }
             () = terms.cancel.cancelled() => Err(LeaseError::Cancelled),
         };

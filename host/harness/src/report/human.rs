@@ -267,8 +267,9 @@ impl<O: Write + Send, E: Write + Send> Report for Human<O, E> {
                 }
                 Ok(())
             }
-            RunEvent::ImageMaking { image } => {
-                self.show(&format!("image {image}: being made from packages …"))
+            RunEvent::ImageMaking { image, step } => self.show(&format!("image {image}: {step} …")),
+            RunEvent::ImageNote { image, text } => {
+                self.say(&format!("image {image}: {}", text::printable(text)))
             }
             RunEvent::ImageMade { image, packages, elapsed_us, .. } => {
                 let elapsed = Duration::from_micros(*elapsed_us).as_secs_f64();

@@ -10,9 +10,9 @@ use crate::text;
 use guestline::capture::{ConsoleLine, PANIC_MARK};
 use guestline::digest::Digest;
 use guestline::guest::{ExecEvent, ExecHandle};
-use guestline::image::{Agent, Image, Store};
+use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy};
 use guestline::machine::Ending;
-use guestline::provision::{Lease, LeaseError, MachineRequest, Notice, Provisioner};
+use guestline::provision::{Images, Lease, LeaseError, MachineRequest, Notice, Provisioner};
 use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus, Stream};
 use serde_json::json;
 use std::collections::HashMap;
@@ -60,8 +60,7 @@ pub struct Broken {
 #[derive(Debug)]
 pub struct Executor {
     provisioner: Result<Provisioner, Broken>,
-    store: Store,
-    agent: Arc<Agent>,
+    maker: Arc<Images>,
     kernels: HashMap<Digest, PathBuf>,
     folder: RunFolder,
     facts: serde_json::Value,
@@ -72,14 +71,13 @@ impl Executor {
     /// `kernels` says where the kernels are that jobs name by digest; `facts` go into every attempt's `facts.json`.
     pub fn new(
         provisioner: Result<Provisioner, Broken>,
-        store: Store,
-        agent: Agent,
+        maker: Images,
         kernels: HashMap<Digest, PathBuf>,
         folder: RunFolder,
         facts: serde_json::Value,
     ) -> Self {
-        let (agent, images) = (Arc::new(agent), Mutex::default());
-        Self { provisioner, store, agent, kernels, folder, facts, images }
+        let (maker, images) = (Arc::new(maker), Mutex::default());
+        Self { provisioner, maker, kernels, folder, facts, images }
     }
 
     /// Runs a job: its machine is made ready at once, its test waits for one of the `places`. Every outcome is told as an event before it is returned.
@@ -150,7 +148,7 @@ impl Executor {
             Ok(provisioner) => provisioner,
             Err(broken) => return Finding::Broken(broken.clone()),
         };
-        let image = match self.image(&job.machine.image, emitter).await {
+        let image = match self.image(&job.machine.image, emitter, cancel).await {
             Ok(image) => image,
             // What was interrupted is nobody's defect.
             Err(_) if cancel.is_cancelled() => return Finding::Cancelled,
@@ -238,20 +236,32 @@ impl Executor {
     }
 
     /// The image, from the store; the first attempt that wants it makes it, the others wait.
-    async fn image(&self, name: &str, emitter: &mut Emitter) -> Result<Image, Broken> {
+    async fn image(
+        &self,
+        name: &str,
+        emitter: &mut Emitter,
+        cancel: &CancellationToken,
+    ) -> Result<Image, Broken> {
         let mut images = self.images.lock().await;
         if let Some(image) = images.get(name) {
             return image.clone();
         }
-        let (store, agent, wanted) = (self.store.clone(), self.agent.clone(), name.to_owned());
-        let (making, made) = tokio::sync::oneshot::channel();
+        let (maker, wanted, cancel) = (self.maker.clone(), name.to_owned(), cancel.clone());
+        let (telling, mut told) = tokio::sync::mpsc::unbounded_channel();
         let get = tokio::task::spawn_blocking(move || {
-            store.get(&wanted, &agent, || {
-                let _ = making.send(());
-            })
+            let tell = |news: BuildNews<'_>| {
+                let image = wanted.clone();
+                let _ = telling.send(match news {
+                    BuildNews::Step(step) => RunEvent::ImageMaking { image, step: step.to_owned() },
+                    BuildNews::Note(text) => RunEvent::ImageNote { image, text: text.to_owned() },
+                });
+            };
+            let terms = BuildTerms { lock: LockPolicy::default(), cancel: &cancel, tell: &tell };
+            let recipe = maker.store.catalogue().get(&wanted)?;
+            maker.get(&recipe, &terms)
         });
-        if made.await.is_ok() {
-            emitter.emit(RunEvent::ImageMaking { image: name.to_owned() }).await;
+        while let Some(event) = told.recv().await {
+            emitter.emit(event).await;
         }
         let image = match get.await {
             Ok(image) => image.map_err(|error| (text::chain(&error), error.hint())),

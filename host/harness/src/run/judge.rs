@@ -107,8 +107,12 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::Start(_)
         | LeaseError::QemuDied { .. }
         | LeaseError::Restore(_) => Stage::Host,
-        LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } => Stage::Image,
-        LeaseError::Ended { .. } | LeaseError::Silent { .. } => Stage::Boot,
+        LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } | LeaseError::Image { .. } => {
+            Stage::Image
+        }
+        LeaseError::Ended { .. } | LeaseError::Silent { .. } | LeaseError::NotReady { .. } => {
+            Stage::Boot
+        }
         LeaseError::NoPort { .. } => Stage::Link,
         LeaseError::Link(LinkError::Version { .. } | LinkError::Refused(_))
         | LeaseError::Settle(_) => Stage::Agent,

@@ -51,9 +51,8 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let agent = agent(global)?;
     let acceleration = context.acceleration(global.accel, false);
     let qemu = Qemu::find(&context.dirs)?;
-    let store = context.store(&CancellationToken::new());
-    let image = store.get("tiny", &agent, || ())?;
-    let peers = Peers::fetch(&store)?;
+    let image = super::tiny(&context, global)?;
+    let peers = Peers::fetch(&context.store())?;
     let (version, kernel) = (qemu.version.to_string(), image.manifest.kernel_release.clone());
     let accel = acceleration.accel;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

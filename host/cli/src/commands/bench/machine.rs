@@ -6,7 +6,7 @@
 use super::stats::{Row, Setting, median, ms};
 use super::{LINE, PATIENCE};
 use crate::args::{BenchArgs, GlobalArgs};
-use crate::context::{Context, agent};
+use crate::context::Context;
 use crate::error::CommandError;
 use guestline::guest::Guest;
 use guestline::link::{Link, Transport};
@@ -51,10 +51,9 @@ struct Sample {
 
 pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
-    let agent = agent(global)?;
     let accel = context.acceleration(global.accel, false).accel;
     let qemu = Qemu::find(&context.dirs)?;
-    let image = context.store(&CancellationToken::new()).get("tiny", &agent, || ())?;
+    let image = super::tiny(&context, global)?;
     let mut global_args = vec!["--accel".to_owned(), accel.as_str().to_owned()];
     if let Some(path) = &global.agent {
         global_args.extend(["--agent".to_owned(), path.display().to_string()]);

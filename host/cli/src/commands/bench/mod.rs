@@ -12,6 +12,8 @@ use super::image::print;
 use crate::args::{BenchArgs, Figure, GlobalArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
+use crate::lease;
+use crate::terminal::Progress;
 use guestline::image::{Agent, Image};
 use guestline::machine::{Accel, Qemu};
 use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
@@ -49,7 +51,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let agent = agent(global)?;
     let acceleration = context.acceleration(global.accel, false);
     let qemu = Qemu::find(&context.dirs)?;
-    let image = context.store(&CancellationToken::new()).get("tiny", &agent, || ())?;
+    let image = tiny(&context, global)?;
     let mut global_args = vec!["--accel".to_owned(), acceleration.accel.as_str().to_owned()];
     if let Some(path) = &global.agent {
         global_args.extend(["--agent".to_owned(), path.display().to_string()]);
@@ -283,4 +285,12 @@ fn bare_boot_command(
     command.args(["-accel", accel.as_str(), "-cpu", accel.cpu()]).arg("-kernel").arg(&image.kernel);
     command.arg("-initrd").arg(initrd).arg("-append").arg(cmdline.join(" "));
     Ok(command)
+}
+
+/// The image that is measured with.
+fn tiny(context: &Context, global: &GlobalArgs) -> Result<Image, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let (cancel, mut progress) = (CancellationToken::new(), Progress::new());
+    lease::image(context, global, "tiny", &cancel, &mut progress)?.map_err(CommandError::new)
 }

@@ -60,10 +60,12 @@ impl Peers {
         let folder = tempfile::tempdir()?;
         let root = folder.path().join("root");
         std::fs::create_dir(&root)?;
-        store.unpack(&PACKAGES, &root).map_err(|error| {
-            CommandError::new(text::chain(&error))
-                .hint("the others beside the link come from Debian's packages")
-        })?;
+        store.unpack(&PACKAGES, &root, &tokio_util::sync::CancellationToken::new()).map_err(
+            |error| {
+                CommandError::new(text::chain(&error))
+                    .hint("the others beside the link come from Debian's packages")
+            },
+        )?;
         // Nobody else takes it before QEMU does, but by bad luck.
         let ssh_port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         Ok(Self { folder, ssh_port })

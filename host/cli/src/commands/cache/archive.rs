@@ -119,7 +119,7 @@ pub(super) fn import(
     let status = match error {
         ArchiveError::Cancelled => return Ok(0),
         ArchiveError::Damaged { .. } | ArchiveError::Newer { .. } => DAMAGED,
-        ArchiveError::NoRoom { .. } | ArchiveError::Cache { .. } | ArchiveError::Busy => BROKEN,
+        ArchiveError::NoRoom { .. } | ArchiveError::Cache { .. } => BROKEN,
     };
     let mut stderr = io::stderr();
     // Nothing is left to tell when standard error is gone.
@@ -139,7 +139,6 @@ fn refused(file: &Path, error: &ArchiveError) -> String {
         ArchiveError::NoRoom { .. } => {
             "hint: make room: `guestline cache prune --all` removes all that is not in use\n"
         }
-        ArchiveError::Busy => "hint: try again when it has done\n",
         ArchiveError::Cache { .. } | ArchiveError::Cancelled => "",
     };
     text
@@ -230,7 +229,6 @@ mod tests {
             ArchiveError::Newer { format: 2 },
             ArchiveError::NoRoom { folder: "/cache".into(), free_mib: 3, wanted_mib: 110 },
             ArchiveError::Cache { path: "/cache".into(), source: io::Error::from_raw_os_error(28) },
-            ArchiveError::Busy,
         ];
         insta::assert_snapshot!(errors.map(|error| refused(path, &error)).concat());
     }

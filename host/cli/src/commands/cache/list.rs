@@ -62,6 +62,8 @@ fn what(content: &Content) -> String {
         Content::Template(None) | Content::Image(None) => "-".to_owned(),
         Content::Packages { count: 1 } => "1 package".to_owned(),
         Content::Packages { count } => format!("{count} packages"),
+        Content::Kernel => "unpacked for QEMU".to_owned(),
+        Content::Lists => "what apt knows of this suite".to_owned(),
     }
 }
 
@@ -122,7 +124,9 @@ fn object(entry: &CacheEntry) -> Value {
             "digest": manifest.digest(),
         }),
         Content::Packages { count } => json!({ "count": count }),
-        Content::Template(None) | Content::Image(None) => json!({}),
+        Content::Template(None) | Content::Image(None) | Content::Kernel | Content::Lists => {
+            json!({})
+        }
     };
     let condition = serde_json::to_value(&entry.condition).unwrap_or_default();
     if let Value::Object(object) = &mut object {
@@ -180,6 +184,7 @@ pub(super) mod tests {
         let image = serde_json::from_value(json!({
             "format": 1, "name": "tiny", "recipe": Digest::of(b"r"), "agent": Digest::of(b"a"), "packages": [],
             "kernel_release": "6.1.0-56-cloud-amd64", "cmdline": "quiet", "memory_mib": 256, "files": [],
+            "warm_up": null, "ready": "agent", "shell": "/bin/sh", "provides": [], "owner": "", "licence": "",
         }));
         let image = Content::Image(Some(Box::new(image.unwrap())));
         let damaged = Condition::Damaged("ram was written to".to_owned());

@@ -99,9 +99,6 @@ pub enum ArchiveError {
         #[source]
         source: io::Error,
     },
-    /// Another process makes an image.
-    #[error("another process makes an image now")]
-    Busy,
     /// Cancelled by the caller.
     #[error("cancelled")]
     Cancelled,

@@ -91,8 +91,8 @@ impl Cache {
         let index = members.index()?;
         check(&index)?;
         let images_folder = self.folder.join("images");
-        let lock = self.images.lock_for_making().map_err(cannot(&images_folder))?;
-        let lock = lock.ok_or(ArchiveError::Busy)?;
+        let lock = self.images.wait_for_making(go_on).map_err(cannot(&images_folder))?;
+        let lock = lock.ok_or(ArchiveError::Cancelled)?;
         let mut images = Vec::new();
         for manifest in &index.images {
             images.push(self.begin_image(manifest, &lock)?);

@@ -25,7 +25,7 @@ pub use verify::{Finding, Verified};
 
 use super::template::{TemplateRecord, TemplateStore};
 use crate::dirs::Dirs;
-use crate::image::{Manifest, Shelf};
+use crate::image::{Kernels, Manifest, Shelf};
 use crate::kept::{Condition, Kept, Removal};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -37,6 +37,7 @@ pub struct Cache {
     folder: PathBuf,
     templates: TemplateStore,
     images: Shelf,
+    kernels: Kernels,
 }
 
 /// Something that is kept there.
@@ -69,6 +70,10 @@ pub enum Content {
         /// How many.
         count: usize,
     },
+    /// A kernel, unpacked for QEMU.
+    Kernel,
+    /// What apt knows of a suite.
+    Lists,
 }
 
 impl Content {
@@ -78,6 +83,8 @@ impl Content {
             Self::Template(_) => "template",
             Self::Image(_) => "image",
             Self::Packages { .. } => "packages",
+            Self::Kernel => "kernel",
+            Self::Lists => "lists",
         }
     }
 }
@@ -86,10 +93,10 @@ impl Cache {
     /// In the cache folder.
     pub fn new(dirs: &Dirs) -> Self {
         let (templates, images) = (TemplateStore::new(dirs), Shelf::new(dirs));
-        Self { folder: dirs.cache.clone(), templates, images }
+        Self { folder: dirs.cache.clone(), templates, images, kernels: Kernels::new(dirs) }
     }
 
-    /// All that is there: templates, images, packages.
+    /// All that is there: templates, images, packages, kernels, lists of packages.
     pub fn entries(&self) -> Vec<CacheEntry> {
         let mut used_by = HashMap::new();
         let mut entries = Vec::new();
@@ -115,7 +122,26 @@ impl Cache {
         if let Some((kept, count)) = self.images.kept_packages() {
             entries.push(CacheEntry::new(Content::Packages { count }, "-".to_owned(), kept));
         }
+        for kept in self.kernels.kept() {
+            entries.push(CacheEntry::new(Content::Kernel, kept.name.clone(), kept));
+        }
+        for kept in self.images.kept_lists() {
+            entries.push(CacheEntry::new(Content::Lists, kept.name.clone(), kept));
+        }
         entries
+    }
+
+    /// Removes what was made of an image's name.
+    pub fn remove_image(&self, name: &str) -> Vec<Removal> {
+        let is_its = |entry: &CacheEntry| match &entry.content {
+            Content::Image(_) => entry.id.split_once('/').is_some_and(|(its, _)| its == name),
+            _ => false,
+        };
+        self.entries()
+            .iter()
+            .filter(|entry| is_its(entry))
+            .map(|entry| self.remove(entry))
+            .collect()
     }
 
     fn remove(&self, entry: &CacheEntry) -> Removal {
@@ -124,7 +150,10 @@ impl Cache {
         }
         match entry.content {
             Content::Template(_) => self.templates.remove(&entry.kept),
-            Content::Image(_) | Content::Packages { .. } => self.images.remove(&entry.kept),
+            Content::Image(_) | Content::Packages { .. } | Content::Lists => {
+                self.images.remove(&entry.kept)
+            }
+            Content::Kernel => self.kernels.remove(&entry.kept),
         }
         .into()
     }

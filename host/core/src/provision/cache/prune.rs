@@ -69,7 +69,10 @@ impl Cache {
         let entries = self.entries();
         let order = in_order(&entries);
         let is_candidate = |&at: &usize| {
-            entries.get(at).is_some_and(|entry| !matches!(entry.content, Content::Packages { .. }))
+            let stays = |entry: &CacheEntry| {
+                matches!(entry.content, Content::Packages { .. } | Content::Lists)
+            };
+            entries.get(at).is_some_and(|entry| !stays(entry))
         };
         let order = order.into_iter().filter(is_candidate);
         let chosen = beyond_limit(&entries, order, total(&entries), limit);
@@ -103,8 +106,8 @@ impl Cache {
 fn in_order(entries: &[CacheEntry]) -> Vec<usize> {
     let rank = |content: &Content| match content {
         Content::Template(_) => 0,
-        Content::Image(_) => 1,
-        Content::Packages { .. } => 2,
+        Content::Image(_) | Content::Kernel => 1,
+        Content::Packages { .. } | Content::Lists => 2,
     };
     let mut order: Vec<(usize, &CacheEntry)> = entries
         .iter()

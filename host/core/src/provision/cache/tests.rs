@@ -3,7 +3,7 @@
 use super::archive::{INDEX, Index};
 use super::*;
 use crate::digest::Digest;
-use crate::image::FileRecord;
+use crate::image::{FileRecord, Ready};
 use crate::provision::template::{Found, Making, TemplateKey};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ fn manifest() -> Manifest {
         sha256: Digest::of(name.as_bytes()),
     };
     Manifest {
-        format: 2,
+        format: 3,
         name: "tiny".to_owned(),
         recipe: Digest::of(b"recipe"),
         agent: Digest::of(b"agent"),
@@ -33,6 +33,11 @@ fn manifest() -> Manifest {
         cmdline: "quiet".to_owned(),
         memory_mib: 8,
         warm_up: None,
+        ready: Ready::Agent,
+        shell: "/bin/sh".to_owned(),
+        provides: Vec::new(),
+        owner: String::new(),
+        licence: String::new(),
         files: vec![file("initrd.cpio"), file("kernel")],
     }
 }
@@ -262,7 +267,7 @@ fn a_hostile_archive_leaves_nothing() {
             "a file of an image twice",
             index(&|index| index.images[0].files[1].name = "initrd.cpio".to_owned()),
         ),
-        ("an image of another format", index(&|index| index.images[0].format = 3)),
+        ("an image of another format", index(&|index| index.images[0].format = 4)),
         ("a file without end", index(&|index| index.images[0].files[0].size = u64::MAX)),
         ("a template of another format", index(&|index| index.templates[0].record.key.format = 3)),
         (

@@ -1,7 +1,7 @@
 //! Everything is read: templates, images and packages are compared with the digests of when they were made.
 
 use super::{Cache, CacheEntry, Content};
-use crate::image::{Manifest, verify_image};
+use crate::image::{Manifest, verify_image, verify_kernel};
 use crate::kept::{Condition, Removal};
 use crate::provision::template::Found;
 use std::io;
@@ -50,6 +50,8 @@ impl Cache {
                     }
                     continue;
                 }
+                (Content::Lists, _) => continue,
+                (Content::Kernel, condition) => self.verify_kernel(&entry, condition),
                 (Content::Template(_), _) => self.verify_template(&entry, go_on),
                 (Content::Image(manifest), condition) => {
                     self.verify_image(&entry, manifest.as_deref(), condition)
@@ -96,8 +98,21 @@ impl Cache {
             (_, Some(manifest)) => verify_image(&entry.kept.folder, manifest).err()?,
             (_, None) => return None,
         };
+        if !entry.kept.folder.exists() {
+            // It went meanwhile.
+            return None;
+        }
         let removal = if entry.in_use { Removal::InUse } else { self.remove(entry) };
         Some(Finding { what: format!("image {}", entry.id), why, removal: Some(removal) })
+    }
+
+    fn verify_kernel(&self, entry: &CacheEntry, condition: &Condition) -> Option<Finding> {
+        let why = match condition {
+            Condition::Damaged(why) => why.clone(),
+            _ => verify_kernel(&entry.kept).err()?,
+        };
+        let removal = if entry.in_use { Removal::InUse } else { self.remove(entry) };
+        Some(Finding { what: format!("kernel {}", entry.id), why, removal: Some(removal) })
     }
 
     fn verify_packages(&self, go_on: &dyn Fn() -> bool) -> Vec<Finding> {

@@ -1,0 +1,260 @@
+//! The manifests of images: those that the program carries, and the user's own.
+//!
+//! ```text
+//! CONFIG/images/NAME.toml   the user's; one of the same name goes before the program's
+//! a path to a .toml file    any manifest, wherever it lies
+//! ```
+
+use super::recipe::{EXTENDS, MORE, Recipe, RecipeError};
+use crate::dirs::Dirs;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use toml::Table;
+
+/// The manifests that the program carries.
+const CARRIED: &[(&str, &str)] = &[
+    ("tiny", include_str!("../../../../images/tiny/image.toml")),
+    ("debian-12", include_str!("../../../../images/debian-12/image.toml")),
+    ("debian-13", include_str!("../../../../images/debian-13/image.toml")),
+    ("debian-sid", include_str!("../../../../images/debian-sid/image.toml")),
+    ("debian-12-systemd", include_str!("../../../../images/debian-12-systemd/image.toml")),
+];
+
+/// A chain of manifests is no longer.
+const MAX_DEPTH: usize = 8;
+
+/// A larger file is no manifest, in bytes.
+const MAX_LEN: u64 = 1 << 20;
+
+/// All manifests that can be named.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    folder: PathBuf,
+}
+
+/// A manifest as it was found.
+struct Found {
+    /// Where it lies, when somebody wrote it.
+    path: Option<PathBuf>,
+    text: String,
+}
+
+impl Catalogue {
+    /// With the user's folder.
+    pub fn new(dirs: &Dirs) -> Self {
+        Self { folder: dirs.config.join("images") }
+    }
+
+    /// All names, in their order.
+    pub fn names(&self) -> Vec<String> {
+        let carried = CARRIED.iter().map(|(name, _)| (*name).to_owned());
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let own = files
+            .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned()));
+        let own: BTreeSet<String> = own.collect();
+        let mut names: Vec<String> = carried.collect();
+        names
+            .extend(own.into_iter().filter(|name| !CARRIED.iter().any(|(known, _)| known == name)));
+        names
+    }
+
+    /// The recipe of a name, or of a path to a manifest; with more packages as `NAME+PACKAGE,PACKAGE`.
+    ///
+    /// # Errors
+    /// [`RecipeError`].
+    pub fn get(&self, reference: &str) -> Result<Recipe, RecipeError> {
+        let more = reference.split_once(MORE).filter(|(name, _)| !name.contains('/'));
+        let Some((name, more)) = more else { return self.named(reference) };
+        let more: Vec<&str> = more.split(',').collect();
+        self.named(name)?
+            .with_packages(&more)
+            .map_err(|why| RecipeError::Packages { name: name.to_owned(), why })
+    }
+
+    fn named(&self, name: &str) -> Result<Recipe, RecipeError> {
+        let (mut tables, mut wanted) = (Vec::new(), name.to_owned());
+        let mut beside = None;
+        let first = loop {
+            let found = self.find(&wanted, beside.as_deref())?;
+            let parsed = toml::from_str::<Table>(&found.text);
+            let table = parsed.map_err(|source| RecipeError::Parse {
+                name: wanted.clone(),
+                path: found.path.clone(),
+                source: source.into(),
+            })?;
+            let wrong = |why: String| RecipeError::Wrong {
+                name: wanted.clone(),
+                path: found.path.clone(),
+                why,
+            };
+            let extends = match table.get(EXTENDS) {
+                None => None,
+                Some(toml::Value::String(name)) => Some(name.clone()),
+                Some(_) => return Err(wrong(format!("{EXTENDS} is the name of an image"))),
+            };
+            tables.push((table, found.path.clone()));
+            match extends {
+                None => break found.path,
+                Some(_) if tables.len() >= MAX_DEPTH => {
+                    return Err(wrong(format!(
+                        "what it extends goes on and on: itself, or more than {MAX_DEPTH} manifests"
+                    )));
+                }
+                Some(name) => {
+                    beside = found.path.as_deref().and_then(Path::parent).map(Path::to_owned);
+                    wanted = name;
+                }
+            }
+        };
+        let path = tables.first().map_or(first, |(_, path)| path.clone());
+        let tables = tables.into_iter().rev().map(|(table, _)| table);
+        match Recipe::of(tables) {
+            Ok(mut recipe) => {
+                recipe.path = path;
+                Ok(recipe)
+            }
+            Err(why) => Err(RecipeError::Wrong { name: name.to_owned(), path, why }),
+        }
+    }
+
+    /// `beside`: where the manifest lies that extends it.
+    fn find(&self, name: &str, beside: Option<&Path>) -> Result<Found, RecipeError> {
+        if is_path(name) {
+            return read(&beside.map_or_else(|| PathBuf::from(name), |folder| folder.join(name)));
+        }
+        let neighbour = beside.map(|folder| folder.join(format!("{name}.toml")));
+        for path in neighbour.into_iter().chain([self.folder.join(format!("{name}.toml"))]) {
+            if super::recipe::is_image_name(name) && path.is_file() {
+                return read(&path);
+            }
+        }
+        match CARRIED.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => Ok(Found { path: None, text: (*text).to_owned() }),
+            None => {
+                let mut known = self.names();
+                known.sort_by_key(|known| distance(known, name));
+                Err(RecipeError::Unknown { name: name.to_owned(), known })
+            }
+        }
+    }
+}
+
+fn is_path(name: &str) -> bool {
+    name.ends_with(".toml")
+}
+
+fn read(path: &Path) -> Result<Found, RecipeError> {
+    let wrong = |source| RecipeError::Read { path: path.to_owned(), source };
+    let found = fs::metadata(path).map_err(wrong)?;
+    if !found.is_file() || found.len() > MAX_LEN {
+        return Err(wrong(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is no manifest of an image",
+        )));
+    }
+    let text = fs::read_to_string(path).map_err(wrong)?;
+    Ok(Found { path: Some(path.to_owned()), text })
+}
+
+/// How many letters have to be changed, added or left out (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut before = i;
+        let mut left = i + 1;
+        for (slot, b) in row.iter_mut().skip(1).zip(&b) {
+            let change = before + usize::from(a != *b);
+            before = *slot;
+            left = change.min(left + 1).min(*slot + 1);
+            *slot = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(files: &[(&str, &str)]) -> (tempfile::TempDir, Catalogue) {
+        let home = tempfile::tempdir().unwrap();
+        let catalogue = Catalogue::new(&Dirs::below(home.path()));
+        fs::create_dir_all(&catalogue.folder).unwrap();
+        for (name, text) in files {
+            fs::write(catalogue.folder.join(name), text).unwrap();
+        }
+        (home, catalogue)
+    }
+
+    #[test]
+    fn every_manifest_that_is_carried_is_right() {
+        let (_home, catalogue) = with(&[]);
+        assert_eq!(catalogue.names().len(), CARRIED.len());
+        for name in catalogue.names() {
+            let recipe = catalogue.get(&name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(recipe.name, name);
+            assert!(!recipe.owner.is_empty() && !recipe.licence.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_users_own_extends_one_of_the_programs_in_two_lines() {
+        let own =
+            "name = \"nft\"\nsummary = \"x\"\nextends = \"debian-12\"\npackages = [\"nftables\"]\n";
+        let (home, catalogue) = with(&[("nft.toml", own)]);
+        let recipe = catalogue.get("nft").unwrap();
+        assert!(
+            recipe.packages.contains(&"nftables".to_owned())
+                && recipe.packages.contains(&"bash".to_owned())
+        );
+        assert_eq!(catalogue.names().last().unwrap(), "nft");
+        // By its path, and one that extends its neighbour.
+        let path = home.path().join("more.toml");
+        fs::write(&path, own.replace("\"nft\"", "\"more\"").replace("debian-12", "near")).unwrap();
+        fs::write(home.path().join("near.toml"), own.replace("\"nft\"", "\"near\"")).unwrap();
+        assert_eq!(catalogue.get(path.to_str().unwrap()).unwrap().name, "more");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let (home, catalogue) = with(&[
+            ("round.toml", "name = \"round\"\nextends = \"round\"\n"),
+            ("odd.toml", "name = \"odd\"\nextends = \"tiny\"\nmemory = 5\n"),
+            ("broken.toml", "name = \n"),
+            ("lost.toml", "name = \"lost\"\nextends = \"nowhere\"\n"),
+        ]);
+        let said = |name: &str| {
+            let text = crate::text::chain(&catalogue.get(name).unwrap_err());
+            text.replace(&*home.path().to_string_lossy(), "HOME")
+        };
+        let all = [
+            "tiny+nftables",
+            "debian-12+",
+            "debian-12+a b",
+            "debian-11+x",
+            "debian-11",
+            "tinny",
+            "round",
+            "odd",
+            "broken",
+            "lost",
+            "/nonexistent.toml",
+            "../x",
+        ];
+        insta::assert_snapshot!(all.map(said).join("\n"));
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("tiny", "tiny"), 0);
+        assert_eq!(distance("tinny", "tiny"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

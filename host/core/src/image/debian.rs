@@ -1,0 +1,415 @@
+//! Roots made of Debian's packages: which ones, out of a lock or as they are now; installed by mmdebstrap(1), which needs no
+//! root where the host has user namespaces; packed as squashfs.
+//!
+//! ```text
+//! lock, or apt ─> pool ─┬─> a repository of just these ─> mmdebstrap ─> tar ─> mksquashfs ─> root.squashfs
+//!                       └─> kernel package: vmlinuz, modules (a tar that mmdebstrap takes in) ─────^
+//! ```
+//! The same packages give the same bytes: times are those of the packages, or 1970.
+
+use super::apt::Apt;
+use super::build::{BuildError, BuildTerms};
+use super::deb;
+use super::lock::{Lock, LockPolicy, Moved};
+use super::manifest::PackageRecord;
+use super::mirror::Mirror;
+use super::modules::ModuleSet;
+use super::packages::{
+    Fetched, PackageError, PackageSource, Stanza, is_kept, keep_all, resolve, run,
+};
+use super::recipe::Recipe;
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tar::{EntryType, Header};
+use tokio_util::sync::CancellationToken;
+
+/// The time of what has none: reproducible-builds.org, `SOURCE_DATE_EPOCH`.
+const EPOCH: &str = "0";
+
+/// What is left out, but for the licences that have to go with the programs.
+const LEFT_OUT: [&str; 6] = [
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/lintian/*",
+];
+
+/// Makes `/bin` and its like links before anything is unpacked.
+const MERGED: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
+
+/// Where packages come from, and are kept.
+pub(super) struct Supply<'a> {
+    pub(super) source: &'a PackageSource,
+    /// The cache folder, for apt's lists.
+    pub(super) cache: &'a Path,
+    pub(super) pool: &'a Path,
+    /// The lock's file.
+    pub(super) lock: &'a Path,
+}
+
+/// The packages of an image, in the pool.
+pub(super) struct Packages {
+    pub(super) kernel: Vec<Fetched>,
+    pub(super) installed: Vec<Fetched>,
+}
+
+/// The kernel's package, unpacked.
+pub(super) struct KernelParts {
+    pub(super) bzimage: Vec<u8>,
+    pub(super) release: String,
+    pub(super) modules: ModuleSet,
+}
+
+impl Supply<'_> {
+    fn mirror(&self) -> Result<Option<&Mirror>, PackageError> {
+        match self.source {
+            PackageSource::Apt => Ok(None),
+            PackageSource::Mirror(mirror) => Ok(Some(mirror)),
+            PackageSource::None { host } => Err(PackageError::NoSource { host: host.clone() }),
+        }
+    }
+
+    /// The packages of a recipe: those of its lock, or of now.
+    pub(super) fn packages(
+        &self,
+        recipe: &Recipe,
+        terms: &BuildTerms<'_>,
+    ) -> Result<Packages, BuildError> {
+        let policy = terms.lock;
+        let known = match Lock::read(self.lock) {
+            // Whatever is in the way is written over.
+            Err(_) if policy == LockPolicy::Update => None,
+            known => {
+                known.map_err(|source| BuildError::Lock { path: self.lock.to_owned(), source })?
+            }
+        };
+        let (known, other) = match known {
+            Some(lock) if lock.is_of(recipe) => (Some(lock), None),
+            other => (None, other),
+        };
+        let no_lock = |why: String| BuildError::Locked { path: self.lock.to_owned(), why };
+        if policy != LockPolicy::Update {
+            match known.as_ref().map(|lock| self.locked(recipe, lock, terms.cancel)) {
+                Some(Ok(packages)) => return Ok(packages),
+                Some(Err(_)) if terms.cancel.is_cancelled() => return Err(BuildError::Cancelled),
+                Some(Err(error)) if policy == LockPolicy::Only => {
+                    return Err(no_lock(crate::text::chain(&error)));
+                }
+                Some(Err(error)) => {
+                    terms.note(&format!(
+                        "its lock cannot be had any more: {}",
+                        crate::text::chain(&error)
+                    ));
+                }
+                None if policy == LockPolicy::Only && other.is_some() => {
+                    return Err(no_lock("it is of another list of packages".to_owned()));
+                }
+                None if policy == LockPolicy::Only => {
+                    return Err(no_lock("there is none".to_owned()));
+                }
+                None => {}
+            }
+        }
+        let (packages, lock) = self.newest(recipe, terms)?;
+        let before = known.or(other);
+        if let Some(before) = &before {
+            tell_moved(&before.moved(&lock), policy, terms);
+        }
+        if before.is_none() || policy == LockPolicy::Update {
+            let written = lock.write(self.lock);
+            written.map_err(|source| BuildError::Lock { path: self.lock.to_owned(), source })?;
+        }
+        Ok(packages)
+    }
+
+    /// Those of a lock, out of the pool and, where they are missing there, off the mirror.
+    fn locked(
+        &self,
+        recipe: &Recipe,
+        lock: &Lock,
+        cancel: &CancellationToken,
+    ) -> Result<Packages, PackageError> {
+        let stanzas: Vec<Stanza> = lock.all().map(stanza_of).collect();
+        let apt = match stanzas.iter().all(|stanza| is_kept(stanza, self.pool)) {
+            true => Apt::of_host(),
+            false => self.apt(recipe, false, cancel)?,
+        };
+        let fetched = match keep_all(&stanzas, self.pool, &apt, cancel) {
+            // Lists that are too old name what is there no more, or lack what is.
+            Err(_) if !cancel.is_cancelled() => {
+                keep_all(&stanzas, self.pool, &self.apt(recipe, true, cancel)?, cancel)?
+            }
+            fetched => fetched?,
+        };
+        Ok(split(fetched, lock.kernel.len()))
+    }
+
+    /// Those of now.
+    fn newest(
+        &self,
+        recipe: &Recipe,
+        terms: &BuildTerms<'_>,
+    ) -> Result<(Packages, Lock), BuildError> {
+        terms.step("looks for its packages");
+        let apt = self.apt(recipe, true, terms.cancel)?;
+        let wanted: Vec<String> = recipe.kernel.package.clone().into_iter().collect();
+        let mut stanzas = resolve(&wanted, |name| apt.show(name, terms.cancel))?;
+        let of_kernel = stanzas.len();
+        stanzas.extend(apt.plan(&recipe.packages, terms.cancel)?);
+        terms.step(&format!("fetches {} packages", stanzas.len()));
+        let fetched = keep_all(&stanzas, self.pool, &apt, terms.cancel)?;
+        let packages = split(fetched, of_kernel);
+        let records = |of: &[Fetched]| of.iter().map(|package| package.record.clone()).collect();
+        let lock = Lock::new(recipe, records(&packages.kernel), records(&packages.installed));
+        Ok((packages, lock))
+    }
+
+    fn apt(
+        &self,
+        recipe: &Recipe,
+        fresh: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Apt, PackageError> {
+        let suite = recipe.suite.as_deref().unwrap_or_default();
+        Apt::of_suite(suite, self.mirror()?, self.cache, fresh, cancel)
+    }
+}
+
+fn stanza_of(record: &PackageRecord) -> Stanza {
+    Stanza::new(record.name.clone(), record.version.clone(), record.sha256.clone())
+}
+
+/// The kernel's are the first.
+fn split(mut kernel: Vec<Fetched>, of_kernel: usize) -> Packages {
+    let installed = kernel.split_off(of_kernel.min(kernel.len()));
+    Packages { kernel, installed }
+}
+
+fn tell_moved(moved: &[Moved], policy: LockPolicy, terms: &BuildTerms<'_>) {
+    if moved.is_empty() {
+        return;
+    }
+    let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
+    for Moved { name, from, to } in moved {
+        terms.note(&format!("moved on: {name} {} -> {}", version(from), version(to)));
+    }
+    if policy != LockPolicy::Update {
+        terms.note("the lock stays as it was; --update-lock writes what was used");
+    }
+}
+
+/// Kernel and modules out of their packages; all modules go into a tar file as well, for the root.
+pub(super) fn kernel_parts(
+    kernel: &[Fetched],
+    modules_tar: &Path,
+    cancel: &CancellationToken,
+) -> Result<KernelParts, BuildError> {
+    let write = |source| BuildError::Write { path: modules_tar.to_owned(), source };
+    let mut parts =
+        KernelParts { bzimage: Vec::new(), release: String::new(), modules: ModuleSet::default() };
+    let mut tar = TarWriter::create(modules_tar).map_err(write)?;
+    let mut written = Ok(());
+    let want = |path: &str| {
+        let path = path.strip_prefix("usr/").unwrap_or(path);
+        path.starts_with("boot/vmlinuz-")
+            || path.starts_with("boot/config-")
+            || path.starts_with("lib/modules/")
+    };
+    for package in kernel {
+        deb::files(&package.path, cancel, want, |path, bytes| {
+            let path = path.strip_prefix("usr/").unwrap_or(&path);
+            let in_modules =
+                path.strip_prefix("lib/modules/").and_then(|rest| rest.split_once('/'));
+            let release = match in_modules {
+                Some((release, "vmlinuz")) => Some(release),
+                _ => path.strip_prefix("boot/vmlinuz-"),
+            };
+            if let Some(release) = release {
+                (parts.release, parts.bzimage) = (release.to_owned(), bytes);
+                return;
+            }
+            let target = match in_modules {
+                Some(_) => format!("usr/{path}"),
+                None => path.to_owned(),
+            };
+            if written.is_ok() {
+                written = tar.file(&target, 0o644, &bytes);
+            }
+            if let Some((_, module)) = in_modules {
+                parts.modules.add(module, bytes);
+            }
+        })?;
+    }
+    written.and_then(|()| tar.finish()).map_err(write)?;
+    match parts.bzimage.is_empty() {
+        true => Err(BuildError::Missing { what: "boot/vmlinuz-*".to_owned() }),
+        false => Ok(parts),
+    }
+}
+
+/// Installs the packages and packs the root into `to`.
+pub(super) fn make_root(
+    recipe: &Recipe,
+    packages: &[Fetched],
+    kernel: (&str, &Path),
+    to: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<(), BuildError> {
+    // Not in the cache folder, which others may not enter: in a user namespace apt is another user.
+    let scratch = tempfile::Builder::new().prefix("guestline-root-").tempdir();
+    let scratch =
+        scratch.map_err(|source| BuildError::Write { path: std::env::temp_dir(), source })?;
+    let folder = scratch.path();
+    let wrong = |source| BuildError::Write { path: folder.to_owned(), source };
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(wrong)?;
+    terms.step(&format!("unpacks and sets up {} packages", packages.len()));
+    let repository = folder.join("repository");
+    make_repository(&repository, packages, terms.cancel)?;
+    let (release, modules) = kernel;
+    let [kernel_tar, files_tar, root_tar] =
+        ["kernel.tar", "files.tar", "root.tar"].map(|name| folder.join(name));
+    fs::copy(modules, &kernel_tar).map_err(wrong)?;
+    fs::set_permissions(&kernel_tar, Permissions::from_mode(0o644)).map_err(wrong)?;
+    files_of(recipe, &files_tar).map_err(wrong)?;
+
+    let names: Vec<&str> = packages.iter().map(|package| &*package.record.name).collect();
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.env("SOURCE_DATE_EPOCH", EPOCH).env("TMPDIR", folder);
+    mmdebstrap.args(["--variant=custom", "--format=tar", "--architectures=amd64"]);
+    mmdebstrap.arg(format!("--include={}", names.join(",")));
+    mmdebstrap.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
+    mmdebstrap.args([
+        "--aptopt=APT::Install-Recommends \"false\"",
+        "--aptopt=APT::Sandbox::User \"root\"",
+    ]);
+    if Path::new(MERGED).is_dir() {
+        mmdebstrap.arg(format!("--hook-dir={MERGED}"));
+    }
+    let hook = |line: String| format!("--customize-hook={line}");
+    mmdebstrap.arg(hook(format!("tar-in {} /", kernel_tar.display())));
+    let depmod = format!("command -v depmod >/dev/null || exit 0; exec depmod {release}");
+    mmdebstrap.arg(hook(format!("chroot \"$1\" sh -c '{depmod}'")));
+    mmdebstrap.arg(hook(format!("tar-in {} /", files_tar.display())));
+    // What tells when and where it was made is in no image.
+    mmdebstrap.arg(hook("rm -f \"$1\"/var/cache/ldconfig/aux-cache \"$1\"/var/log/*.log \"$1\"/var/log/apt/* \"$1\"/etc/*- \"$1\"/etc/apt/sources.list".to_owned()));
+    mmdebstrap.arg(recipe.suite.as_deref().unwrap_or_default()).arg(&root_tar);
+    mmdebstrap.arg(format!("deb [trusted=yes] copy:{} ./", repository.display()));
+    run(&mut mmdebstrap, terms.cancel).map_err(|error| match error {
+        // Its command line is long, and its last word is that it failed.
+        PackageError::Failed { said, .. } => {
+            PackageError::Failed { command: "mmdebstrap".to_owned(), said }
+        }
+        error => error,
+    })?;
+
+    terms.step("packs its root");
+    let tar = File::open(&root_tar).map_err(wrong)?;
+    pack(tar, to, terms.cancel)
+}
+
+/// Packs a tar file as squashfs.
+pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
+    let mut pack = Command::new("mksquashfs");
+    pack.args([
+        "-",
+        &to.to_string_lossy(),
+        "-tar",
+        "-comp",
+        "zstd",
+        "-noappend",
+        "-no-progress",
+        "-quiet",
+    ]);
+    pack.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"]);
+    pack.env("SOURCE_DATE_EPOCH", EPOCH);
+    super::packages::run_on(&mut pack, Some(tar), cancel)?;
+    Ok(())
+}
+
+/// A repository of just these packages, whose index is made of what they say themselves.
+fn make_repository(
+    folder: &Path,
+    packages: &[Fetched],
+    cancel: &CancellationToken,
+) -> Result<(), BuildError> {
+    let wrong = |source| BuildError::Write { path: folder.to_owned(), source };
+    fs::create_dir(folder).map_err(wrong)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(wrong)?;
+    let mut index = String::new();
+    for (number, Fetched { record, path }) in packages.iter().enumerate() {
+        let name = format!("{number}.deb");
+        let to = folder.join(&name);
+        let size = fs::copy(path, &to).map_err(wrong)?;
+        fs::set_permissions(&to, Permissions::from_mode(0o644)).map_err(wrong)?;
+        let control = run(Command::new("dpkg-deb").arg("-f").arg(path), cancel)?;
+        let control = String::from_utf8_lossy(&control);
+        let sha256 = &record.sha256;
+        index += &format!(
+            "{}\nFilename: ./{name}\nSize: {size}\nSHA256: {sha256}\n\n",
+            control.trim_end()
+        );
+    }
+    let path = folder.join("Packages");
+    fs::write(&path, index).map_err(wrong)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).map_err(wrong)
+}
+
+/// The files and links of a recipe, as a tar file.
+fn files_of(recipe: &Recipe, to: &Path) -> io::Result<()> {
+    let mut tar = TarWriter::create(to)?;
+    for (path, text) in &recipe.files {
+        tar.file(path, 0o644, text.as_bytes())?;
+    }
+    for (path, target) in &recipe.links {
+        tar.link(path, target)?;
+    }
+    tar.finish()?;
+    fs::set_permissions(to, Permissions::from_mode(0o644))
+}
+
+/// A tar file whose members are root's and have no time.
+struct TarWriter(tar::Builder<BufWriter<File>>);
+
+impl TarWriter {
+    fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self(tar::Builder::new(BufWriter::new(File::create(path)?))))
+    }
+
+    fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {
+        let mut header = header(EntryType::Regular, mode);
+        header.set_size(content.len() as u64);
+        self.0.append_data(&mut header, path, content)
+    }
+
+    fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
+        self.0.append_link(&mut header(EntryType::Symlink, 0o777), path, target)
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.0.into_inner()?.flush()
+    }
+}
+
+fn header(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+/// Where the lock of a recipe is: beside the user's manifest, or in the state folder.
+pub(super) fn lock_path(recipe: &Recipe, state: &Path) -> PathBuf {
+    let file = format!("{}.lock", recipe.reference());
+    match &recipe.path {
+        Some(manifest) => manifest.with_file_name(file),
+        None => state.join("images").join(file),
+    }
+}

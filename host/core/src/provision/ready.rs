@@ -1,0 +1,43 @@
+//! When a machine that has booted is ready: as its image says.
+
+use super::lease::LeaseError;
+use crate::guest::Guest;
+use crate::image::Ready;
+use crate::text;
+use guestline_protocol::{Command, ExecRequest, ExitStatus};
+
+/// More is not read of what a question prints.
+const OUTPUT: usize = 4096;
+
+/// Waits until the guest's system has come up as far as is wanted.
+///
+/// # Errors
+/// [`LeaseError::NotReady`] when it will not; [`LeaseError::Link`].
+pub(super) async fn wait(guest: &Guest, ready: &Ready) -> Result<(), LeaseError> {
+    // The init has just been started: its socket is waited for, then it tells by itself.
+    let line = match ready {
+        Ready::Agent => return Ok(()),
+        Ready::Running => {
+            "until [ -S /run/systemd/private ]; do sleep 0.1; done; systemctl is-system-running --wait".to_owned()
+        }
+        Ready::Unit(unit) => format!(
+            "until [ -S /run/systemd/private ]; do sleep 0.1; done; \
+             until systemctl is-active --quiet '{unit}'; do \
+             if systemctl is-failed --quiet '{unit}'; then echo failed; exit 1; fi; sleep 0.2; done"
+        ),
+    };
+    let request = ExecRequest::new(Command::Shell(line.into_bytes().into()));
+    let output = guest.run(request, &[], OUTPUT).await.map_err(LeaseError::Link)?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let is_up = output.exited.status == ExitStatus::Exited(0) || said == "degraded";
+    let why = match said.is_empty() {
+        true => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        false => said,
+    };
+    match is_up {
+        true => Ok(()),
+        false => {
+            Err(LeaseError::NotReady { what: ready.to_string(), why: text::one_line(&why, 200) })
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Images with a root of Debian's packages: made, the same again, and what a machine of them is.
+
+use crate::templates::event;
+use crate::web::Web;
+use guestline_tests::{Guestline, Ran};
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+
+/// Enough for an image, and nothing that a test can do without.
+const SMALL: &str = r#"
+name = "small"
+summary = "As small as it gets"
+suite = "bookworm"
+packages = ["iproute2", "kmod", "usr-is-merged"]
+memory_mib = 256
+ready = "agent"
+provides = ["small"]
+owner = "tests"
+
+[kernel]
+package = "linux-image-cloud-amd64"
+cmdline = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check net.ifnames=0"
+load = ["virtio_pci", "virtio_console", "virtio_blk", "squashfs", "overlay"]
+
+[files]
+"etc/motd" = "hello\n"
+
+[links]
+"etc/greeting" = "motd"
+"#;
+
+fn own(guestline: &Guestline, name: &str, text: &str) -> PathBuf {
+    let folder = guestline.home().join("config/guestline/images");
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{name}.toml"));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn right(ran: &Ran) -> String {
+    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
+    ran.stdout()
+}
+
+fn manifest(guestline: &Guestline, name: &str) -> Value {
+    let shown: Value =
+        serde_json::from_str(&right(&guestline.run(&["image", "show", name, "--json"]))).unwrap();
+    shown["made"].clone()
+}
+
+#[test]
+fn a_users_own_image_is_made_the_same_from_its_lock() {
+    let guestline = Guestline::new();
+    let path = own(&guestline, "small", SMALL);
+    let ran = guestline.run(&["image", "build", "small", "--locked"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is none\n  hint: --update-lock"), "{}", ran.stderr);
+    right(&guestline.run(&["image", "build", "small"]));
+    let first = manifest(&guestline, "small");
+    assert_eq!(first["provides"], serde_json::json!(["small"]));
+    let lock = path.with_extension("lock");
+    let written = fs::read_to_string(&lock).unwrap();
+    assert!(written.contains("suite = \"bookworm\"") && written.contains("name = \"iproute2\""));
+    let line = "test \"$(cat /etc/greeting)\" = hello && ip link show lo >/dev/null && modprobe nf_tables && \
+                ! touch /run/root/disk/x 2>/dev/null && touch /x && . /etc/os-release && echo $VERSION_CODENAME";
+    let ran = guestline.run(&["check", "--image", "small", line]);
+    ran.assert_verdict(0, "passed");
+    assert_eq!(ran.stdout(), "bookworm\n");
+    // What was written is gone, and the next one is restored.
+    let ran =
+        guestline.run(&["check", "--image", "small", "--message-format", "json", "test ! -e /x"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(event(&ran, "machine-ready")[0]["template"].is_string());
+
+    // A test may want a package more; its image has a lock of its own.
+    let ran = guestline.run(&["check", "--image", "small", "--package", "hello", "hello -g hi"]);
+    ran.assert_verdict(0, "passed");
+    assert_eq!(ran.stdout(), "hi\n");
+    assert!(path.with_file_name("small+hello.lock").is_file());
+    assert_eq!(fs::read_to_string(&lock).unwrap(), written);
+
+    // A version that is not to be had: said, and made of what there is; or not made at all.
+    let moved =
+        written.replace("name = \"iproute2\"\nversion = \"", "name = \"iproute2\"\nversion = \"0.");
+    let digest = |text: &str| {
+        let at = text.find("name = \"iproute2\"").unwrap();
+        let from = at + text[at..].find("sha256 = \"").unwrap() + 10;
+        text[from..from + 64].to_owned()
+    };
+    fs::write(&lock, moved.replace(&digest(&written), &"0".repeat(64))).unwrap();
+    let ran = guestline.run(&["image", "build", "small", "--locked"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    let ran = guestline.run(&["image", "build", "small"]);
+    right(&ran);
+    assert!(ran.stderr.contains("image small: moved on: iproute2 0."), "{}", ran.stderr);
+    assert!(fs::read_to_string(&lock).unwrap().contains("version = \"0."));
+    assert_eq!(manifest(&guestline, "small"), first, "two builds differ");
+    right(&guestline.run(&["image", "build", "small", "--update-lock"]));
+    assert_eq!(fs::read_to_string(&lock).unwrap(), written);
+    assert_eq!(manifest(&guestline, "small"), first);
+
+    assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: right\n");
+    right(&guestline.run(&["image", "rm", "small"]));
+    assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: not made\n");
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_made_is_said_and_nothing_is_left() {
+    let guestline = Guestline::new();
+    let errored = |name: &str, text: &str, words: &str| {
+        own(&guestline, name, text);
+        let ran = guestline.run(&["image", "build", name]);
+        assert_eq!(ran.status, 125, "{}", ran.stderr);
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    };
+    let lacking = SMALL
+        .replace("iproute2", "no-such-package")
+        .replace("\"small\"\nsummary", "\"lacking\"\nsummary");
+    errored("lacking", &lacking, "no package `no-such-package` in suite `bookworm`");
+    let dumb =
+        SMALL.replace("\"virtio_blk\", ", "").replace("\"small\"\nsummary", "\"dumb\"\nsummary");
+    errored(
+        "dumb",
+        &dumb,
+        "it was made, and does not do: the guest powered off before its agent answered; its console ends with: guestline-agent: no disk with serial number `root`",
+    );
+    let wrong = |name: &str, text: &str, words: &str| {
+        own(&guestline, name, text);
+        let ran = guestline.run(&["image", "build", name]);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    };
+    wrong("odd", "name = \"odd\"\nextends = \"tiny\"\nmemory = 1\n", "unknown field `memory`");
+    wrong(
+        "lost",
+        "name = \"lost\"\nextends = \"debian-11\"\n",
+        "no image is called `debian-11`; there is: debian-1",
+    );
+    let ran = guestline.run(&["check", "--image", "debain-12", "true"]);
+    assert_eq!(ran.status, 2);
+    assert!(
+        ran.stderr.contains("no image is called `debain-12`; there is: debian-12, "),
+        "{}",
+        ran.stderr
+    );
+    let listed = guestline.run(&["image", "list"]);
+    assert_eq!(listed.status, 2);
+    assert!(
+        listed.stderr.contains("unknown field `memory`") && listed.stdout().contains("debian-13")
+    );
+    let folder = guestline_tests::shared_cache().join("guestline/images");
+    for name in ["lacking", "dumb"] {
+        let left: Vec<_> = fs::read_dir(folder.join(name)).into_iter().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn a_machine_with_systemd_has_units_a_journal_and_a_network() {
+    let image = ["--image", "debian-12-systemd"];
+    let guestline = Guestline::new();
+    let line = "systemctl is-system-running && test \"$(cat /proc/1/comm)\" = systemd && \
+                systemctl is-active systemd-networkd dbus && journalctl -b -q | grep -q 'Reached target'";
+    let nic = ["--nic=10.1.0.5/24", "ip -o addr show dev eth0 | grep 'inet 10.1.0.5/24'"];
+    for _ in 0..2 {
+        let ran = guestline.run(&[&["check"], &image[..], &[line]].concat());
+        ran.assert_verdict(0, "passed");
+        assert_eq!(ran.stdout(), "running\nactive\nactive\n");
+        guestline.run(&[&["check"], &image[..], &nic].concat()).assert_verdict(0, "passed");
+    }
+    let ids = ["-j", "1", "cat /etc/machine-id", "cat /etc/machine-id"];
+    let ran = guestline.run(&[&["check", "--message-format", "json"], &image[..], &ids].concat());
+    let said: Vec<_> =
+        event(&ran, "output").iter().map(|event| event["text"].to_string()).collect();
+    assert!(said.len() == 2 && said[0] != said[1] && said[0].len() == said[1].len(), "{said:?}");
+
+    // The agent lives on beside systemd, over a reboot as well, and systemd ends the machine.
+    let web = Web::up_with(guestline, &image);
+    web.line("systemctl start systemd-timesyncd; systemctl stop systemd-timesyncd");
+    assert_eq!(web.0.run(&["power", "web", "reboot"]).status, 0);
+    web.line("until systemctl is-system-running --wait 2>/dev/null | grep -q running; do sleep 0.5; done");
+    assert_eq!(web.line("cat /proc/1/comm"), "systemd");
+    web.down();
+}
