@@ -2,10 +2,12 @@
 
 use crate::templates::event;
 use crate::web::Web;
-use guestline_tests::{Guestline, Ran};
+use guestline_tests::{Guestline, Ran, shared_cache, wait_for};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Enough for an image, and nothing that a test can do without.
 const SMALL: &str = r#"
@@ -150,7 +152,7 @@ fn what_cannot_be_made_is_said_and_nothing_is_left() {
     assert!(
         listed.stderr.contains("unknown field `memory`") && listed.stdout().contains("debian-13")
     );
-    let folder = guestline_tests::shared_cache().join("guestline/images");
+    let folder = shared_cache().join("guestline/images");
     for name in ["lacking", "dumb"] {
         let left: Vec<_> = fs::read_dir(folder.join(name)).into_iter().flatten().collect();
         assert!(left.is_empty(), "{left:?}");
@@ -184,4 +186,53 @@ fn a_machine_with_systemd_has_units_a_journal_and_a_network() {
     web.line("until systemctl is-system-running --wait 2>/dev/null | grep -q running; do sleep 0.5; done");
     assert_eq!(web.line("cat /proc/1/comm"), "systemd");
     web.down();
+}
+
+#[test]
+fn a_build_that_is_interrupted_leaves_nothing() {
+    // A cache of its own, in which nobody else makes an image; with the packages, should they be there.
+    let guestline = Guestline::new();
+    let cache = guestline.home().join("cache");
+    fs::create_dir_all(cache.join("guestline")).unwrap();
+    for name in ["packages", "apt"] {
+        let from = shared_cache().join("guestline").join(name);
+        let _ = Command::new("cp").arg("-r").arg(from).arg(cache.join("guestline")).status();
+    }
+    let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+    own(&guestline, "broken-off", &SMALL.replace("\"small\"\nsummary", "\"broken-off\"\nsummary"));
+    let folder = cache.join("guestline/images/broken-off");
+    let made = || fs::read_dir(&folder).into_iter().flatten().count();
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let running = guestline.start(&["image", "build", "broken-off"]);
+        // In the midst of it: packages are unpacked.
+        wait_for("a root that is being made", || {
+            let making = fs::read_dir(&folder).ok()?.flatten().map(|entry| entry.path());
+            let scratch =
+                making.flat_map(|making| fs::read_dir(making).into_iter().flatten().flatten());
+            let roots =
+                scratch.filter(|entry| entry.file_name().to_string_lossy().contains("-root-"));
+            let mut all =
+                roots.flat_map(|root| fs::read_dir(root.path()).into_iter().flatten().flatten());
+            all.find(|entry| entry.path().join("usr/bin").is_dir()).map(drop)
+        });
+        let _ = kill(running.pid(), signal);
+        let ran = running.wait();
+        if signal == Signal::SIGINT {
+            assert_eq!(ran.status, 130, "{}", ran.stderr);
+            assert_eq!(made(), 0);
+        }
+        wait_for("the end of what it ran", || {
+            let mut all = fs::read_dir("/proc").unwrap().flatten();
+            let runs = |entry: &fs::DirEntry| {
+                let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&words).contains("images/broken-off/")
+            };
+            (!all.any(|entry| runs(&entry))).then_some(())
+        });
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        assert!(!mounts.contains("broken-off"), "{mounts}");
+    }
+    // What the killed one left is swept by whoever looks next.
+    assert_eq!(guestline.run(&["cache", "prune"]).status, 0);
+    assert_eq!(made(), 0);
 }

@@ -18,12 +18,16 @@ use super::packages::{
     Fetched, PackageError, PackageSource, Stanza, is_kept, keep_all, resolve, run,
 };
 use super::recipe::Recipe;
+use crate::machine::on_path;
+use nix::unistd::Uid;
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tar::{EntryType, Header};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// The time of what has none: reproducible-builds.org, `SOURCE_DATE_EPOCH`.
@@ -260,10 +264,7 @@ pub(super) fn make_root(
     to: &Path,
     terms: &BuildTerms<'_>,
 ) -> Result<(), BuildError> {
-    // Not in the cache folder, which others may not enter: in a user namespace apt is another user.
-    let scratch = tempfile::Builder::new().prefix("guestline-root-").tempdir();
-    let scratch =
-        scratch.map_err(|source| BuildError::Write { path: std::env::temp_dir(), source })?;
+    let scratch = scratch_for(to)?;
     let folder = scratch.path();
     let wrong = |source| BuildError::Write { path: folder.to_owned(), source };
     fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(wrong)?;
@@ -278,7 +279,7 @@ pub(super) fn make_root(
     files_of(recipe, &files_tar).map_err(wrong)?;
 
     let names: Vec<&str> = packages.iter().map(|package| &*package.record.name).collect();
-    let mut mmdebstrap = Command::new("mmdebstrap");
+    let mut mmdebstrap = mmdebstrap(terms.cancel)?;
     mmdebstrap.env("SOURCE_DATE_EPOCH", EPOCH).env("TMPDIR", folder);
     mmdebstrap.args(["--variant=custom", "--format=tar", "--architectures=amd64"]);
     mmdebstrap.arg(format!("--include={}", names.join(",")));
@@ -312,9 +313,52 @@ pub(super) fn make_root(
     pack(tar, to, terms.cancel)
 }
 
+/// Where a root is put together. As root that is beside the image, where the next maker sweeps; else in the folder for
+/// temporary files, since in a user namespace apt is another user, who may not enter our cache.
+fn scratch_for(image: &Path) -> Result<TempDir, BuildError> {
+    let folder = match (Uid::effective().is_root(), image.parent()) {
+        (true, Some(parent)) => parent.to_owned(),
+        _ => std::env::temp_dir(),
+    };
+    let made = tempfile::Builder::new().prefix("guestline-root-").tempdir_in(&folder);
+    made.map_err(|source| BuildError::Write { path: folder, source })
+}
+
+/// mmdebstrap(1). As root it has name spaces of its own (unshare(1)), as it makes them itself for others: what it mounts and
+/// starts is gone with it, however it ends.
+fn mmdebstrap(cancel: &CancellationToken) -> Result<Command, PackageError> {
+    let program = "mmdebstrap";
+    let path = on_path(OsStr::new(program)).ok_or_else(|| PackageError::NoProgram {
+        program: program.to_owned(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    let apart = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare
+    };
+    let can = Uid::effective().is_root() && run(apart().arg("true"), cancel).is_ok();
+    Ok(match can {
+        true => {
+            let mut command = apart();
+            command.arg(path);
+            command
+        }
+        false => Command::new(path),
+    })
+}
+
 /// Packs a tar file as squashfs.
 pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
-    let mut pack = Command::new("mksquashfs");
+    // The root folder has no member in the tar file, and is whose we are.
+    let mut pack = match Uid::effective().is_root() {
+        true => Command::new("mksquashfs"),
+        false => {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--map-root-user", "mksquashfs"]);
+            unshare
+        }
+    };
     pack.args([
         "-",
         &to.to_string_lossy(),
@@ -325,7 +369,7 @@ pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(
         "-no-progress",
         "-quiet",
     ]);
-    pack.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"]);
+    pack.args(["-root-mode", "0755"]);
     pack.env("SOURCE_DATE_EPOCH", EPOCH);
     super::packages::run_on(&mut pack, Some(tar), cancel)?;
     Ok(())

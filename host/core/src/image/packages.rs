@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Where packages come from.
@@ -307,6 +307,9 @@ pub(super) fn making_folder(parent: &Path) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(super::shelf::MAKING).tempdir_in(parent)
 }
 
+/// So long a program may take to end that is told to.
+const TIDY: Duration = Duration::from_secs(5);
+
 /// Runs a program to its end, or to that of `cancel`, and returns its standard output.
 pub(super) fn run(
     command: &mut Command,
@@ -334,10 +337,16 @@ pub(super) fn run_on(
     let (status, stdout, stderr) = std::thread::scope(|scope| {
         let stdout = scope.spawn(|| read_all(stdout));
         let stderr = scope.spawn(|| read_all(stderr));
+        let (group, mut told) = (Pid::from_raw(child.id().cast_signed()), None);
         let status = loop {
             match child.try_wait() {
-                Ok(None) if cancel.is_cancelled() => {
-                    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+                // It may tidy up, for a moment.
+                Ok(None) if cancel.is_cancelled() && told.is_none() => {
+                    let _ = killpg(group, Signal::SIGTERM);
+                    told = Some(Instant::now());
+                }
+                Ok(None) if told.is_some_and(|told| told.elapsed() > TIDY) => {
+                    let _ = killpg(group, Signal::SIGKILL);
                     break child.wait();
                 }
                 Ok(None) => std::thread::sleep(Duration::from_millis(2)),
