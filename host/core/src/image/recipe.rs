@@ -322,7 +322,8 @@ fn merge(all: &mut Table, table: Table) {
     for (key, value) in table {
         match (all.get_mut(&key), value) {
             (Some(Value::Table(there)), Value::Table(new)) => merge(there, new),
-            (Some(Value::Array(there)), Value::Array(new)) => {
+            // What another one provides, this one does not.
+            (Some(Value::Array(there)), Value::Array(new)) if key != "provides" => {
                 for item in new {
                     if !there.contains(&item) {
                         there.push(item);

@@ -140,7 +140,12 @@ impl Store {
     /// # Errors
     /// [`ImageError`].
     pub fn find(&self, recipe: &Recipe, agent: &Agent) -> Result<Option<Image>, ImageError> {
-        self.open(&recipe.name, &self.folder(recipe, agent))
+        self.open(&recipe.name, &self.folder(recipe, agent), false)
+    }
+
+    /// As [`Self::find`], for who uses it.
+    fn take(&self, recipe: &Recipe, agent: &Agent) -> Result<Option<Image>, ImageError> {
+        self.open(&recipe.name, &self.folder(recipe, agent), true)
     }
 
     /// The image, made and checked first when it is not there.
@@ -154,12 +159,12 @@ impl Store {
         terms: &BuildTerms<'_>,
         check: ImageCheck<'_>,
     ) -> Result<Image, ImageError> {
-        if let Some(image) = self.find(recipe, agent)? {
+        if let Some(image) = self.take(recipe, agent)? {
             return Ok(image);
         }
         let lock = self.lock(terms.cancel)?;
         // Another process may have made it meanwhile.
-        match self.find(recipe, agent)? {
+        match self.take(recipe, agent)? {
             Some(image) => Ok(image),
             None => self.make(recipe, agent, terms, check, lock),
         }
@@ -264,7 +269,7 @@ impl Store {
         let manifest = build::build(recipe, agent, &supply, made.path(), terms).map_err(failed)?;
         FolderLock::make(made.path()).map_err(trouble)?;
         terms.step("boots, to see that it does");
-        if let Some(image) = self.open(&recipe.name, made.path())? {
+        if let Some(image) = self.open(&recipe.name, made.path(), true)? {
             check(&image).map_err(|why| failed(BuildError::Unfit { why }))?;
         }
         let old = parent.join(format!("{MAKING}old"));
@@ -275,13 +280,13 @@ impl Store {
         fs::rename(made.keep(), &folder).map_err(trouble)?;
         let _ = fs::remove_dir_all(&old);
         seal(&folder, &manifest).map_err(trouble)?;
-        let image = self.open(&recipe.name, &folder)?;
+        let image = self.open(&recipe.name, &folder, true)?;
         let image = image.ok_or_else(|| trouble(io::ErrorKind::NotFound.into()))?;
         Ok(Image { made_in: Some(started.elapsed()), ..image })
     }
 
-    /// The image in a folder, if there is one and it is what was made.
-    fn open(&self, name: &str, folder: &Path) -> Result<Option<Image>, ImageError> {
+    /// The image in a folder, if there is one and it is what was made; `is_use` is noted.
+    fn open(&self, name: &str, folder: &Path, is_use: bool) -> Result<Option<Image>, ImageError> {
         let damaged = |what: String| ImageError::Damaged { name: name.to_owned(), what };
         let text = match fs::read(folder.join(MANIFEST)) {
             Ok(text) => text,
@@ -300,9 +305,12 @@ impl Store {
         check(folder, &manifest).map_err(damaged)?;
         let digest = manifest.file(KERNEL).map(|file| file.sha256.clone());
         let digest = digest.ok_or_else(|| damaged(format!("{MANIFEST} names no {KERNEL}")))?;
-        let kernel = self.shelf.kernels.bootable(&folder.join(KERNEL), &digest);
+        let kernel = match is_use {
+            true => self.shelf.kernels.bootable(&folder.join(KERNEL), &digest),
+            false => Bootable::plain(folder.join(KERNEL)),
+        };
         let root = manifest.file(ROOT).map(|_| folder.join(ROOT));
-        if let Some(lock) = &lock {
+        if let Some(lock) = lock.as_ref().filter(|_| is_use) {
             lock.note_use();
         }
         Ok(Some(Image {

@@ -142,13 +142,18 @@ fn usage(entries: &[CacheEntry], limit: u64) -> String {
         let all = entries.iter().filter(|entry| entry.content.kind() == kind);
         all.fold((0, 0_u64), |(count, bytes), entry| (count + 1, bytes.saturating_add(entry.bytes)))
     };
-    let (templates, images, packages) = (of("template"), of("image"), of("packages"));
-    let all = templates.1.saturating_add(images.1).saturating_add(packages.1);
-    let count = |count: usize| count.to_string();
+    let all = entries.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add);
+    let row = |kind: &str, name: &str, is_counted: bool| {
+        let (count, bytes) = of(kind);
+        let count = if is_counted { count.to_string() } else { String::new() };
+        [name.to_owned(), count, size(bytes)]
+    };
     let mut text = table(&[
-        ["templates".to_owned(), count(templates.0), size(templates.1)],
-        ["images".to_owned(), count(images.0), size(images.1)],
-        ["packages".to_owned(), String::new(), size(packages.1)],
+        row("template", "templates", true),
+        row("image", "images", true),
+        row("kernel", "kernels", true),
+        row("packages", "packages", false),
+        row("lists", "lists", true),
         ["in all".to_owned(), String::new(), size(all)],
         ["limit".to_owned(), String::new(), size(limit)],
     ]);
