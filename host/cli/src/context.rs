@@ -6,7 +6,7 @@ use crate::error::CommandError;
 use guestline::dirs::Dirs;
 use guestline::image::{Agent, Catalogue, Mirror, PackageSource, Recipe, Store};
 use guestline::machine::accel::{self, ProbeProgram};
-use guestline::machine::{Accel, AccelChoice, Acceleration, Qemu, on_path};
+use guestline::machine::{Accel, AccelChoice, Acceleration, Qemu, QemuError, on_path};
 use guestline::provision::{Cache, Images, Provisioner, WorkRoot};
 use serde::{Deserialize, Deserializer, de};
 use std::ffi::OsStr;
@@ -78,9 +78,18 @@ impl Context {
 
     /// The images, and what makes them and boots a new one.
     pub(crate) fn images(&self, global: &GlobalArgs) -> Result<Images, CommandError> {
-        let agent = agent(global)?;
         let accel = self.acceleration(global.accel, false).accel;
-        let qemu = Qemu::find(&self.dirs).map_err(Arc::new);
+        self.images_by(global, Qemu::find(&self.dirs).map_err(Arc::new), accel)
+    }
+
+    /// As [`Self::images`], where QEMU is known.
+    pub(crate) fn images_by(
+        &self,
+        global: &GlobalArgs,
+        qemu: Result<Qemu, Arc<QemuError>>,
+        accel: Accel,
+    ) -> Result<Images, CommandError> {
+        let agent = agent(global)?;
         Ok(Images::new(self.store(), agent, &self.dirs, qemu, accel, boot_limit(accel)))
     }
 

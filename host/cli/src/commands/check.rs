@@ -46,11 +46,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let context = Context::new()?;
     let machine = machine(&context, args)?;
     context.recipe(&machine.image)?;
-    let images = context.images(global)?;
     let kernel = args.kernel.as_deref().map(kernel).transpose()?;
     start_log(global.verbose);
 
     let acceleration = context.acceleration(global.accel, false);
+    let qemu = Qemu::find(&context.dirs).map_err(Arc::new);
+    let images = context.images_by(global, qemu.clone(), acceleration.accel)?;
     let limits = limits(args, acceleration.accel);
     let machine =
         MachineWanted { kernel: kernel.as_ref().map(|(digest, _)| digest.clone()), ..machine };
@@ -70,7 +71,6 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let report = report(global, args);
     let reporting = std::thread::spawn(move || feed(report, events));
 
-    let qemu = Qemu::find(&context.dirs);
     let qemu_version = qemu.as_ref().map_or("none".to_owned(), |qemu| qemu.version.to_string());
     let started = RunEvent::RunStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),

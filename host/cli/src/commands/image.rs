@@ -238,7 +238,7 @@ fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
         recipes.push(context.recipe(name)?);
     }
     for recipe in recipes {
-        for removal in context.cache().remove_image(&recipe.name) {
+        for removal in context.cache().remove_image(&recipe.name, &|| true) {
             match removal {
                 Removal::Removed => {}
                 Removal::InUse => {

@@ -73,14 +73,14 @@ impl Shelf {
         &self,
         go_on: &dyn Fn() -> bool,
     ) -> io::Result<Option<Flock<File>>> {
-        while go_on() {
-            if let Some(lock) = self.lock_for_making()? {
-                return Ok(Some(lock));
+        loop {
+            let lock = self.lock_for_making()?;
+            if lock.is_some() || !go_on() {
+                return Ok(lock);
             }
             // Looked after as often as a person would not notice.
             std::thread::sleep(LOOK);
         }
-        Ok(None)
     }
 
     /// Is an image being made?
@@ -131,13 +131,14 @@ impl Shelf {
         paths.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect()
     }
 
-    /// Removes an image or the pool, unless somebody uses it or makes an image; false then.
+    /// Removes an image or the pool, unless somebody uses it, or makes an image and goes on with that for as long as
+    /// `go_on` says; false then.
     ///
     /// # Errors
     /// What removing it gives.
-    pub(crate) fn remove(&self, kept: &Kept) -> io::Result<bool> {
+    pub(crate) fn remove(&self, kept: &Kept, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
         let folder = &kept.folder;
-        let Some(_making) = self.lock_for_making()? else { return Ok(false) };
+        let Some(_making) = self.wait_for_making(go_on)? else { return Ok(false) };
         let is_list = folder.parent() == Some(&*self.cache.join(LISTS));
         if *folder == self.pool || is_list || kept.name.starts_with(MAKING) {
             return fs::remove_dir_all(folder).map(|()| true);

@@ -131,27 +131,30 @@ impl Cache {
         entries
     }
 
-    /// Removes what was made of an image's name.
-    pub fn remove_image(&self, name: &str) -> Vec<Removal> {
+    /// Removes what was made of an image's name; waits for who makes an image as long as `go_on` says.
+    pub fn remove_image(&self, name: &str, go_on: &dyn Fn() -> bool) -> Vec<Removal> {
         let is_its = |entry: &CacheEntry| match &entry.content {
             Content::Image(_) => entry.id.split_once('/').is_some_and(|(its, _)| its == name),
             _ => false,
         };
-        self.entries()
-            .iter()
-            .filter(|entry| is_its(entry))
-            .map(|entry| self.remove(entry))
-            .collect()
+        let entries = self.entries();
+        let its = entries.iter().filter(|entry| is_its(entry));
+        its.map(|entry| self.remove_waiting(entry, go_on)).collect()
     }
 
     fn remove(&self, entry: &CacheEntry) -> Removal {
+        self.remove_waiting(entry, &|| false)
+    }
+
+    /// Waits for who makes an image as long as `go_on` says.
+    fn remove_waiting(&self, entry: &CacheEntry, go_on: &dyn Fn() -> bool) -> Removal {
         if matches!(entry.condition, Condition::Newer | Condition::Foreign) {
             return Removal::InUse;
         }
         match entry.content {
             Content::Template(_) => self.templates.remove(&entry.kept),
             Content::Image(_) | Content::Packages { .. } | Content::Lists => {
-                self.images.remove(&entry.kept)
+                self.images.remove(&entry.kept, go_on)
             }
             Content::Kernel => self.kernels.remove(&entry.kept),
         }
