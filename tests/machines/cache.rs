@@ -358,10 +358,23 @@ fn an_archive_that_was_cut_or_edited_leaves_nothing() {
 }
 
 /// Runs the program where a script has changed what is mounted, in a mount namespace of its own; `"$1"` is the program.
-pub(crate) fn mounted(guestline: Guestline, script: &str) -> Guestline {
+fn mounted(guestline: Guestline, script: &str) -> Guestline {
     let user = if nix::unistd::Uid::effective().is_root() { "-m" } else { "-Urm" };
     let script = format!("set -e; {script}; exec \"$@\"");
     guestline.under(&["unshare", user, "sh", "-c", &script, "sh"])
+}
+
+/// As [`mounted`], with what is in its cache on a disk of so many MiB.
+pub(crate) fn with_cache_of(guestline: Guestline, mib: u32, script: &str) -> Guestline {
+    let (cache, seed) = (guestline.home().join("cache"), guestline.home().join("seed"));
+    fs::rename(&cache, &seed).unwrap();
+    fs::create_dir(&cache).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size={mib}m,mode=0700 none '{0}'; cp -r '{1}'/. '{0}'; {script}",
+        cache.display(),
+        seed.display()
+    );
+    mounted(guestline, &script)
 }
 
 #[test]
@@ -400,17 +413,12 @@ fn a_cache_that_cannot_be_written_to_is_used_all_the_same() {
 #[test]
 fn a_cache_on_a_full_disk_is_used_all_the_same() {
     let guestline = with_own_cache();
-    let (cache, seed) = (guestline.home().join("cache"), guestline.home().join("seed"));
-    fs::rename(&cache, &seed).unwrap();
-    fs::create_dir(&cache).unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=450m,mode=0700 none '{0}'; cp -r '{1}'/. '{0}'; \
-         \"$1\" check true 2>&1 | grep -q '^template: booted'; \
-         head -c 1G /dev/zero > '{0}/greedy' 2>&- || true",
-        cache.display(),
-        seed.display()
+        "\"$1\" check true 2>&1 | grep -q '^template: booted'; \
+         head -c 1G /dev/zero > '{}/greedy' 2>&- || true",
+        guestline.home().join("cache").display(),
     );
-    let guestline = mounted(guestline, &script);
+    let guestline = with_cache_of(guestline, 450, &script);
     let ran = guestline.run(&["check", "true"]);
     ran.assert_verdict(0, "passed");
     assert!(!ran.stderr.contains("template: "), "{}", ran.stderr);

@@ -1,6 +1,6 @@
 //! Disks and network cards: private, pristine and distinct in each machine, however it came to be.
 
-use crate::cache::mounted;
+use crate::cache::with_cache_of;
 use crate::pool::Pool;
 use crate::snapshots::{PATIENCE, Wanted, lease, number, restore, shell, snapshot};
 use crate::templates::{event, flip, folders, json, only_template, with_own_cache};
@@ -204,16 +204,8 @@ fn the_oldest_qemu_has_disks_and_cards_as_well() {
 #[test]
 fn a_guest_that_fills_the_hosts_disk_has_not_failed() {
     let guestline = with_own_cache();
-    let (cache, seed) = (guestline.home().join("cache"), guestline.home().join("seed"));
-    fs::rename(&cache, &seed).unwrap();
-    fs::create_dir(&cache).unwrap();
-    let script = format!(
-        "mount -t tmpfs -o size=400m,mode=0700 none '{0}'; cp -r '{1}'/. '{0}'; \
-         \"$1\" check --disk 1G true 2>&1 | grep -q '^template: booted'",
-        cache.display(),
-        seed.display()
-    );
-    let guestline = mounted(guestline, &script);
+    let script = "\"$1\" check --disk 1G true 2>&1 | grep -q '^template: booted'";
+    let guestline = with_cache_of(guestline, 400, script);
     let fill = "dd if=/dev/urandom of=/dev/vda bs=1M count=200 oflag=direct";
     let ran = guestline.run(&["check", "--disk", "1G", fill]);
     ran.assert_verdict(125, "errored");

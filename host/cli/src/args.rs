@@ -13,6 +13,7 @@ pub(crate) use machines::*;
 pub(crate) use pool::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use guestline::machine::MEMORY_MIB;
 use guestline::provision::TemplateName;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -303,7 +304,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
 
 pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     match parse_mib(text)? {
-        mib @ 32..=0x1000_0000 => Ok(mib),
+        mib if MEMORY_MIB.contains(&mib) => Ok(mib),
         _ => Err("want 32M to 262144G".to_owned()),
     }
 }

@@ -1,12 +1,19 @@
 //! What this host is and has.
 
 use nix::sys::statvfs::statvfs;
-use std::path::Path;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 /// Another with each boot of the host (random(4)).
 pub(crate) fn boot_id() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
+}
+
+/// Where an open file is for any process of the user, whether it has a name or not; there as long as it is open (proc_pid_fd(5)).
+pub(crate) fn open_path(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 /// What an ordinary user may still write to the disk of a folder, MiB (statvfs(3)).

@@ -6,7 +6,7 @@ use crate::error::CommandError;
 use crate::lease;
 use crate::signals;
 use crate::terminal::Progress;
-use guestline::image::{Agent, Image, ImageStatus, LockPolicy, Manifest};
+use guestline::image::{Image, ImageStatus, LockPolicy, Manifest, Recipe};
 use guestline::provision::Removal;
 use guestline_harness::text;
 use serde_json::json;
@@ -187,18 +187,23 @@ fn show(
 }
 
 fn verify(context: &Context, global: &GlobalArgs, names: &[String]) -> Result<u8, CommandError> {
-    let names = named(context, names)?;
+    let store = context.store();
+    let recipes = match names.is_empty() {
+        true => recipes(context, &store.catalogue().names())?,
+        false => recipes(context, names)?,
+    };
     let agent = agent(global)?;
     let (mut lines, mut damaged) = (String::new(), false);
-    for name in &names.all {
-        let word = match verified(context, &agent, name)? {
+    for recipe in &recipes {
+        let name = recipe.reference();
+        let word = match store.verify(recipe, &agent) {
             Some(Ok(())) => "right".to_owned(),
             Some(Err(why)) => {
                 damaged = true;
                 format!("damaged: {why}; `guestline image build {name}` makes it anew")
             }
-            None if names.are_chosen => "not made".to_owned(),
-            None => continue,
+            None if names.is_empty() => continue,
+            None => "not made".to_owned(),
         };
         lines += &format!("{name}: {word}\n");
     }
@@ -206,38 +211,13 @@ fn verify(context: &Context, global: &GlobalArgs, names: &[String]) -> Result<u8
     Ok(if damaged { DAMAGED } else { 0 })
 }
 
-/// None when it is not made.
-fn verified(
-    context: &Context,
-    agent: &Agent,
-    name: &str,
-) -> Result<Option<Result<(), String>>, CommandError> {
-    let recipe = context.recipe(name)?;
-    Ok(context.store().verify(&recipe, agent))
-}
-
-struct Named {
-    all: Vec<String>,
-    are_chosen: bool,
-}
-
-/// Names that are known, or all.
-fn named(context: &Context, names: &[String]) -> Result<Named, CommandError> {
-    for name in names {
-        context.recipe(name)?;
-    }
-    Ok(match names.is_empty() {
-        true => Named { all: context.store().catalogue().names(), are_chosen: false },
-        false => Named { all: names.to_vec(), are_chosen: true },
-    })
+/// All of them are looked up before anything is done with one.
+fn recipes(context: &Context, names: &[String]) -> Result<Vec<Recipe>, CommandError> {
+    names.iter().map(|name| context.recipe(name)).collect()
 }
 
 fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
-    let mut recipes = Vec::new();
-    for name in names {
-        recipes.push(context.recipe(name)?);
-    }
-    for recipe in recipes {
+    for recipe in recipes(context, names)? {
         for removal in context.cache().remove_image(&recipe.name, &|| true) {
             match removal {
                 Removal::Removed => {}

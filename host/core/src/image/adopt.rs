@@ -1,10 +1,10 @@
 //! An image that was made on another host: brought beside its place, checked against its manifest, moved there whole.
 
 use super::manifest::{FORMAT, FileRecord, Manifest};
-use super::recipe::is_image_name;
 use super::shelf::{MAKING, Shelf, strange_file, verify};
 use super::store::{MANIFEST, seal};
 use crate::folder_lock::FolderLock;
+use crate::text::is_plain_name;
 use nix::fcntl::Flock;
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +23,7 @@ impl Adopted {
         if manifest.format != FORMAT {
             return Err(format!("its manifest has format {}, not {FORMAT}", manifest.format));
         }
-        if !is_image_name(&manifest.name) {
+        if !is_plain_name(&manifest.name) {
             return Err("that is no name of an image".to_owned());
         }
         match strange_file(manifest) {
@@ -76,9 +76,9 @@ mod tests {
 
     #[test]
     fn a_name_leads_nowhere_else() {
-        assert!(is_image_name("tiny") && is_image_name("debian-12") && is_image_name("x.y"));
+        assert!(is_plain_name("tiny") && is_plain_name("debian-12") && is_plain_name("x.y"));
         for wrong in ["", ".", "..", ".x", "a/b", "/", "A", "a b", "\u{1b}[1m", &"x".repeat(65)] {
-            assert!(!is_image_name(wrong), "{wrong}");
+            assert!(!is_plain_name(wrong), "{wrong}");
         }
     }
 }

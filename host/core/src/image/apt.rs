@@ -5,7 +5,7 @@
 //! a suite      CACHE/apt/SUITE/: sources, lists and state of its own, on the mirrors that the host uses or the one that is configured
 //! ```
 
-use super::mirror::Mirror;
+use super::mirror::{KEYRING, Mirror};
 use super::packages::{PackageError, Stanza, run};
 use crate::digest::Digest;
 use nix::unistd::Uid;
@@ -19,9 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 /// What [`PackageError::Unknown`] calls the host's own lists.
 pub(super) const PLACE: &str = "this host's apt lists";
-
-/// Signs Debian's archives (package debian-archive-keyring).
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Suites that have no others beside them.
 const ROLLING: [&str; 3] = ["sid", "unstable", "experimental"];

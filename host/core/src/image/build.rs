@@ -2,7 +2,7 @@
 
 use super::agent::Agent;
 use super::deb::{self, DebError};
-use super::debian::{KernelParts, Packages, Supply, kernel_parts, make_root};
+use super::debian::{KernelParts, Packages, Supply, kernel_parts, make_root, scratch_for};
 use super::initramfs::Tree;
 use super::lock::LockPolicy;
 use super::manifest::{FORMAT, FileRecord, Manifest, PackageRecord};
@@ -231,14 +231,11 @@ fn on_disk(
 ) -> Result<Made, BuildError> {
     let Packages { kernel, installed } = supply.packages(recipe, terms)?;
     terms.step("unpacks its kernel");
-    let modules_tar = folder.join("modules.tar");
-    let parts = kernel_parts(&kernel, &modules_tar, terms.cancel)?;
+    let scratch = scratch_for(folder)?;
+    let parts = kernel_parts(&kernel, scratch.path(), terms.cancel)?;
     let KernelParts { bzimage, release, mut modules } = parts;
     let load = modules.closure(&recipe.kernel.load)?;
-    let kernel_files = (release.as_str(), modules_tar.as_path());
-    make_root(recipe, &installed, kernel_files, &folder.join(ROOT), terms)?;
-    let removed = fs::remove_file(&modules_tar);
-    removed.map_err(|source| BuildError::Write { path: modules_tar.clone(), source })?;
+    make_root(recipe, &installed, &release, scratch.path(), &folder.join(ROOT), terms)?;
 
     let mut tree = first_tree(agent);
     add_modules(&mut tree, &mut modules, &load, &release);

@@ -7,10 +7,12 @@
 
 use super::recipe::{EXTENDS, MORE, Recipe, RecipeError};
 use crate::dirs::Dirs;
+use crate::text::is_plain_name;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use strsim::levenshtein as distance;
 use toml::Table;
 
 /// The manifests that the program carries.
@@ -126,7 +128,7 @@ impl Catalogue {
         }
         let neighbour = beside.map(|folder| folder.join(format!("{name}.toml")));
         for path in neighbour.into_iter().chain([self.folder.join(format!("{name}.toml"))]) {
-            if super::recipe::is_image_name(name) && path.is_file() {
+            if is_plain_name(name) && path.is_file() {
                 return read(&path);
             }
         }
@@ -156,26 +158,6 @@ fn read(path: &Path) -> Result<Found, RecipeError> {
     }
     let text = fs::read_to_string(path).map_err(wrong)?;
     Ok(Found { path: Some(path.to_owned()), text })
-}
-
-/// How many letters have to be changed, added or left out (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut before = i;
-        let mut left = i + 1;
-        for (slot, b) in row.iter_mut().skip(1).zip(&b) {
-            let change = before + usize::from(a != *b);
-            before = *slot;
-            left = change.min(left + 1).min(*slot + 1);
-            *slot = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use super::manifest::PackageRecord;
 use super::mirror::Mirror;
 use super::modules::ModuleSet;
 use super::packages::{
-    Fetched, PackageError, PackageSource, Stanza, is_kept, keep_all, resolve, run,
+    Fetched, PackageError, PackageSource, Stanza, download, fetched, keep_all, missing, resolve,
+    run, run_on,
 };
 use super::recipe::Recipe;
 use crate::machine::on_path;
@@ -45,6 +46,9 @@ const LEFT_OUT: [&str; 6] = [
 
 /// Makes `/bin` and its like links before anything is unpacked.
 const MERGED: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
+
+/// The kernel's modules, in the folder in which a root is put together.
+const KERNEL_TAR: &str = "kernel.tar";
 
 /// Where packages come from, and are kept.
 pub(super) struct Supply<'a> {
@@ -139,18 +143,20 @@ impl Supply<'_> {
         cancel: &CancellationToken,
     ) -> Result<Packages, PackageError> {
         let stanzas: Vec<Stanza> = lock.all().map(stanza_of).collect();
-        let apt = match stanzas.iter().all(|stanza| is_kept(stanza, self.pool)) {
-            true => Apt::of_host(),
-            false => self.apt(recipe, false, cancel)?,
-        };
-        let fetched = match keep_all(&stanzas, self.pool, &apt, cancel) {
-            // Lists that are too old name what is there no more, or lack what is.
-            Err(_) if !cancel.is_cancelled() => {
-                keep_all(&stanzas, self.pool, &self.apt(recipe, true, cancel)?, cancel)?
+        let missing_ones = missing(&stanzas, self.pool);
+        if !missing_ones.is_empty() {
+            let apt = self.apt(recipe, false, cancel)?;
+            match download(&missing_ones, self.pool, &apt, cancel) {
+                // Lists that are too old name what is there no more, or lack what is.
+                Err(_) if !cancel.is_cancelled() => {
+                    let apt = self.apt(recipe, true, cancel)?;
+                    download(&missing(&stanzas, self.pool), self.pool, &apt, cancel)?;
+                }
+                downloaded => downloaded?,
             }
-            fetched => fetched?,
-        };
-        Ok(split(fetched, lock.kernel.len()))
+        }
+        let kept = stanzas.iter().map(|stanza| fetched(stanza, self.pool)).collect();
+        Ok(split(kept, lock.kernel.len()))
     }
 
     /// Those of now.
@@ -166,8 +172,8 @@ impl Supply<'_> {
         let of_kernel = stanzas.len();
         stanzas.extend(apt.plan(&recipe.packages, terms.cancel)?);
         terms.step(&format!("fetches {} packages", stanzas.len()));
-        let fetched = keep_all(&stanzas, self.pool, &apt, terms.cancel)?;
-        let packages = split(fetched, of_kernel);
+        let kept = keep_all(&stanzas, self.pool, &apt, terms.cancel)?;
+        let packages = split(kept, of_kernel);
         let records = |of: &[Fetched]| of.iter().map(|package| package.record.clone()).collect();
         let lock = Lock::new(recipe, records(&packages.kernel), records(&packages.installed));
         Ok((packages, lock))
@@ -207,16 +213,17 @@ fn tell_moved(moved: &[Moved], policy: LockPolicy, terms: &BuildTerms<'_>) {
     }
 }
 
-/// Kernel and modules out of their packages; all modules go into a tar file as well, for the root.
+/// Kernel and modules out of their packages; all modules go into a tar file in `scratch` as well, for the root.
 pub(super) fn kernel_parts(
     kernel: &[Fetched],
-    modules_tar: &Path,
+    scratch: &Path,
     cancel: &CancellationToken,
 ) -> Result<KernelParts, BuildError> {
-    let write = |source| BuildError::Write { path: modules_tar.to_owned(), source };
+    let kernel_tar = scratch.join(KERNEL_TAR);
+    let write = |source| BuildError::Write { path: kernel_tar.clone(), source };
     let mut parts =
         KernelParts { bzimage: Vec::new(), release: String::new(), modules: ModuleSet::default() };
-    let mut tar = TarWriter::create(modules_tar).map_err(write)?;
+    let mut tar = TarWriter::create(&kernel_tar).map_err(write)?;
     let mut written = Ok(());
     let want = |path: &str| {
         let path = path.strip_prefix("usr/").unwrap_or(path);
@@ -256,31 +263,26 @@ pub(super) fn kernel_parts(
     }
 }
 
-/// Installs the packages and packs the root into `to`.
+/// Installs the packages and packs the root into `to`. `scratch` is [`scratch_for`]'s, with what [`kernel_parts`] left
+/// there of the kernel of this release.
 pub(super) fn make_root(
     recipe: &Recipe,
     packages: &[Fetched],
-    kernel: (&str, &Path),
+    release: &str,
+    scratch: &Path,
     to: &Path,
     terms: &BuildTerms<'_>,
 ) -> Result<(), BuildError> {
-    let scratch = scratch_for(to)?;
-    let folder = scratch.path();
-    let wrong = |source| BuildError::Write { path: folder.to_owned(), source };
-    fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(wrong)?;
+    let wrong = |source| BuildError::Write { path: scratch.to_owned(), source };
     terms.step(&format!("unpacks and sets up {} packages", packages.len()));
-    let repository = folder.join("repository");
+    let [repository, kernel_tar, files_tar, root_tar] =
+        ["repository", KERNEL_TAR, "files.tar", "root.tar"].map(|name| scratch.join(name));
     make_repository(&repository, packages, terms.cancel)?;
-    let (release, modules) = kernel;
-    let [kernel_tar, files_tar, root_tar] =
-        ["kernel.tar", "files.tar", "root.tar"].map(|name| folder.join(name));
-    fs::copy(modules, &kernel_tar).map_err(wrong)?;
-    fs::set_permissions(&kernel_tar, Permissions::from_mode(0o644)).map_err(wrong)?;
     files_of(recipe, &files_tar).map_err(wrong)?;
 
     let names: Vec<&str> = packages.iter().map(|package| &*package.record.name).collect();
     let mut mmdebstrap = mmdebstrap(terms.cancel)?;
-    mmdebstrap.env("SOURCE_DATE_EPOCH", EPOCH).env("TMPDIR", folder);
+    mmdebstrap.env("SOURCE_DATE_EPOCH", EPOCH).env("TMPDIR", scratch);
     mmdebstrap.args(["--variant=custom", "--format=tar", "--architectures=amd64"]);
     mmdebstrap.arg(format!("--include={}", names.join(",")));
     mmdebstrap.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
@@ -313,15 +315,18 @@ pub(super) fn make_root(
     pack(tar, to, terms.cancel)
 }
 
-/// Where a root is put together. As root that is beside the image, where the next maker sweeps; else in the folder for
+/// Where a root is put together. As root that is in the image's folder, where the next maker sweeps; else in the folder for
 /// temporary files, since in a user namespace apt is another user, who may not enter our cache.
-fn scratch_for(image: &Path) -> Result<TempDir, BuildError> {
-    let folder = match (Uid::effective().is_root(), image.parent()) {
-        (true, Some(parent)) => parent.to_owned(),
-        _ => std::env::temp_dir(),
+pub(super) fn scratch_for(image: &Path) -> Result<TempDir, BuildError> {
+    let folder = match Uid::effective().is_root() {
+        true => image.to_owned(),
+        false => std::env::temp_dir(),
     };
     let made = tempfile::Builder::new().prefix("guestline-root-").tempdir_in(&folder);
-    made.map_err(|source| BuildError::Write { path: folder, source })
+    let open = |made: TempDir| {
+        fs::set_permissions(made.path(), Permissions::from_mode(0o755)).map(|()| made)
+    };
+    made.and_then(open).map_err(|source| BuildError::Write { path: folder, source })
 }
 
 /// mmdebstrap(1). As root it has name spaces of its own (unshare(1)), as it makes them itself for others: what it mounts and
@@ -349,7 +354,7 @@ fn mmdebstrap(cancel: &CancellationToken) -> Result<Command, PackageError> {
 }
 
 /// Packs a tar file as squashfs.
-pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
+fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
     // The root folder has no member in the tar file, and is whose we are.
     let mut pack = match Uid::effective().is_root() {
         true => Command::new("mksquashfs"),
@@ -371,7 +376,7 @@ pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(
     ]);
     pack.args(["-root-mode", "0755"]);
     pack.env("SOURCE_DATE_EPOCH", EPOCH);
-    super::packages::run_on(&mut pack, Some(tar), cancel)?;
+    run_on(&mut pack, Some(tar), cancel)?;
     Ok(())
 }
 
@@ -412,8 +417,7 @@ fn files_of(recipe: &Recipe, to: &Path) -> io::Result<()> {
     for (path, target) in &recipe.links {
         tar.link(path, target)?;
     }
-    tar.finish()?;
-    fs::set_permissions(to, Permissions::from_mode(0o644))
+    tar.finish()
 }
 
 /// A tar file whose members are root's and have no time.
@@ -421,7 +425,10 @@ struct TarWriter(tar::Builder<BufWriter<File>>);
 
 impl TarWriter {
     fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self(tar::Builder::new(BufWriter::new(File::create(path)?))))
+        let file = File::create(path)?;
+        // Also for who is another user in a user namespace.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        Ok(Self(tar::Builder::new(BufWriter::new(file))))
     }
 
     fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {

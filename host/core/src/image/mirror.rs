@@ -30,8 +30,11 @@ pub struct Mirror {
     pub keyring: PathBuf,
 }
 
+/// Signs Debian's archives (package debian-archive-keyring).
+pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 fn default_keyring() -> PathBuf {
-    PathBuf::from("/usr/share/keyrings/debian-archive-keyring.gpg")
+    PathBuf::from(KEYRING)
 }
 
 /// The mirror gives what cannot be trusted or read.

@@ -237,30 +237,39 @@ pub(super) fn keep_all(
     apt: &Apt,
     cancel: &CancellationToken,
 ) -> Result<Vec<Fetched>, PackageError> {
-    let missing: Vec<&Stanza> = stanzas.iter().filter(|stanza| !is_kept(stanza, pool)).collect();
-    if !missing.is_empty() {
-        let trouble = |source| PackageError::Pool { path: pool.to_owned(), source };
-        let folder = making_folder(pool).map_err(trouble)?;
-        let named: Vec<(&str, &str)> =
-            missing.iter().map(|stanza| (&*stanza.name, &*stanza.version)).collect();
-        // What came before an interruption is kept as well.
-        let downloaded = named.chunks(BATCH).try_for_each(|batch| {
-            let files = apt.download(batch, folder.path(), cancel)?;
-            batch.iter().zip(files).try_for_each(|((name, _), file)| {
-                let stanza = missing.iter().find(|stanza| stanza.name == *name);
-                stanza.map_or(Ok(()), |stanza| keep(stanza, pool, |_| Ok(file)).map(drop))
-            })
-        });
-        downloaded?;
-    }
-    stanzas.iter().map(|stanza| keep(stanza, pool, |_| Err(gone(stanza)))).collect()
+    download(&missing(stanzas, pool), pool, apt, cancel)?;
+    Ok(stanzas.iter().map(|stanza| fetched(stanza, pool)).collect())
+}
+
+/// Those that are not in the pool, whole.
+pub(super) fn missing<'a>(stanzas: &'a [Stanza], pool: &Path) -> Vec<&'a Stanza> {
+    stanzas.iter().filter(|stanza| !is_kept(stanza, pool)).collect()
 }
 
 /// So many packages are fetched by one program.
 const BATCH: usize = 32;
 
-fn gone(stanza: &Stanza) -> PackageError {
-    PackageError::Unknown { name: stanza.name.clone(), place: "the pool".to_owned() }
+/// Packages by apt into the pool. What came before an interruption is kept as well.
+pub(super) fn download(
+    stanzas: &[&Stanza],
+    pool: &Path,
+    apt: &Apt,
+    cancel: &CancellationToken,
+) -> Result<(), PackageError> {
+    if stanzas.is_empty() {
+        return Ok(());
+    }
+    let trouble = |source| PackageError::Pool { path: pool.to_owned(), source };
+    let folder = making_folder(pool).map_err(trouble)?;
+    for batch in stanzas.chunks(BATCH) {
+        let named: Vec<(&str, &str)> =
+            batch.iter().map(|stanza| (&*stanza.name, &*stanza.version)).collect();
+        let files = apt.download(&named, folder.path(), cancel)?;
+        for (stanza, file) in batch.iter().zip(files) {
+            take_in(stanza, &file, pool)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a package is kept.
@@ -269,7 +278,7 @@ fn kept_at(stanza: &Stanza, pool: &Path) -> PathBuf {
 }
 
 /// Is it in the pool, whole?
-pub(super) fn is_kept(stanza: &Stanza, pool: &Path) -> bool {
+fn is_kept(stanza: &Stanza, pool: &Path) -> bool {
     Digest::of_file(&kept_at(stanza, pool)).is_ok_and(|digest| digest == stanza.sha256)
 }
 
@@ -279,27 +288,37 @@ fn keep(
     pool: &Path,
     download: impl FnOnce(&Path) -> Result<PathBuf, PackageError>,
 ) -> Result<Fetched, PackageError> {
-    let path = kept_at(stanza, pool);
+    if !is_kept(stanza, pool) {
+        let trouble = |source| PackageError::Pool { path: pool.to_owned(), source };
+        let folder = making_folder(pool).map_err(trouble)?;
+        take_in(stanza, &download(folder.path())?, pool)?;
+    }
+    Ok(fetched(stanza, pool))
+}
+
+/// Puts a file that was downloaded into the pool, if it is what it should be.
+fn take_in(stanza: &Stanza, file: &Path, pool: &Path) -> Result<(), PackageError> {
     let trouble = |path: &Path| {
         let path = path.to_owned();
         move |source| PackageError::Pool { path, source }
     };
-    if !is_kept(stanza, pool) {
-        let folder = making_folder(pool).map_err(trouble(pool))?;
-        let file = download(folder.path())?;
-        let found = Digest::of_file(&file).map_err(trouble(&file))?;
-        if found != stanza.sha256 {
-            let (name, wanted) = (stanza.name.clone(), stanza.sha256.clone());
-            return Err(PackageError::Digest { name, found, wanted });
-        }
-        std::fs::rename(&file, &path).map_err(trouble(&path))?;
+    let found = Digest::of_file(file).map_err(trouble(file))?;
+    if found != stanza.sha256 {
+        let (name, wanted) = (stanza.name.clone(), stanza.sha256.clone());
+        return Err(PackageError::Digest { name, found, wanted });
     }
+    let path = kept_at(stanza, pool);
+    std::fs::rename(file, &path).map_err(trouble(&path))
+}
+
+/// A package that is in the pool.
+pub(super) fn fetched(stanza: &Stanza, pool: &Path) -> Fetched {
     let record = PackageRecord {
         name: stanza.name.clone(),
         version: stanza.version.clone(),
         sha256: stanza.sha256.clone(),
     };
-    Ok(Fetched { record, path })
+    Fetched { record, path: kept_at(stanza, pool) }
 }
 
 /// A folder that is swept when its maker dies.

@@ -1,15 +1,14 @@
 //! What an image is made of: its manifest, `image.toml`, with what it extends already in it.
 
 use crate::digest::Digest;
+use crate::machine::MEMORY_MIB;
+use crate::text::is_plain_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use toml::{Table, Value};
-
-/// The most memory that a machine may have by default, MiB.
-const MAX_MEMORY_MIB: u64 = 0x1000_0000;
 
 /// A recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -263,13 +262,13 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<(), String> {
-        if !is_image_name(&self.name) {
+        if !is_plain_name(&self.name) {
             return Err(format!(
                 "`{}` is no name of an image: a-z, 0-9, `.`, `_` and `-`",
                 self.name
             ));
         }
-        if !(32..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+        if !MEMORY_MIB.contains(&self.memory_mib) {
             return Err("memory_mib is 32 at least".to_owned());
         }
         if let Some(package) =
@@ -336,14 +335,6 @@ fn merge(all: &mut Table, table: Table) {
             (_, value) => drop(all.insert(key, value)),
         }
     }
-}
-
-/// Lower-case letters, digits, dots, dashes and underlines, beginning with a letter or digit: nothing that leads elsewhere.
-pub(super) fn is_image_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 64
-        && name.bytes().next().is_some_and(is_plain)
-        && name.bytes().all(|byte| is_plain(byte) || b".-_".contains(&byte))
 }
 
 /// Debian policy 5.6.1, and what suites are called.

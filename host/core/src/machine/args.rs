@@ -108,8 +108,7 @@ pub(super) fn command_line(
         add("netdev", format!("user,id=net0,restrict=on,{forward}"));
         add("device", "virtio-net-pci,id=net0,netdev=net0,addr=0x6,romfile=".to_owned());
     }
-    for (number, Nic { mac }) in spec.nics.iter().enumerate() {
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    for (number, mac) in spec.nics.iter().enumerate() {
         let (id, place) = (format!("nic{number}"), FIRST_NIC + number);
         add("netdev", format!("hubport,id={id},hubid={number}"));
         add(

@@ -6,10 +6,10 @@
 //! An overlay names no file that it lies upon: QEMU is told the whole chain, and follows nothing that a file says.
 
 use super::qcow2;
+use crate::host::open_path;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,8 +60,7 @@ impl DiskFile {
     /// An overlay that is open, by its descriptor: its name may change, or it may have none. It is there as long as this
     /// is, for any process of the user (proc_pid_fd(5)).
     pub fn open(file: File) -> Self {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Self { path: path.into(), format: DiskFormat::Qcow2, _file: Some(Arc::new(file)) }
+        Self { path: open_path(&file), format: DiskFormat::Qcow2, _file: Some(Arc::new(file)) }
     }
 
     /// Makes an overlay, for a disk of so many bytes.

@@ -42,7 +42,8 @@ impl Machine {
         Ok(Handover { pid: self.pid(), ram, disks, qmp, ends })
     }
 
-    /// Goes on with a machine of this spec, but for the files that its disks are written to, that was given away. Who has the connection to the other process does there
+    /// Goes on with a machine of this spec, but for the files that its disks are written to, that was given away. Who has
+    /// the connection to the other process does there
     /// what the [`ForeignProcess`] asks for.
     ///
     /// # Errors

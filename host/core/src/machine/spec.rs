@@ -1,6 +1,8 @@
 //! What a machine is made of.
 
 use super::{Accel, Disk, DiskFile, QemuVersion, args};
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// A machine, as wanted. Devices that every machine has are in `args.rs`.
@@ -32,6 +34,9 @@ pub struct MachineSpec {
     pub ssh_port: Option<u16>,
 }
 
+/// The least and the most memory of a machine, MiB.
+pub const MEMORY_MIB: RangeInclusive<u64> = 32..=0x1000_0000;
+
 /// So many disks have a place.
 pub const MAX_DISKS: usize = 8;
 
@@ -44,6 +49,13 @@ pub struct Nic {
     /// Its MAC address, when the machine boots; a machine that was restored has the one that it was saved with until its
     /// guest changes it, or boots again.
     pub mac: [u8; 6],
+}
+
+impl fmt::Display for Nic {
+    /// The MAC address, such as 52:54:00:12:34:56.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.mac.map(|byte| format!("{byte:02x}")).join(":"))
+    }
 }
 
 /// A port beside those that every machine has.

@@ -1,12 +1,12 @@
 //! What a machine may have beside what every machine has, as it is asked for: disks, network cards.
 
+use super::identity::draw;
 use crate::machine::{Disk, MachineSpec, Nic};
 use guestline_protocol::NicIdentity;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-use ulid::Ulid;
 
 /// The least and the greatest size of a disk, MiB.
 const DISK_MIB: std::ops::RangeInclusive<u64> = 1..=16 * 1024 * 1024;
@@ -159,7 +159,7 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 
 impl fmt::Display for NicWanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mac = self.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+        let mac = self.mac.map(|mac| Nic { mac }.to_string());
         let ipv4 = self.ipv4.map(|(ip, len)| format!("{ip}/{len}"));
         let ipv6 = self.ipv6.map(|(ip, len)| format!("{ip}/{len}"));
         let words: Vec<String> = [mac, ipv4, ipv6].into_iter().flatten().collect();
@@ -185,14 +185,9 @@ impl NicWanted {
     /// The card of one machine, which has its MAC address now.
     pub(super) fn nic(&self) -> Nic {
         // Locally administered (IEEE 802), as QEMU's own; the rest is drawn.
-        let [a, b, c, d] = draw();
+        let [a, b, c, d, ..] = draw().to_le_bytes();
         Nic { mac: self.mac.unwrap_or([0x52, 0x54, a, b, c, d]) }
     }
-}
-
-fn draw() -> [u8; 4] {
-    let random = Ulid::generate().random();
-    u32::try_from(random & u128::from(u32::MAX)).unwrap_or_default().to_le_bytes()
 }
 
 /// What the guest's interfaces are to have.

@@ -6,8 +6,8 @@ use crate::guest::{Guest, Skew};
 use guestline_protocol::{IdentityRequest, NicIdentity};
 use ulid::Ulid;
 
-/// Sets the guest's clock, stirs the host's randomness into its own, and gives it its names and addresses. Tells how far the clock was
-/// off.
+/// Sets the guest's clock, stirs the host's randomness into its own, and gives it its names and addresses. Tells how far
+/// the clock was off.
 ///
 /// # Errors
 /// [`LeaseError::Settle`].
@@ -34,7 +34,7 @@ pub(super) fn hostname(image: &str) -> String {
 }
 
 /// 128 random bits.
-fn draw() -> u128 {
+pub(super) fn draw() -> u128 {
     Ulid::generate().random() << 64 | Ulid::generate().random() & u128::from(u64::MAX)
 }
 

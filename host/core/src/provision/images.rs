@@ -26,8 +26,7 @@ const CONSOLE_SHOWN: usize = 3;
 pub struct Images {
     /// The images.
     pub store: Store,
-    /// The agent that is put into them.
-    pub agent: Agent,
+    agent: Agent,
     dirs: Dirs,
     qemu: Result<Qemu, Arc<QemuError>>,
     accel: Accel,

@@ -316,7 +316,7 @@ impl Provisioner {
         Ok(Place { spec: self.spec(request).await?, folder, slot })
     }
 
-    /// Starts QEMU of a machine that was saved to a draft, or is to be; and notes that its memory is that process's.
+    /// Starts QEMU of a machine, and notes that its memory is that process's.
     async fn launch(
         &self,
         plan: Plan<'_>,

@@ -6,6 +6,7 @@
 use super::devices::{DiskWanted, NicWanted};
 use super::template::TemplateId;
 use crate::dirs::Dirs;
+use crate::text::is_plain_name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
@@ -15,9 +16,6 @@ use std::str::FromStr;
 
 /// The format of the file.
 const FORMAT: u32 = 1;
-
-/// The longest name, in bytes.
-const MAX_LEN: usize = 64;
 
 /// The name of a template: `[a-z0-9][a-z0-9._-]*`, at most 64 of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,9 +40,7 @@ impl FromStr for TemplateName {
     type Err = NotATemplateName;
 
     fn from_str(text: &str) -> Result<Self, NotATemplateName> {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let fits = text.len() <= MAX_LEN && text.bytes().next().is_some_and(plain);
-        match fits && text.bytes().all(|byte| plain(byte) || b"._-".contains(&byte)) {
+        match is_plain_name(text) {
             true => Ok(Self(text.to_owned())),
             false => Err(NotATemplateName),
         }

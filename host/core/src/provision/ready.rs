@@ -17,15 +17,13 @@ pub(super) async fn wait(guest: &Guest, ready: &Ready) -> Result<(), LeaseError>
     // The init has just been started: its socket is waited for, then it tells by itself.
     let line = match ready {
         Ready::Agent => return Ok(()),
-        Ready::Running => {
-            "until [ -S /run/systemd/private ]; do sleep 0.1; done; systemctl is-system-running --wait".to_owned()
-        }
+        Ready::Running => "systemctl is-system-running --wait".to_owned(),
         Ready::Unit(unit) => format!(
-            "until [ -S /run/systemd/private ]; do sleep 0.1; done; \
-             until systemctl is-active --quiet '{unit}'; do \
+            "until systemctl is-active --quiet '{unit}'; do \
              if systemctl is-failed --quiet '{unit}'; then echo failed; exit 1; fi; sleep 0.2; done"
         ),
     };
+    let line = format!("until [ -S /run/systemd/private ]; do sleep 0.1; done; {line}");
     let request = ExecRequest::new(Command::Shell(line.into_bytes().into()));
     let output = guest.run(request, &[], OUTPUT).await.map_err(LeaseError::Link)?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();

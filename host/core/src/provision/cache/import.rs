@@ -14,7 +14,7 @@ use crate::digest::{Digest, Hasher};
 use crate::host::free_mib;
 use crate::image::{Adopted, FileRecord, Manifest};
 use crate::machine::qcow2::check_overlay;
-use crate::machine::{MAX_DISKS, Qemu};
+use crate::machine::{MAX_DISKS, MEMORY_MIB, Qemu};
 use crate::provision::template::{BadStream, FORMAT, Making, TemplateRecord, host_cpu, write_ram};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 const PIECE: usize = 256 * 1024;
 
 /// A machine has no more memory (MiB), its devices' state and an image's file no more bytes.
-const MAX_MEMORY_MIB: u64 = 0x1000_0000;
 const MAX_STATE: u64 = 1 << 30;
 const MAX_FILE: u64 = 4 << 30;
 
@@ -249,7 +248,7 @@ fn check(index: &Index) -> Result<(), ArchiveError> {
         if record.key.format != FORMAT {
             return wrong(&format!("it has format {}, not {FORMAT}", record.key.format));
         }
-        if !(1..=MAX_MEMORY_MIB).contains(&record.memory_mib) {
+        if !(1..=*MEMORY_MIB.end()).contains(&record.memory_mib) {
             return wrong("no machine has that much memory");
         }
         // Eight bytes, and eight more with each page of 4096.

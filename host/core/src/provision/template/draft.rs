@@ -4,11 +4,11 @@
 
 use super::ram::{PAGE, copy_ram, make_ram};
 use super::store::{Making, Template};
+use crate::host::open_path;
 use crate::machine::{DiskFile, MachineSpec};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -57,12 +57,12 @@ impl Draft {
 
     /// The memory file, for any process of the user; there as long as this is.
     pub(in crate::provision) fn ram(&self) -> PathBuf {
-        path(&self.ram)
+        open_path(&self.ram)
     }
 
     /// The state file, likewise.
     pub(in crate::provision) fn state(&self) -> PathBuf {
-        path(&self.state)
+        open_path(&self.state)
     }
 
     /// What its disks hold.
@@ -108,10 +108,6 @@ impl Draft {
 
 fn file(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?.into())
-}
-
-fn path(file: &File) -> PathBuf {
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 /// How much of a file's mappings is not the file any more, KiB; none when it is not mapped.
