@@ -1,0 +1,295 @@
+//! What a file or folder is, by its content; its name says nothing.
+
+use super::packing::{Packed, Packing};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// What a file or folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder that is a root file system.
+    Folder,
+    /// A tar archive of a root file system, perhaps compressed.
+    Tar,
+    /// An initial RAM file system: cpio archives one after the other, perhaps compressed.
+    Cpio,
+    /// A folder with an OCI image (OCI image-spec, `image-layout.md`).
+    OciLayout,
+    /// The same as a tar archive, perhaps compressed.
+    OciArchive,
+    /// What `docker save` writes, perhaps compressed.
+    DockerArchive,
+    /// A squashfs.
+    Squashfs,
+    /// A qcow2 disk image.
+    Qcow2,
+    /// A raw disk image, or one file system.
+    RawDisk,
+    /// An ISO 9660 image.
+    Iso,
+    /// What `guestline cache export` writes.
+    Guestline,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Folder => "root folder",
+            Self::Tar => "tar archive",
+            Self::Cpio => "initramfs",
+            Self::OciLayout => "OCI image",
+            Self::OciArchive => "OCI archive",
+            Self::DockerArchive => "docker archive",
+            Self::Squashfs => "squashfs",
+            Self::Qcow2 => "qcow2 disk",
+            Self::RawDisk => "raw disk",
+            Self::Iso => "ISO image",
+            Self::Guestline => "Guestline archive",
+        })
+    }
+}
+
+/// What cannot be an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoKind {
+    /// No bytes.
+    Empty,
+    /// A Linux kernel.
+    Kernel,
+    /// An ELF program.
+    Program,
+    /// A disk of another format, by its name.
+    OtherDisk(&'static str),
+    /// A pipe, a device or a socket.
+    NoFile,
+    /// Anything else.
+    Unknown,
+}
+
+/// A file or folder is nothing that is known here.
+#[derive(Debug, thiserror::Error)]
+pub enum KindError {
+    /// It cannot be read.
+    #[error("cannot read `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("`{path}` is no image: {why}", path = path.display())]
+    None {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        why: NoKind,
+    },
+}
+
+impl fmt::Display for NoKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::Kernel => f.write_str("it is a Linux kernel"),
+            Self::Program => f.write_str("it is an ELF program"),
+            Self::OtherDisk(name) => write!(f, "it is a {name} disk"),
+            Self::NoFile => f.write_str("it is neither a file nor a folder"),
+            Self::Unknown => f.write_str(
+                "it is no root folder, tar, initramfs, OCI or docker archive, squashfs, qcow2, raw disk or ISO",
+            ),
+        }
+    }
+}
+
+impl KindError {
+    /// The way out, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        let Self::None { path, why } = self else { return None };
+        let path = crate::text::quote(&path.to_string_lossy());
+        match why {
+            NoKind::Kernel => Some(format!("boot it with any image: --kernel {path}")),
+            NoKind::OtherDisk(_) => {
+                Some(format!("convert it: qemu-img convert -O qcow2 {path} disk.qcow2"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// So much of a file tells what it is: what lies farthest is btrfs's magic, at 64 KiB and 64 bytes.
+const HEAD: u64 = 66 * 1024;
+
+/// The first member of what `cache export` writes.
+const GUESTLINE: &str = "guestline-cache.json";
+
+impl Kind {
+    /// Of a file or folder.
+    ///
+    /// # Errors
+    /// [`KindError`].
+    pub fn of(path: &Path) -> Result<Self, KindError> {
+        let unreadable = |source| KindError::Read { path: path.to_owned(), source };
+        let none = |why| KindError::None { path: path.to_owned(), why };
+        let found = fs::metadata(path).map_err(unreadable)?;
+        if found.is_dir() {
+            let is_layout = path.join("oci-layout").is_file() && path.join("index.json").is_file();
+            return Ok(if is_layout { Self::OciLayout } else { Self::Folder });
+        }
+        // Reading a pipe or a device might never end; a disk is read as far as it is.
+        if !found.is_file() && !found.file_type().is_block_device() {
+            return Err(none(NoKind::NoFile));
+        }
+        let mut file = File::open(path).map_err(unreadable)?;
+        let start = head(&mut file).map_err(unreadable)?;
+        if start.is_empty() {
+            return Err(none(NoKind::Empty));
+        }
+        let kind = match Packing::of(&start) {
+            Packing::Plain => of_bytes(&start),
+            _ => {
+                file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+                let inside = Packed::open(file).and_then(|mut packed| head(&mut packed));
+                // Only archives are read while they are unpacked.
+                match of_bytes(&inside.map_err(unreadable)?) {
+                    Ok(kind @ (Self::Tar | Self::Cpio)) => Ok(kind),
+                    Ok(Self::Qcow2 | Self::RawDisk | Self::Iso | Self::Squashfs) => {
+                        Err(NoKind::OtherDisk("compressed"))
+                    }
+                    Ok(_) | Err(_) => Err(NoKind::Unknown),
+                }
+            }
+        };
+        match kind.map_err(none)? {
+            Self::Tar => of_tar(path).map_err(unreadable),
+            kind => Ok(kind),
+        }
+    }
+}
+
+fn head(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    from.take(HEAD).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// Magic numbers and their places, as of magic(5) and the formats' own documents.
+fn of_bytes(bytes: &[u8]) -> Result<Kind, NoKind> {
+    let has = |at: usize, magic: &[u8]| bytes.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    let file_systems: [(usize, &[u8]); 4] =
+        [(0x438, &[0x53, 0xef]), (0, b"XFSB"), (0x10040, b"_BHRfS_M"), (0x218, b"LVM2 001")];
+    Ok(match bytes {
+        _ if has(0, b"QFI\xfb") => Kind::Qcow2,
+        _ if has(0, b"070701") || has(0, b"070702") => Kind::Cpio,
+        _ if has(257, b"ustar") => Kind::Tar,
+        _ if has(0, b"hsqs") => Kind::Squashfs,
+        _ if has(0x8001, b"CD001") => Kind::Iso,
+        _ if has(0x202, b"HdrS") => return Err(NoKind::Kernel),
+        _ if has(0, b"\x7fELF") => return Err(NoKind::Program),
+        _ if has(0, b"KDMV") => return Err(NoKind::OtherDisk("VMDK")),
+        _ if has(0, b"conectix") || has(0, b"vhdxfile") => return Err(NoKind::OtherDisk("VHD")),
+        _ if has(0x40, &[0x7f, 0x10, 0xda, 0xbe]) => return Err(NoKind::OtherDisk("VDI")),
+        _ if has(510, &[0x55, 0xaa]) || has(512, b"EFI PART") => Kind::RawDisk,
+        _ if file_systems.iter().any(|(at, magic)| has(*at, magic)) => Kind::RawDisk,
+        _ => return Err(NoKind::Unknown),
+    })
+}
+
+/// A root file system, or a container image in an archive; the names of its members tell.
+fn of_tar(path: &Path) -> io::Result<Kind> {
+    let mut archive = tar::Archive::new(Packed::open(File::open(path)?)?);
+    let mut kind = Kind::Tar;
+    for entry in archive.entries()? {
+        let entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let name = name.trim_start_matches("./").trim_end_matches('/');
+        let (first, is_file) = (name.split('/').next().unwrap_or_default(), !name.contains('/'));
+        match first {
+            GUESTLINE => return Ok(Kind::Guestline),
+            "oci-layout" if is_file => kind = Kind::OciArchive,
+            // Newer `docker save` writes both.
+            "manifest.json" if is_file && kind == Kind::Tar => kind = Kind::DockerArchive,
+            "" | "blobs" | "index.json" | "manifest.json" | "repositories" => {}
+            _ if is_digest(first) => {}
+            _ => return Ok(Kind::Tar),
+        }
+    }
+    Ok(kind)
+}
+
+/// How `docker save` calls layers and configurations.
+fn is_digest(name: &str) -> bool {
+    let stem = [".json", ".tar"].into_iter().find_map(|end| name.strip_suffix(end));
+    let stem = stem.unwrap_or(name);
+    stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(bytes: &[u8]) -> Result<Kind, NoKind> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        Kind::of(file.path()).map_err(|error| match error {
+            KindError::None { why, .. } => why,
+            error => panic!("{error}"),
+        })
+    }
+
+    fn tar_of(names: &[&str]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for name in names {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            tar.append_data(&mut header, name, &b"x"[..]).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    fn at(place: usize, magic: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; place];
+        bytes.extend(magic);
+        bytes.resize(bytes.len() + 600, 0);
+        bytes
+    }
+
+    #[test]
+    fn the_content_tells() {
+        let layer = "a".repeat(64);
+        for (bytes, wanted) in [
+            (tar_of(&["./bin/sh", "manifest.json"]), Kind::Tar),
+            (tar_of(&["oci-layout", "blobs/sha256/x", "index.json"]), Kind::OciArchive),
+            (tar_of(&["blobs/x", "manifest.json", "oci-layout"]), Kind::OciArchive),
+            (tar_of(&[&format!("{layer}/layer.tar"), "manifest.json"]), Kind::DockerArchive),
+            (tar_of(&["guestline-cache.json"]), Kind::Guestline),
+            (at(0, b"070701"), Kind::Cpio),
+            (at(0, b"QFI\xfb"), Kind::Qcow2),
+            (at(0, b"hsqs"), Kind::Squashfs),
+            (at(0x8001, b"CD001"), Kind::Iso),
+            (at(510, &[0x55, 0xaa]), Kind::RawDisk),
+            (at(0x438, &[0x53, 0xef]), Kind::RawDisk),
+        ] {
+            assert_eq!(kind(&bytes), Ok(wanted));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Kind::of(folder.path()).unwrap(), Kind::Folder);
+        fs::write(folder.path().join("oci-layout"), "{}").unwrap();
+        fs::write(folder.path().join("index.json"), "{}").unwrap();
+        assert_eq!(Kind::of(folder.path()).unwrap(), Kind::OciLayout);
+    }
+
+    #[test]
+    fn what_is_none_is_named() {
+        assert_eq!(kind(b""), Err(NoKind::Empty));
+        assert_eq!(kind(b"text"), Err(NoKind::Unknown));
+        assert_eq!(kind(&at(0x202, b"HdrS")), Err(NoKind::Kernel));
+        assert_eq!(kind(&at(0, b"KDMV")), Err(NoKind::OtherDisk("VMDK")));
+        assert!(matches!(Kind::of(Path::new("/none")), Err(KindError::Read { .. })));
+        assert!(matches!(Kind::of(Path::new("/dev/null")), Err(KindError::None { .. })));
+    }
+}

@@ -1,0 +1,12 @@
+//! What others made: root folders, archives, container images, disks.
+//!
+//! ```text
+//! a file or folder ─> kind ─┬─> folder, tar, cpio, OCI, docker archive ─> tree: names in memory, contents in a spool file
+//!                           └─> disks, by their own bytes
+//! ```
+//! Nothing of it is trusted: a tree is read into memory and never onto this host's file system.
+
+mod kind;
+mod packing;
+
+pub use kind::{Kind, KindError, NoKind};
