@@ -4,6 +4,7 @@
 //! ```text
 //! guestline.modules=A,B   loaded in this order, each after what it needs
 //! guestline.root=…        where the root is (crate::root)
+//! guestline.modules_disk=… where all modules are (crate::root)
 //! guestline.init=PATH     the init that takes over; the agent lives on beside it, and answers before that is up
 //! ```
 
@@ -59,6 +60,7 @@ pub(crate) fn run() -> ! {
         eprintln!("guestline-agent: {why}; {}", troubles.join(", "));
         linux::end(RebootMode::RB_POWER_OFF);
     }
+    troubles.extend(root::mount_modules().err());
     troubles.extend(mount_all(THEN));
     // Neither is there on every kernel, and no link needs them.
     let _ = Interface::named("lo").and_then(|loopback| loopback.set_up(true));

@@ -1,10 +1,12 @@
-//! The root file system of a JeOS whose root is a disk: read-only, and shared with other machines; what is written goes into
-//! a layer in memory upon it (overlayfs, Linux `Documentation/filesystems/overlayfs.rst`).
+//! The disks of a JeOS, read-only and shared with other machines: its root, upon which lies a layer in memory that takes what
+//! is written (overlayfs, Linux `Documentation/filesystems/overlayfs.rst`), and its kernel's modules.
 //!
 //! ```text
 //! guestline.root=TYPE:SERIAL   the disk with this serial number, and its file system
 //! /run/root/disk ── lower ──┐
 //! /run/root/layer (tmpfs) ──┴─> /run/root/all ── becomes / ; what the initramfs held is removed
+//!
+//! guestline.modules_disk=TYPE:SERIAL   the disk with the running kernel's modules ── /lib/modules/RELEASE
 //! ```
 
 use crate::linux;
@@ -17,8 +19,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Name of the kernel parameter that says where the root is.
+/// Names of the kernel parameters that say where the root is, and the modules.
 const PARAMETER: &str = "guestline.root";
+const MODULES_PARAMETER: &str = "guestline.modules_disk";
 
 const PLACE: &str = "/run/root";
 
@@ -35,9 +38,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// In words; we are where we were then.
 pub(crate) fn switch() -> Result<(), String> {
     let Some(root) = linux::parameter(PARAMETER) else { return Ok(()) };
-    let (kind, serial) =
-        root.split_once(':').ok_or_else(|| format!("{PARAMETER}={root} is not TYPE:SERIAL"))?;
-    let disk = wait_for(serial).ok_or_else(|| format!("no disk with serial number `{serial}`"))?;
+    let disk = Disk::find(PARAMETER, &root)?;
     let [place, lower, layer, all] =
         ["", "disk", "layer", "all"].map(|name| Path::new(PLACE).join(name));
     let made = |error: std::io::Error| format!("cannot make a folder in {PLACE}: {error}");
@@ -45,13 +46,7 @@ pub(crate) fn switch() -> Result<(), String> {
     for folder in [&lower, &layer, &all] {
         fs::create_dir_all(folder).map_err(made)?;
     }
-    let on = |source: &Path, target: &Path, kind: &str, flags, options: &str| {
-        mount(Some(source), target, Some(kind), flags, Some(options)).map_err(|errno| {
-            let why = describe(errno);
-            format!("cannot mount {kind} {} on {}: {why}", source.display(), target.display())
-        })
-    };
-    on(&disk, &lower, kind, MsFlags::MS_RDONLY, "")?;
+    disk.mount(&lower)?;
     on(Path::new("layer"), &layer, "tmpfs", MsFlags::empty(), "mode=0755,size=75%")?;
     let [upper, work] = ["upper", "work"].map(|name| layer.join(name));
     for folder in [&upper, &work] {
@@ -61,6 +56,55 @@ pub(crate) fn switch() -> Result<(), String> {
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
     on(Path::new("root"), &all, "overlay", MsFlags::empty(), &options)?;
     enter(&all).map_err(|errno| format!("cannot go to the root: {}", describe(errno)))
+}
+
+/// Mounts the disk with the running kernel's modules, if the kernel command line names one, where they are looked for.
+///
+/// # Errors
+/// In words.
+pub(crate) fn mount_modules() -> Result<(), String> {
+    let Some(disk) = linux::parameter(MODULES_PARAMETER) else { return Ok(()) };
+    let folder = Path::new(linux::MODULES).join(linux::release());
+    let made = fs::create_dir_all(&folder);
+    made.map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    Disk::find(MODULES_PARAMETER, &disk)?.mount(&folder)
+}
+
+/// A disk that many machines read.
+struct Disk<'a> {
+    node: PathBuf,
+    /// Its file system.
+    kind: &'a str,
+}
+
+impl<'a> Disk<'a> {
+    /// By the value of a kernel parameter.
+    fn find(parameter: &str, value: &'a str) -> Result<Self, String> {
+        let (kind, serial) = value
+            .split_once(':')
+            .ok_or_else(|| format!("{parameter}={value} is not TYPE:SERIAL"))?;
+        let node =
+            wait_for(serial).ok_or_else(|| format!("no disk with serial number `{serial}`"))?;
+        Ok(Self { node, kind })
+    }
+
+    fn mount(&self, target: &Path) -> Result<(), String> {
+        on(&self.node, target, self.kind, MsFlags::MS_RDONLY, "")
+    }
+}
+
+/// Mounts; what went wrong is told in words.
+fn on(
+    source: &Path,
+    target: &Path,
+    kind: &str,
+    flags: MsFlags,
+    options: &str,
+) -> Result<(), String> {
+    mount(Some(source), target, Some(kind), flags, Some(options)).map_err(|errno| {
+        let why = describe(errno);
+        format!("cannot mount {kind} {} on {}: {why}", source.display(), target.display())
+    })
 }
 
 /// Makes a folder the root, as switch_root(8) does.

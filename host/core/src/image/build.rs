@@ -76,6 +76,8 @@ pub enum BuildError {
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRD: &str = "initrd.cpio";
 pub(super) const ROOT: &str = "root.squashfs";
+/// The content of `/lib/modules/RELEASE`, where the root has it not.
+pub(super) const MODULES: &str = "modules.squashfs";
 
 /// The serial number of the disk that an image's root is.
 const ROOT_SERIAL: &str = "root";

@@ -16,23 +16,20 @@ use super::mirror::Mirror;
 use super::modules::ModuleSet;
 use super::packages::{
     Fetched, PackageError, PackageSource, Stanza, download, fetched, keep_all, missing, resolve,
-    run, run_on,
+    run,
 };
 use super::recipe::Recipe;
+use super::squashfs::{EPOCH, TarWriter, pack};
 use crate::machine::on_path;
 use nix::unistd::Uid;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tar::{EntryType, Header};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-
-/// The time of what has none: reproducible-builds.org, `SOURCE_DATE_EPOCH`.
-const EPOCH: &str = "0";
 
 /// What is left out, but for the licences that have to go with the programs.
 const LEFT_OUT: [&str; 6] = [
@@ -353,33 +350,6 @@ fn mmdebstrap(cancel: &CancellationToken) -> Result<Command, PackageError> {
     })
 }
 
-/// Packs a tar file as squashfs.
-fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
-    // The root folder has no member in the tar file, and is whose we are.
-    let mut pack = match Uid::effective().is_root() {
-        true => Command::new("mksquashfs"),
-        false => {
-            let mut unshare = Command::new("unshare");
-            unshare.args(["--map-root-user", "mksquashfs"]);
-            unshare
-        }
-    };
-    pack.args([
-        "-",
-        &to.to_string_lossy(),
-        "-tar",
-        "-comp",
-        "zstd",
-        "-noappend",
-        "-no-progress",
-        "-quiet",
-    ]);
-    pack.args(["-root-mode", "0755"]);
-    pack.env("SOURCE_DATE_EPOCH", EPOCH);
-    run_on(&mut pack, Some(tar), cancel)?;
-    Ok(())
-}
-
 /// A repository of just these packages, whose index is made of what they say themselves.
 fn make_repository(
     folder: &Path,
@@ -418,42 +388,6 @@ fn files_of(recipe: &Recipe, to: &Path) -> io::Result<()> {
         tar.link(path, target)?;
     }
     tar.finish()
-}
-
-/// A tar file whose members are root's and have no time.
-struct TarWriter(tar::Builder<BufWriter<File>>);
-
-impl TarWriter {
-    fn create(path: &Path) -> io::Result<Self> {
-        let file = File::create(path)?;
-        // Also for who is another user in a user namespace.
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        Ok(Self(tar::Builder::new(BufWriter::new(file))))
-    }
-
-    fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {
-        let mut header = header(EntryType::Regular, mode);
-        header.set_size(content.len() as u64);
-        self.0.append_data(&mut header, path, content)
-    }
-
-    fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
-        self.0.append_link(&mut header(EntryType::Symlink, 0o777), path, target)
-    }
-
-    fn finish(self) -> io::Result<()> {
-        self.0.into_inner()?.flush()
-    }
-}
-
-fn header(kind: EntryType, mode: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
 }
 
 /// Where the lock of a recipe is: beside the user's manifest, or in the state folder.

@@ -1,4 +1,4 @@
-//! Program headers of ELF files (ELF-64 Object File Format): kernels and agents are told by them.
+//! Headers of ELF files (ELF-64 Object File Format): kernels, modules and agents are told by them.
 
 /// An entry of the program header table.
 pub(super) struct Segment {
@@ -25,6 +25,27 @@ pub(super) fn segments(bytes: &[u8]) -> Option<Vec<Segment>> {
             Some(Segment { kind, offset: u64_at(bytes, at + 8)?, len: u64_at(bytes, at + 32)? })
         })
         .collect()
+}
+
+/// The content of the first section of this name, of a 64-bit little-endian file.
+pub(super) fn section<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    if !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let number = |value: u64| usize::try_from(value).ok();
+    let table = number(u64_at(bytes, 40)?)?;
+    let (size, count) = (usize::from(u16_at(bytes, 58)?), usize::from(u16_at(bytes, 60)?));
+    let header = |index: usize| table.checked_add(size.checked_mul(index)?);
+    let content = |at: usize| {
+        let start = number(u64_at(bytes, at.checked_add(24)?)?)?;
+        bytes.get(start..start.checked_add(number(u64_at(bytes, at.checked_add(32)?)?)?)?)
+    };
+    let names = content(header(u16_at(bytes, 62)?.into())?)?;
+    (0..count).filter_map(header).find_map(|at| {
+        let from = usize::try_from(u32_at(bytes, at)?).ok()?;
+        let found = names.get(from..)?.split(|byte| *byte == 0).next()?;
+        (found == name.as_bytes()).then(|| content(at))?
+    })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -1,5 +1,6 @@
 //! Kernel modules: which ones a module needs, in which order to load them, and `modules.dep`.
 
+use super::module_index::name_of;
 use super::packages::{PackageError, unpack};
 use std::collections::BTreeMap;
 
@@ -119,12 +120,6 @@ impl ModuleSet {
         }
         text
     }
-}
-
-/// The module's name in a path, if it is a module's.
-fn name_of(path: &str) -> Option<String> {
-    let (stem, packed) = path.rsplit('/').next()?.split_once(".ko")?;
-    (packed.is_empty() || packed.starts_with('.')).then(|| stem.replace('-', "_"))
 }
 
 /// What `.modinfo` gives as `depends=`: NUL-terminated `key=value` strings (Linux

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! CACHE/packages/                    pool of packages
-//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, perhaps root.squashfs, lock
+//! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, lock,
+//!                                    perhaps root.squashfs, modules.squashfs
 //! CACHE/images/.lock                 held while one is made
 //! ```
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
-use super::build::{self, BuildError, BuildTerms, INITRD, KERNEL, ROOT};
+use super::build::{self, BuildError, BuildTerms, INITRD, KERNEL, MODULES, ROOT};
 use super::catalogue::Catalogue;
 use super::debian::{Supply, lock_path};
 use super::kernels::Bootable;
@@ -43,6 +44,8 @@ pub struct Image {
     pub initrd: PathBuf,
     /// Its root, where that is a disk.
     pub root: Option<PathBuf>,
+    /// The disk with its kernel's modules, where the root has them not.
+    pub modules: Option<PathBuf>,
     /// How long it took to make, when it was made just now.
     pub made_in: Option<Duration>,
     /// Held so that nobody prunes it, where it can be.
@@ -309,7 +312,8 @@ impl Store {
             true => self.shelf.kernels.bootable(&folder.join(KERNEL), &digest),
             false => Bootable::plain(folder.join(KERNEL)),
         };
-        let root = manifest.file(ROOT).map(|_| folder.join(ROOT));
+        let disk = |name: &str| manifest.file(name).map(|_| folder.join(name));
+        let (root, modules) = (disk(ROOT), disk(MODULES));
         if let Some(lock) = lock.as_ref().filter(|_| is_use) {
             lock.note_use();
         }
@@ -318,6 +322,7 @@ impl Store {
             kernel: kernel.path.clone(),
             initrd: folder.join(INITRD),
             root,
+            modules,
             made_in: None,
             _lock: lock,
             _kernel: kernel,

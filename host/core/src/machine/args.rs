@@ -16,6 +16,9 @@ const FIRST_DISK: usize = 0x10;
 /// The place of the disk that is the root: the last, so that others are called /dev/vda and so on with and without it.
 const ROOT: usize = 0x18;
 
+/// The place of the disk with modules, behind all others.
+const MODULES: usize = 0x19;
+
 /// Descriptor numbers that QEMU inherits.
 pub(super) struct Ends {
     qmp: RawFd,
@@ -119,8 +122,10 @@ pub(super) fn command_line(
     let disks = spec.disks.iter().enumerate().map(|(number, disk)| {
         (format!("disk{number}"), disk_node(number), FIRST_DISK + number, disk)
     });
-    let root = spec.root.iter().map(|root| ("root".to_owned(), "root-node".to_owned(), ROOT, root));
-    for (id, node, place, disk) in disks.chain(root) {
+    let of_image = |name: &str, place, disk| (name.to_owned(), format!("{name}-node"), place, disk);
+    let root = spec.root.iter().map(|disk| of_image("root", ROOT, disk));
+    let modules = spec.modules.iter().map(|disk| of_image("modules", MODULES, disk));
+    for (id, node, place, disk) in disks.chain(root).chain(modules) {
         add("blockdev", disk.node(&node).to_string());
         // A guest whose disk the host cannot keep is not told of an error: it stands, and we are.
         let on_error = "werror=stop,rerror=stop";
@@ -162,6 +167,7 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
         reboots: false,
         disks: spec.disks.iter().map(Disk::without_files).collect(),
         root: spec.root.as_ref().map(Disk::without_files),
+        modules: spec.modules.as_ref().map(Disk::without_files),
         nics: vec![Nic { mac: [0; 6] }; spec.nics.len()],
         ..spec.clone()
     };
@@ -211,10 +217,16 @@ mod tests {
             reboots: false,
             ports: Vec::new(),
             root: None,
+            modules: None,
             disks: Vec::new(),
             nics: Vec::new(),
             ssh_port: None,
         }
+    }
+
+    fn shared(path: &str) -> Disk {
+        let file = DiskFile::at(path.into(), DiskFormat::Raw);
+        Disk { size: 1 << 20, read_only: true, files: vec![file] }
     }
 
     fn args(spec: &MachineSpec, version: QemuVersion, origin: &Origin<'_>) -> Vec<String> {
@@ -263,7 +275,8 @@ mod tests {
             Disk::empty(1 << 20),
         ];
         let nics = vec![Nic { mac: [0x52, 0x54, 0, 1, 2, 0xab] }; 2];
-        let spec = MachineSpec { disks, nics, ..spec() };
+        let (root, modules) = (Some(shared("/root")), Some(shared("/modules")));
+        let spec = MachineSpec { disks, nics, root, modules, ..spec() };
         let own =
             spec.upon([file("/t/disk0"), file("/t/disk1")]).upon([file("/own"), file("/own1")]);
         let mut text = String::new();
@@ -292,9 +305,13 @@ mod tests {
             MachineSpec { cpus: 2, ..spec() },
             MachineSpec { accel: Accel::Kvm, ..spec() },
             MachineSpec { ports: vec![ExtraPort::Serial], ..spec() },
+            MachineSpec { root: Some(shared("/a")), ..spec() },
+            MachineSpec { modules: Some(shared("/a")), ..spec() },
         ] {
             assert_ne!(seen(&other), seen(&spec()));
         }
+        let with = |path| MachineSpec { modules: Some(shared(path)), ..spec() };
+        assert_eq!(seen(&with("/a")), seen(&with("/b")));
         assert_ne!(seen_by_guest(&spec(), QemuVersion(9, 2)), seen(&spec()));
     }
 }

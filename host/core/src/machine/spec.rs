@@ -26,6 +26,8 @@ pub struct MachineSpec {
     pub ports: Vec<ExtraPort>,
     /// The disk that is the guest's root, which many machines read. Its serial number is `root`.
     pub root: Option<Disk>,
+    /// The disk with its kernel's modules, which many machines read. Its serial number is `modules`.
+    pub modules: Option<Disk>,
     /// Disks, at most [`MAX_DISKS`].
     pub disks: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`], each on a cable that leads nowhere.

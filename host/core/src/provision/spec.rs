@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// What the agent loads, on the kernel command line.
 const MODULES: &str = "guestline.modules=";
 
+/// Where the agent finds the rest of the modules.
+const MODULES_DISK: &str = "guestline.modules_disk=squashfs:modules";
+
 impl Provisioner {
     /// The id of the template of a machine, be there one or not.
     ///
@@ -33,7 +36,8 @@ impl Provisioner {
             kernel: self.kernel(request).await?,
             initrd: request.image.initrd.clone(),
             cmdline: self.cmdline(request),
-            root: request.image.root.as_deref().map(root_disk).transpose()?,
+            root: request.image.root.as_deref().map(shared_disk).transpose()?,
+            modules: request.image.modules.as_deref().map(shared_disk).transpose()?,
             disks: request.disks.iter().map(|disk| disk.disk()).collect(),
             nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
@@ -47,9 +51,14 @@ impl Provisioner {
     fn cmdline(&self, request: &MachineRequest) -> String {
         // What not every machine has.
         let nic = (!request.nics.is_empty()).then_some("virtio_net");
-        let disk = (!request.disks.is_empty()).then_some("virtio_blk");
-        let drivers: Vec<&str> = nic.into_iter().chain(disk).collect();
-        let line = with_drivers(&request.image.manifest.cmdline, &drivers);
+        let has_modules = request.image.modules.is_some();
+        let disk = (has_modules || !request.disks.is_empty()).then_some("virtio_blk");
+        let squashfs = has_modules.then_some("squashfs");
+        let drivers: Vec<&str> = nic.into_iter().chain(disk).chain(squashfs).collect();
+        let mut line = with_drivers(&request.image.manifest.cmdline, &drivers);
+        if has_modules {
+            line = format!("{line} {MODULES_DISK}");
+        }
         let line = request.link.cmdline(&line);
         match self.tsc_khz {
             Some(khz) => format!("tsc_early_khz={khz} {line}"),
@@ -109,7 +118,7 @@ impl Provisioner {
     }
 }
 
-fn root_disk(path: &Path) -> Result<Disk, LeaseError> {
+fn shared_disk(path: &Path) -> Result<Disk, LeaseError> {
     Disk::shared(path).map_err(|source| LeaseError::Image { path: path.to_owned(), source })
 }
 
@@ -119,6 +128,7 @@ fn with_drivers(cmdline: &str, drivers: &[&str]) -> String {
     for driver in drivers {
         let list = line.split(' ').find(|word| word.starts_with(MODULES)).map(str::to_owned);
         line = match list {
+            Some(list) if list[MODULES.len()..].split(',').any(|name| name == *driver) => line,
             Some(list) => line.replacen(&list, &format!("{list},{driver}"), 1),
             None => format!("{line} {MODULES}{driver}"),
         };
@@ -138,6 +148,7 @@ mod tests {
             with_drivers(line, &["virtio_net", "virtio_blk"]),
             "quiet guestline.modules=virtio_pci,virtio_console,virtio_net,virtio_blk panic=-1"
         );
+        assert_eq!(with_drivers(line, &["virtio_pci"]), line);
         assert_eq!(with_drivers("quiet", &["virtio_blk"]), "quiet guestline.modules=virtio_blk");
     }
 }
