@@ -70,6 +70,14 @@ missing_packages() {
     for pair in qemu-img:qemu-utils git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
+    # Disks and ISO images that boot by themselves.
+    for pair in mformat:mtools syslinux:syslinux grub-mkrescue:grub-common xorriso:xorriso; do
+        command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
+    done
+    for pair in /sbin/sfdisk:fdisk /usr/lib/syslinux/mbr/mbr.bin:syslinux-common /usr/lib/grub/i386-pc:grub-pc-bin \
+        /usr/lib/grub/x86_64-efi:grub-efi-amd64-bin /usr/share/OVMF:ovmf; do
+        [ -e "${pair%%:*}" ] || echo "${pair##*:}"
+    done
 }
 
 # Images are made from packages that apt's lists name.

@@ -10,6 +10,7 @@ mod evidence;
 mod faults;
 mod guests;
 mod images;
+mod import;
 mod interrupts;
 mod kernels;
 mod named;

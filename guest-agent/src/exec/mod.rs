@@ -42,7 +42,8 @@ use nix::sys::stat::Mode;
 use order::Order;
 use output::Buffers;
 use process::Process;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,10 @@ const SIGPIPE_BIT: u64 = 1 << 12;
 
 /// Names and values that a command's environment begins with.
 type BaseEnvironment = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What the image adds to it, NAME=VALUE a line, as a container's image had it; at most so many bytes are read.
+const IMAGE_ENVIRONMENT: &str = "/etc/guestline/environment";
+const MAX_IMAGE_ENVIRONMENT: u64 = 64 * 1024;
 
 /// What a command has to say.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,6 +116,21 @@ pub(crate) struct Processes {
     turn: usize,
 }
 
+fn of_image(path: &Path) -> BaseEnvironment {
+    let mut text = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_IMAGE_ENVIRONMENT).read_to_end(&mut text));
+    if read.is_err() {
+        return Vec::new();
+    }
+    let lines = text.split(|&byte| byte == b'\n').filter_map(|line| {
+        let at = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0)?;
+        let (name, value) = line.split_at(at);
+        Some((name.to_vec(), value.get(1..)?.to_vec()))
+    });
+    lines.filter(|(name, value)| !name.contains(&0) && !value.contains(&0)).collect()
+}
+
 impl Processes {
     /// No commands yet. Their environment begins with `base`, or with the agent's own; their cgroups are made in
     /// `cgroup_parent`, usually [`cgroup_parent`]. Without that, or where it fails, trees are found by walking `/proc`.
@@ -122,7 +142,7 @@ impl Processes {
         let base = match base {
             Some(base) => {
                 let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
-                base.iter().map(owned).collect()
+                base.iter().map(owned).chain(of_image(Path::new(IMAGE_ENVIRONMENT))).collect()
             }
             None => {
                 let own = std::env::vars_os();

@@ -39,9 +39,8 @@ pub(crate) fn image(
         images.get(&recipe, terms)
     });
     Ok(image.inspect(|image| {
-        if let Some(took) = image.made_in {
-            let packages = image.manifest.packages.len();
-            eprintln!("image {name}: made from {packages} packages in {:.1} s", took.as_secs_f64());
+        if image.made_in.is_some() {
+            eprintln!("image {name}: {}", how_made(image));
         }
     }))
 }
@@ -54,7 +53,34 @@ pub(crate) fn with_terms(
     progress: &mut Progress,
     make: impl FnOnce(&BuildTerms<'_>) -> Result<Image, ImageError>,
 ) -> Result<Image, String> {
-    let name = &recipe.reference();
+    let image = telling(&recipe.reference(), lock, cancel, progress, make);
+    image.map_err(|error| lines_of(&error, error.hint()))
+}
+
+/// What an image was made from just now, and how long that took.
+pub(crate) fn how_made(image: &Image) -> String {
+    let took = image.made_in.unwrap_or_default().as_secs_f64();
+    match image.manifest.packages.len() {
+        0 => format!("made in {took:.1} s"),
+        packages => format!("made from {packages} packages in {took:.1} s"),
+    }
+}
+
+/// An error, and what mends it.
+pub(crate) fn lines_of(error: &dyn std::error::Error, hint: Option<String>) -> String {
+    let mut lines = format!("{}\n", text::chain(error));
+    lines.extend(hint.map(|hint| format!("  hint: {hint}\n")));
+    lines
+}
+
+/// Makes what is an image, telling its steps.
+pub(crate) fn telling<T>(
+    name: &str,
+    lock: LockPolicy,
+    cancel: &CancellationToken,
+    progress: &mut Progress,
+    make: impl FnOnce(&BuildTerms<'_>) -> T,
+) -> T {
     let shown = RefCell::new(progress);
     let tell = |news: BuildNews<'_>| match news {
         BuildNews::Step(step) => shown.borrow_mut().show(&format!("image {name}: {step} …")),
@@ -63,13 +89,9 @@ pub(crate) fn with_terms(
             eprintln!("image {name}: {}", text::printable(note));
         }
     };
-    let image = make(&BuildTerms { lock, cancel, tell: &tell });
+    let made = make(&BuildTerms { lock, cancel, tell: &tell });
     shown.borrow_mut().clear();
-    image.map_err(|error| {
-        let mut lines = format!("{}\n", text::chain(&error));
-        lines.extend(error.hint().map(|hint| format!("  hint: {hint}\n")));
-        lines
-    })
+    made
 }
 
 /// The machine that a name, or options, stand for, of an image; it may take so long to boot.

@@ -28,6 +28,7 @@ pub mod pulse;
 mod recall;
 mod refusals;
 mod seal;
+mod sparse;
 pub mod supervise;
 mod sys;
 pub mod text;

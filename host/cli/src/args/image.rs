@@ -1,6 +1,9 @@
 //! The command line of `guestline image`.
 
-use clap::{Args, Subcommand};
+use super::parse_memory;
+use clap::{Args, Subcommand, ValueEnum};
+use guestline::image::DEFAULT_KERNEL;
+use std::path::PathBuf;
 
 pub(crate) const IMAGE_HELP: &str = "\
 An image is named by the catalogue (`guestline image list`), by a file NAME.toml in ~/.config/guestline/images, or by
@@ -36,6 +39,9 @@ pub(crate) enum ImageCommand {
     },
     /// Make an image anew, from the packages of its lock if they can be had
     Build(ImageBuildArgs),
+    /// Make an image of a root folder, a tar, an initramfs, an OCI or docker image, or a disk
+    #[command(after_help = IMPORT_HELP)]
+    Import(ImageImportArgs),
     /// Read all files of images, and compare them with what was made
     Verify {
         /// Names of the images [default: all that are made]
@@ -47,6 +53,56 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+pub(crate) const IMPORT_HELP: &str = "\
+What it is is told by its content. A root gets the kernel of another image, and the agent is its init; a disk or an ISO is
+booted as it is, and has to have the agent in it (`guestline image embed`). Kept in ~/.local/state/guestline/images.
+
+  guestline image import alpine.tar.gz
+  docker save debian:12 | gzip > debian.tar.gz; guestline image import --name deb debian.tar.gz
+  guestline check --image deb 'cat /etc/os-release'
+  guestline check --image dir:build/rootfs 'myprogram --version'    # a folder, for quick work
+
+Exit status: 0, 2 wrong usage, 125 it cannot be imported, 129, 130, 143 interrupted.";
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageImportArgs {
+    /// File or folder
+    pub(crate) from: PathBuf,
+    /// The image's name: a-z, 0-9, `.`, `_` and `-` [default: the file's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Which image, where the archive holds several: its tag or digest
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pick: Option<String>,
+    /// Whose kernel boots a root
+    #[arg(long, value_name = "IMAGE", default_value = DEFAULT_KERNEL)]
+    pub(crate) kernel_of: String,
+    /// The root's own init, such as /sbin/init, instead of the agent
+    #[arg(long, value_name = "PATH")]
+    pub(crate) init: Option<String>,
+    /// Memory of its machines, as 512, 512M, 2G [default: the kernel's image's; 512M for a disk]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) memory: Option<u64>,
+    /// What starts a disk [default: what it looks made for]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) firmware: Option<FirmwareArg>,
+    /// Put in a static busybox, and those of its commands that are missing
+    #[arg(long)]
+    pub(crate) busybox: bool,
+    /// Do not boot it to see that it does
+    #[arg(long)]
+    pub(crate) no_check: bool,
+    /// Put it in the place of an import of the same name
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FirmwareArg {
+    Bios,
+    Uefi,
 }
 
 #[derive(Debug, Args)]

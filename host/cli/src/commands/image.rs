@@ -1,5 +1,6 @@
 //! `guestline image`: what machines boot.
 
+use super::import;
 use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
@@ -14,7 +15,7 @@ use std::io::Write;
 use tokio_util::sync::CancellationToken;
 
 /// The image cannot be made; something is damaged.
-const BROKEN: u8 = 125;
+pub(super) const BROKEN: u8 = 125;
 const DAMAGED: u8 = 1;
 
 pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandError> {
@@ -23,6 +24,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
         ImageCommand::List { json } => list(&context, global, *json),
         ImageCommand::Show { name, json } => show(&context, global, name, *json),
         ImageCommand::Build(args) => build(&context, global, args),
+        ImageCommand::Import(args) => import::run(&context, global, args),
         ImageCommand::Verify { names } => verify(&context, global, names),
         ImageCommand::Rm { names } => rm(&context, names),
     }
@@ -66,13 +68,12 @@ fn build(
     }
 }
 
-fn built(image: &Image) -> String {
+pub(super) fn built(image: &Image) -> String {
     let manifest = &image.manifest;
     format!(
-        "image {}: made from {} packages in {:.1} s\n{}",
+        "image {}: {}\n{}",
         manifest.name,
-        manifest.packages.len(),
-        image.made_in.unwrap_or_default().as_secs_f64(),
+        lease::how_made(image),
         described(image, manifest.packages.len() <= 4),
     )
 }
@@ -80,17 +81,21 @@ fn built(image: &Image) -> String {
 /// What an image is, a line each.
 fn described(image: &Image, with_packages: bool) -> String {
     let manifest = &image.manifest;
-    let folder = image.initrd.parent().map(|path| path.display().to_string()).unwrap_or_default();
+    let folder = image.folder.display();
     let mut text = format!(
         "  digest  {}\n  size    {}\n  kernel  {}\n  folder  {folder}\n",
         manifest.digest(),
         size(manifest),
-        manifest.kernel_release,
+        kernel(manifest),
     );
     for package in manifest.packages.iter().filter(|_| with_packages) {
         text += &format!("  package {} {}\n", package.name, package.version);
     }
     text
+}
+
+fn kernel(manifest: &Manifest) -> &str {
+    if manifest.disk.is_some() { "its own" } else { &manifest.kernel_release }
 }
 
 fn size(manifest: &Manifest) -> String {
@@ -129,7 +134,7 @@ fn list(context: &Context, global: &GlobalArgs, json: bool) -> Result<u8, Comman
         let (digest, size, kernel) = match &manifest {
             Some(manifest) => {
                 let digest = manifest.digest().short().to_owned();
-                (digest, size(manifest), manifest.kernel_release.clone())
+                (digest, size(manifest), kernel(manifest).to_owned())
             }
             None => ("not made".to_owned(), String::new(), String::new()),
         };
@@ -233,6 +238,7 @@ fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
                 }
             }
         }
+        context.store().forget(&recipe.name)?;
     }
     Ok(0)
 }

@@ -11,6 +11,7 @@ pub(crate) mod facts;
 pub(crate) mod files;
 pub(crate) mod forward;
 pub(crate) mod image;
+mod import;
 pub(crate) mod logs;
 pub(crate) mod ping;
 pub(crate) mod pool;

@@ -3,11 +3,13 @@
 use super::agent::Agent;
 use super::deb::{self, DebError};
 use super::debian::{KernelParts, Packages, Supply, kernel_parts, make_root, scratch_for};
+use super::given;
+use super::import::Busybox;
 use super::initramfs::Tree;
 use super::lock::LockPolicy;
-use super::manifest::{FORMAT, FileRecord, Manifest, PackageRecord};
+use super::manifest::{DiskRecord, FORMAT, FileRecord, Manifest, PackageRecord};
 use super::modules::{ModuleError, ModuleSet};
-use super::packages::{PackageError, run};
+use super::packages::{PackageError, PackageSource, run};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use std::fs;
@@ -58,6 +60,15 @@ pub enum BuildError {
         /// What it does not.
         why: String,
     },
+    /// A root or a disk that it is to be made of.
+    #[error("cannot take over `{path}`", path = path.display())]
+    Given {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Cancelled by the caller.
     #[error("cancelled")]
     Cancelled,
@@ -79,8 +90,14 @@ pub(super) const ROOT: &str = "root.squashfs";
 /// The content of `/lib/modules/RELEASE`, where the root has it not.
 pub(super) const MODULES: &str = "modules.squashfs";
 
+/// A disk that is booted as it is.
+pub(super) const DISK: &str = "disk";
+
+/// All files that an image may have.
+pub(super) const FILES: [&str; 5] = [INITRD, KERNEL, ROOT, MODULES, DISK];
+
 /// The serial number of the disk that an image's root is.
-const ROOT_SERIAL: &str = "root";
+pub(super) const ROOT_SERIAL: &str = "root";
 
 /// How an image is to be made.
 pub struct BuildTerms<'a> {
@@ -119,19 +136,24 @@ pub(super) fn build(
     folder: &Path,
     terms: &BuildTerms<'_>,
 ) -> Result<Manifest, BuildError> {
-    let Made { packages, release, bzimage, initrd, cmdline } = match &recipe.busybox {
-        Some(busybox) => in_memory(recipe, &busybox.program, agent, supply, folder, terms)?,
-        None => on_disk(recipe, agent, supply, folder, terms)?,
+    let made = match (&recipe.busybox, &recipe.root, &recipe.disk) {
+        (Some(busybox), ..) => in_memory(recipe, &busybox.program, agent, supply, folder, terms)?,
+        (_, Some(root), _) => given::root(recipe, root, agent, supply, folder, terms)?,
+        (.., Some(disk)) => given::disk(disk, folder, terms)?,
+        (None, None, None) => on_disk(recipe, agent, supply, folder, terms)?,
     };
+    let Made { packages, release, kernel, cmdline } = made;
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         fs::write(&path, bytes).map_err(|source| BuildError::Write { path, source })
     };
-    let initrd = initrd.to_cpio();
-    let initrd =
-        initrd.map_err(|source| BuildError::Write { path: folder.join(INITRD), source })?;
-    write(INITRD, &initrd)?;
-    write(KERNEL, &bzimage)?;
+    if let Some(KernelMade { bzimage, initrd }) = kernel {
+        let initrd = initrd.to_cpio();
+        let initrd =
+            initrd.map_err(|source| BuildError::Write { path: folder.join(INITRD), source })?;
+        write(INITRD, &initrd)?;
+        write(KERNEL, &bzimage)?;
+    }
     let record = |name: &str| {
         let path = folder.join(name);
         let found =
@@ -139,10 +161,13 @@ pub(super) fn build(
         let (size, sha256) = found.map_err(|source| BuildError::Write { path, source })?;
         Ok::<_, BuildError>(FileRecord { name: name.to_owned(), size, sha256 })
     };
-    let mut files = vec![record(INITRD)?, record(KERNEL)?];
-    if recipe.suite.is_some() {
-        files.push(record(ROOT)?);
-    }
+    let there = FILES.into_iter().filter(|name| folder.join(name).exists());
+    let files = there.map(record).collect::<Result<_, _>>()?;
+    let disk = recipe.disk.as_ref().map(|disk| DiskRecord {
+        format: disk.format,
+        firmware: disk.firmware,
+        drive: disk.drive,
+    });
     let manifest = Manifest {
         format: FORMAT,
         name: recipe.name.clone(),
@@ -158,19 +183,25 @@ pub(super) fn build(
         provides: recipe.provides.clone(),
         owner: recipe.owner.clone(),
         licence: recipe.licence.clone(),
+        disk,
         files,
     };
     write(super::store::MANIFEST, &manifest.to_json())?;
     Ok(manifest)
 }
 
-/// The parts of an image.
-struct Made {
-    packages: Vec<PackageRecord>,
-    release: String,
-    bzimage: Vec<u8>,
-    initrd: Tree,
-    cmdline: String,
+/// The parts of an image, but for those that are in its folder already.
+pub(super) struct Made {
+    pub(super) packages: Vec<PackageRecord>,
+    pub(super) release: String,
+    pub(super) kernel: Option<KernelMade>,
+    pub(super) cmdline: String,
+}
+
+/// A kernel, and what it starts with.
+pub(super) struct KernelMade {
+    pub(super) bzimage: Vec<u8>,
+    pub(super) initrd: Tree,
 }
 
 /// All in the initramfs: busybox, modules, files.
@@ -220,7 +251,27 @@ fn in_memory(
     }
     let packages = packages.into_iter().map(|package| package.record).collect();
     let cmdline = format!("{} guestline.modules={}", recipe.kernel.cmdline, load.join(","));
-    Ok(Made { packages, release, bzimage, initrd: tree, cmdline })
+    Ok(Made { packages, release, kernel: Some(KernelMade { bzimage, initrd: tree }), cmdline })
+}
+
+/// The busybox of a recipe that has one.
+pub(super) fn busybox(
+    recipe: &Recipe,
+    source: &PackageSource,
+    pool: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Busybox, BuildError> {
+    let place = recipe.busybox.as_ref().map(|busybox| &*busybox.program).unwrap_or_default();
+    let scratch = tempfile::tempdir_in(pool)
+        .map_err(|source| BuildError::Write { path: pool.to_owned(), source })?;
+    let mut program = None;
+    for package in source.fetch(&recipe.packages, pool, terms.cancel)? {
+        let want = |path: &str| below_root(path) == below_root(place);
+        deb::files(&package.path, terms.cancel, want, |_, bytes| program = Some(bytes))?;
+    }
+    let program = program.ok_or_else(|| BuildError::Missing { what: place.to_owned() })?;
+    let applets = applets(&program, scratch.path())?;
+    Ok(Busybox { program, applets })
 }
 
 /// A root on a disk, and an initramfs that finds it.
@@ -250,11 +301,12 @@ fn on_disk(
     if let Some(init) = &recipe.init {
         cmdline += &format!(" guestline.init={init}");
     }
-    Ok(Made { packages: packages.collect(), release, bzimage, initrd: tree, cmdline })
+    let kernel = Some(KernelMade { bzimage, initrd: tree });
+    Ok(Made { packages: packages.collect(), release, kernel, cmdline })
 }
 
 /// What every initramfs has.
-fn first_tree(agent: &Agent) -> Tree {
+pub(super) fn first_tree(agent: &Agent) -> Tree {
     let mut tree = Tree::default();
     for path in ["dev", "proc", "run", "sys"] {
         tree.folder(path);
@@ -265,7 +317,12 @@ fn first_tree(agent: &Agent) -> Tree {
     tree
 }
 
-fn add_modules(tree: &mut Tree, modules: &mut ModuleSet, names: &[String], release: &str) {
+pub(super) fn add_modules(
+    tree: &mut Tree,
+    modules: &mut ModuleSet,
+    names: &[String],
+    release: &str,
+) {
     let place = format!("lib/modules/{release}");
     for name in names {
         if let Some((path, bytes)) = modules.file(name) {

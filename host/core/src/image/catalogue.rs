@@ -2,15 +2,21 @@
 //!
 //! ```text
 //! CONFIG/images/NAME.toml   the user's; one of the same name goes before the program's
+//! STATE/images/NAME/        what was imported: image.toml, and its root or disk
 //! a path to a .toml file    any manifest, wherever it lies
+//! dir:PATH                  a folder that is a root
 //! ```
 
-use super::recipe::{EXTENDS, MORE, Recipe, RecipeError};
+use super::import;
+use super::recipe::{EXTENDS, MORE, Recipe, RecipeError, in_folder};
+use crate::digest::{Digest, Hasher};
 use crate::dirs::Dirs;
+use crate::kept::folders;
 use crate::text::is_plain_name;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use strsim::levenshtein as distance;
 use toml::Table;
@@ -24,6 +30,12 @@ const CARRIED: &[(&str, &str)] = &[
     ("debian-12-systemd", include_str!("../../../../images/debian-12-systemd/image.toml")),
 ];
 
+/// Stands before the path of a folder that is a root.
+pub(super) const FOLDER: &str = "dir:";
+
+/// Whose kernel boots a root that brings none.
+pub const DEFAULT_KERNEL: &str = "debian-12";
+
 /// A chain of manifests is no longer.
 const MAX_DEPTH: usize = 8;
 
@@ -34,7 +46,11 @@ const MAX_LEN: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     folder: PathBuf,
+    imports: PathBuf,
 }
+
+/// The manifest of an import, in its folder.
+pub(super) const IMPORTED: &str = "image.toml";
 
 /// A manifest as it was found.
 struct Found {
@@ -46,7 +62,7 @@ struct Found {
 impl Catalogue {
     /// With the user's folder.
     pub fn new(dirs: &Dirs) -> Self {
-        Self { folder: dirs.config.join("images") }
+        Self { folder: dirs.config.join("images"), imports: dirs.state.join("images") }
     }
 
     /// All names, in their order.
@@ -55,11 +71,33 @@ impl Catalogue {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let own = files
             .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned()));
-        let own: BTreeSet<String> = own.collect();
+        let imports = folders(&self.imports).into_iter();
+        let imports = imports.filter(|folder| folder.join(IMPORTED).is_file());
+        let imports = imports.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned()));
+        let own: BTreeSet<String> = own.chain(imports).filter(|name| is_plain_name(name)).collect();
         let mut names: Vec<String> = carried.collect();
         names
             .extend(own.into_iter().filter(|name| !CARRIED.iter().any(|(known, _)| known == name)));
         names
+    }
+
+    /// Where an import of a name is, be there one or not.
+    pub(super) fn imported(&self, name: &str) -> PathBuf {
+        self.imports.join(name)
+    }
+
+    /// Whether the program carries a manifest of this name.
+    pub(super) fn carries(&self, name: &str) -> bool {
+        CARRIED.iter().any(|(known, _)| *known == name)
+    }
+
+    /// Whether the user wrote a manifest of this name.
+    pub(super) fn has_own(&self, name: &str) -> bool {
+        self.own(name).exists()
+    }
+
+    fn own(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.toml"))
     }
 
     /// The recipe of a name, or of a path to a manifest; with more packages as `NAME+PACKAGE,PACKAGE`.
@@ -76,12 +114,15 @@ impl Catalogue {
     }
 
     fn named(&self, name: &str) -> Result<Recipe, RecipeError> {
+        if let Some(folder) = name.strip_prefix(FOLDER) {
+            return self.of_folder(Path::new(folder));
+        }
         let (mut tables, mut wanted) = (Vec::new(), name.to_owned());
         let mut beside = None;
         let first = loop {
             let found = self.find(&wanted, beside.as_deref())?;
             let parsed = toml::from_str::<Table>(&found.text);
-            let table = parsed.map_err(|source| RecipeError::Parse {
+            let mut table = parsed.map_err(|source| RecipeError::Parse {
                 name: wanted.clone(),
                 path: found.path.clone(),
                 source: source.into(),
@@ -96,6 +137,9 @@ impl Catalogue {
                 Some(toml::Value::String(name)) => Some(name.clone()),
                 Some(_) => return Err(wrong(format!("{EXTENDS} is the name of an image"))),
             };
+            if let Some(folder) = found.path.as_deref().and_then(Path::parent) {
+                in_folder(&mut table, folder);
+            }
             tables.push((table, found.path.clone()));
             match extends {
                 None => break found.path,
@@ -121,13 +165,28 @@ impl Catalogue {
         }
     }
 
+    /// A folder of this host as a root, with the default kernel for such.
+    fn of_folder(&self, folder: &Path) -> Result<Recipe, RecipeError> {
+        let wrong = |source| RecipeError::Read { path: folder.to_owned(), source };
+        let folder = fs::canonicalize(folder).map_err(wrong)?;
+        let sha256 = digest_of(&folder).map_err(wrong)?;
+        let kernel = self.named(DEFAULT_KERNEL)?;
+        let table = import::of_folder(&folder, &sha256, kernel);
+        Recipe::of([table]).map_err(|why| RecipeError::Wrong {
+            name: format!("{FOLDER}{}", folder.display()),
+            path: None,
+            why,
+        })
+    }
+
     /// `beside`: where the manifest lies that extends it.
     fn find(&self, name: &str, beside: Option<&Path>) -> Result<Found, RecipeError> {
         if is_path(name) {
             return read(&beside.map_or_else(|| PathBuf::from(name), |folder| folder.join(name)));
         }
         let neighbour = beside.map(|folder| folder.join(format!("{name}.toml")));
-        for path in neighbour.into_iter().chain([self.folder.join(format!("{name}.toml"))]) {
+        let own = [self.own(name), self.imported(name).join(IMPORTED)];
+        for path in neighbour.into_iter().chain(own) {
             if is_plain_name(name) && path.is_file() {
                 return read(&path);
             }
@@ -141,6 +200,24 @@ impl Catalogue {
             }
         }
     }
+}
+
+/// Digest of what the files of a folder are: their names, sizes, times and inodes (stat(2)).
+fn digest_of(folder: &Path) -> io::Result<Digest> {
+    let (mut hasher, mut open) = (Hasher::default(), vec![folder.to_owned()]);
+    while let Some(path) = open.pop() {
+        let found = fs::symlink_metadata(&path)?;
+        let times = (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
+        let what = (found.mode(), found.uid(), found.gid(), found.len(), found.ino(), times);
+        hasher.update(format!("{path:?} {what:?}\n").as_bytes());
+        if found.is_dir() {
+            let entries = fs::read_dir(&path)?.collect::<io::Result<Vec<_>>>()?;
+            let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+            paths.sort();
+            open.extend(paths);
+        }
+    }
+    Ok(hasher.finish())
 }
 
 fn is_path(name: &str) -> bool {

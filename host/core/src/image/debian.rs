@@ -19,7 +19,7 @@ use super::packages::{
     run,
 };
 use super::recipe::Recipe;
-use super::squashfs::{EPOCH, TarWriter, pack};
+use super::squashfs::{EPOCH, Effort, TarWriter, pack};
 use crate::machine::on_path;
 use nix::unistd::Uid;
 use std::ffi::OsStr;
@@ -45,7 +45,7 @@ const LEFT_OUT: [&str; 6] = [
 const MERGED: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
 
 /// The kernel's modules, in the folder in which a root is put together.
-const KERNEL_TAR: &str = "kernel.tar";
+pub(super) const KERNEL_TAR: &str = "kernel.tar";
 
 /// Where packages come from, and are kept.
 pub(super) struct Supply<'a> {
@@ -167,7 +167,9 @@ impl Supply<'_> {
         let wanted: Vec<String> = recipe.kernel.package.clone().into_iter().collect();
         let mut stanzas = resolve(&wanted, |name| apt.show(name, terms.cancel))?;
         let of_kernel = stanzas.len();
-        stanzas.extend(apt.plan(&recipe.packages, terms.cancel)?);
+        if recipe.root.is_none() {
+            stanzas.extend(apt.plan(&recipe.packages, terms.cancel)?);
+        }
         terms.step(&format!("fetches {} packages", stanzas.len()));
         let kept = keep_all(&stanzas, self.pool, &apt, terms.cancel)?;
         let packages = split(kept, of_kernel);
@@ -309,7 +311,7 @@ pub(super) fn make_root(
 
     terms.step("packs its root");
     let tar = File::open(&root_tar).map_err(wrong)?;
-    pack(tar, to, terms.cancel)
+    pack(tar, to, Effort::Small, terms.cancel)
 }
 
 /// Where a root is put together. As root that is in the image's folder, where the next maker sweeps; else in the folder for

@@ -2,10 +2,11 @@
 
 use super::recipe::Ready;
 use crate::digest::Digest;
+use crate::machine::{DiskFormat, Drive, FirmwareKind};
 use serde::{Deserialize, Serialize};
 
 /// The format of the manifest and of the folder it lies in; another number is another image.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 /// What an image was made from, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +22,7 @@ pub struct Manifest {
     pub agent: Digest,
     /// The packages it was made from.
     pub packages: Vec<PackageRecord>,
-    /// `uname -r` of its kernel.
+    /// `uname -r` of its kernel; empty where a disk brings its own.
     pub kernel_release: String,
     /// Kernel command line.
     pub cmdline: String,
@@ -39,8 +40,23 @@ pub struct Manifest {
     pub owner: String,
     /// Under which licences it may be passed on.
     pub licence: String,
+    /// The disk among the files that is booted as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskRecord>,
     /// The files beside the manifest.
     pub files: Vec<FileRecord>,
+}
+
+/// How a disk is held and booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRecord {
+    /// How the file holds it.
+    pub format: DiskFormat,
+    /// What starts its boot loader.
+    pub firmware: FirmwareKind,
+    /// What it is put into.
+    pub drive: Drive,
 }
 
 /// A package, exactly.

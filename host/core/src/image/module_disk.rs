@@ -5,7 +5,7 @@
 use super::build::BuildError;
 use super::module_index::{ModuleIndex, ModuleInfo, name_of};
 use super::packages::unpack;
-use super::squashfs::{TarWriter, pack};
+use super::squashfs::{Effort, TarWriter, pack};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -108,7 +108,7 @@ impl ModuleDisk {
         let path = tar_in(&self.scratch);
         let wrong = |source| BuildError::Write { path: path.clone(), source };
         self.tar.finish().map_err(wrong)?;
-        pack(File::open(&path).map_err(wrong)?, to, cancel)
+        pack(File::open(&path).map_err(wrong)?, to, Effort::Small, cancel)
     }
 
     fn write(&mut self, path: &str, content: &[u8]) -> Result<(), BuildError> {

@@ -1,12 +1,12 @@
 //! What an image is made of: its manifest, `image.toml`, with what it extends already in it.
 
 use crate::digest::Digest;
-use crate::machine::MEMORY_MIB;
+use crate::machine::{DiskFormat, Drive, FirmwareKind, MEMORY_MIB};
 use crate::text::is_plain_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use toml::{Table, Value};
 
@@ -44,8 +44,13 @@ pub struct Recipe {
     /// Under which licences it may be passed on.
     #[serde(default)]
     pub licence: String,
-    /// The kernel.
+    /// The kernel; none where a disk brings its own.
+    #[serde(default)]
     pub kernel: KernelRecipe,
+    /// A root that is there already, instead of packages.
+    pub root: Option<RootRecipe>,
+    /// A disk that is booted as it is.
+    pub disk: Option<DiskRecipe>,
     /// The shell and its tools, where that is all there is.
     pub busybox: Option<BusyboxRecipe>,
     /// Small files: path and content.
@@ -72,13 +77,42 @@ fn default_shell() -> String {
     "/bin/sh".to_owned()
 }
 
-/// The kernel and its modules.
+/// A root that is there already.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootRecipe {
+    /// A squashfs; in a manifest, beside it. Or a folder of this host.
+    pub file: PathBuf,
+    /// Digest of its content; of a folder, of what its files are.
+    pub sha256: Digest,
+}
+
+/// A disk that is booted as it is, by its own boot loader.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRecipe {
+    /// The disk; in a manifest, beside it.
+    pub file: PathBuf,
+    /// Digest of the file's content.
+    pub sha256: Digest,
+    /// How the file holds it.
+    pub format: DiskFormat,
+    /// What starts its boot loader.
+    #[serde(default)]
+    pub firmware: FirmwareKind,
+    /// What it is put into.
+    #[serde(default)]
+    pub drive: Drive,
+}
+
+/// The kernel and its modules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KernelRecipe {
     /// The package that it is in, which is unpacked and not installed; one of `packages` where there is no suite.
     pub package: Option<String>,
     /// Command line, without what is added for the agent.
+    #[serde(default)]
     pub cmdline: String,
     /// Modules that the agent loads, with what they need.
     #[serde(default)]
@@ -216,7 +250,7 @@ impl Recipe {
             table.remove(EXTENDS);
             merge(&mut all, table);
         }
-        let text = toml::to_string(&all).map_err(|error| error.to_string())?;
+        let text = toml::to_string(&without_places(&all)).map_err(|error| error.to_string())?;
         let recipe = all.try_into::<Self>();
         let mut recipe = recipe.map_err(|error| error.message().to_owned())?;
         recipe.check()?;
@@ -229,7 +263,7 @@ impl Recipe {
     /// # Errors
     /// In words, why it can have none.
     pub(super) fn with_packages(mut self, packages: &[&str]) -> Result<Self, String> {
-        if self.suite.is_none() {
+        if self.suite.is_none() || self.root.is_some() {
             return Err("it takes no packages: it has no suite to take them from".to_owned());
         }
         for &package in packages {
@@ -276,19 +310,7 @@ impl Recipe {
         {
             return Err(format!("`{package}` is no name of a package"));
         }
-        match (&self.suite, &self.busybox, &self.kernel.package) {
-            (Some(_), None, Some(_)) | (None, Some(_), None) => {}
-            (Some(_), None, None) => return Err("kernel.package is missing".to_owned()),
-            (Some(_), Some(_), _) => {
-                return Err("it has a suite and busybox; one of them is its root".to_owned());
-            }
-            (None, _, _) => {
-                return Err(
-                    "it has no suite, so it wants [busybox], and its kernel among the packages"
-                        .to_owned(),
-                );
-            }
-        }
+        self.check_root()?;
         if let Some(suite) = self.suite.as_ref().filter(|suite| !is_package(suite)) {
             return Err(format!("`{suite}` is no name of a suite"));
         }
@@ -310,6 +332,67 @@ impl Recipe {
             return Err(format!("`{path}` is no path below the root, without a slash before it"));
         }
         Ok(())
+    }
+}
+
+impl Recipe {
+    /// It has one root, and a kernel for it.
+    fn check_root(&self) -> Result<(), String> {
+        let wrong = |why: &str| Err(why.to_owned());
+        if self.disk.is_some() {
+            let is_more = self.root.is_some() || self.busybox.is_some() || self.suite.is_some();
+            return match is_more || self.kernel != KernelRecipe::default() {
+                true => wrong("it has a [disk], which brings its root and its kernel"),
+                false => Ok(()),
+            };
+        }
+        if self.root.is_some() && (self.busybox.is_some() || !self.packages.is_empty()) {
+            return wrong("it has a [root], so it takes no packages and no [busybox]");
+        }
+        match (&self.suite, &self.busybox, &self.kernel.package) {
+            (Some(_), None, Some(_)) | (None, Some(_), None) => {}
+            (Some(_), None, None) => return wrong("kernel.package is missing"),
+            (Some(_), Some(_), _) => {
+                return wrong("it has a suite and busybox; one of them is its root");
+            }
+            (None, _, _) if self.root.is_some() => {
+                return wrong("it has no suite, which its kernel.package is of");
+            }
+            (None, _, _) => {
+                return wrong(
+                    "it has no suite, so it wants [busybox], and its kernel among the packages",
+                );
+            }
+        }
+        match self.kernel.cmdline.is_empty() {
+            true => wrong("kernel.cmdline is missing"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What it says, but for where files are: their digests tell what they are.
+fn without_places(all: &Table) -> Table {
+    let mut all = all.clone();
+    for key in FILES {
+        if let Some(Value::Table(table)) = all.get_mut(key) {
+            table.remove("file");
+        }
+    }
+    all
+}
+
+/// Tables that name a file beside the manifest.
+const FILES: [&str; 2] = ["root", "disk"];
+
+/// Makes the files that a manifest names beside it those of this folder.
+pub(super) fn in_folder(table: &mut Table, folder: &Path) {
+    for key in FILES {
+        if let Some(Value::Table(table)) = table.get_mut(key)
+            && let Some(Value::String(file)) = table.get_mut("file")
+        {
+            *file = folder.join(&*file).to_string_lossy().into_owned();
+        }
     }
 }
 

@@ -14,8 +14,22 @@ use tokio_util::sync::CancellationToken;
 /// The time of what has none: reproducible-builds.org, `SOURCE_DATE_EPOCH`.
 pub(super) const EPOCH: &str = "0";
 
+/// What is spent on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// It is to be small: it is passed on.
+    Small,
+    /// It is to be there soon: it is a tenth larger.
+    Soon,
+}
+
 /// Packs a tar file as squashfs.
-pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
+pub(super) fn pack(
+    tar: File,
+    to: &Path,
+    effort: Effort,
+    cancel: &CancellationToken,
+) -> Result<(), BuildError> {
     // The root folder has no member in the tar file, and is whose we are.
     let mut pack = match Uid::effective().is_root() {
         true => Command::new("mksquashfs"),
@@ -36,6 +50,9 @@ pub(super) fn pack(tar: File, to: &Path, cancel: &CancellationToken) -> Result<(
         "-quiet",
     ]);
     pack.args(["-root-mode", "0755"]);
+    if effort == Effort::Soon {
+        pack.args(["-Xcompression-level", "3"]);
+    }
     pack.env("SOURCE_DATE_EPOCH", EPOCH);
     run_on(&mut pack, Some(tar), cancel)?;
     Ok(())

@@ -9,11 +9,13 @@
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
-use super::build::{self, BuildError, BuildTerms, INITRD, KERNEL, MODULES, ROOT};
+use super::build::{self, BuildError, BuildTerms, DISK, INITRD, KERNEL, MODULES, ROOT};
 use super::catalogue::Catalogue;
 use super::debian::{Supply, lock_path};
+use super::foreign::Kind;
+use super::import::{self, Busybox, Import, ImportError, ImportSpec};
 use super::kernels::Bootable;
-use super::manifest::{FileRecord, Manifest};
+use super::manifest::{DiskRecord, FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
 use super::shelf::{MAKING, Shelf, sweep, verify};
@@ -21,6 +23,7 @@ use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::folder_lock::FolderLock;
 use crate::seal::FileSeal;
+use crate::text::is_plain_name;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -38,10 +41,14 @@ const SEAL: &str = "seal.json";
 pub struct Image {
     /// What it is made from.
     pub manifest: Manifest,
-    /// Its kernel.
-    pub kernel: PathBuf,
-    /// Its initial RAM file system.
-    pub initrd: PathBuf,
+    /// Where it is kept.
+    pub folder: PathBuf,
+    /// Its kernel; none where it is a disk that is booted as it is.
+    pub kernel: Option<PathBuf>,
+    /// Its initial RAM file system, likewise.
+    pub initrd: Option<PathBuf>,
+    /// The disk that is booted as it is, where it is one.
+    pub disk: Option<ImageDisk>,
     /// Its root, where that is a disk.
     pub root: Option<PathBuf>,
     /// The disk with its kernel's modules, where the root has them not.
@@ -50,7 +57,16 @@ pub struct Image {
     pub made_in: Option<Duration>,
     /// Held so that nobody prunes it, where it can be.
     _lock: Option<Arc<FolderLock>>,
-    _kernel: Bootable,
+    _kernel: Option<Bootable>,
+}
+
+/// A disk that is booted as it is.
+#[derive(Debug, Clone)]
+pub struct ImageDisk {
+    /// The file.
+    pub file: PathBuf,
+    /// How it is held and booted.
+    pub record: DiskRecord,
 }
 
 /// There is no image to use.
@@ -188,6 +204,51 @@ impl Store {
         self.make(recipe, agent, terms, check, lock)
     }
 
+    /// Makes an image of what others made, and keeps that.
+    ///
+    /// # Errors
+    /// [`ImportError`]; what was there is still there then.
+    pub fn import(
+        &self,
+        spec: &ImportSpec,
+        agent: &Agent,
+        terms: &BuildTerms<'_>,
+        check: ImageCheck<'_>,
+    ) -> Result<Image, ImportError> {
+        let kind = Kind::of(&spec.from)?;
+        let lock = self.lock(terms.cancel)?;
+        let busybox = spec.busybox.then(|| self.busybox(terms)).transpose()?;
+        let import = Import::make(spec, kind, &self.catalogue, busybox.as_ref(), terms)?;
+        let check = if spec.unchecked { &|_: &Image| Ok(()) } else { check };
+        let image = self.make(&import.recipe, agent, terms, check, lock)?;
+        import.publish()?;
+        Ok(image)
+    }
+
+    /// Forgets what was imported under a name; false when nothing was. It waits for who makes an image.
+    ///
+    /// # Errors
+    /// [`ImageError::Folder`].
+    pub fn forget(&self, name: &str) -> Result<bool, ImageError> {
+        let folder = self.catalogue.imported(name);
+        if !is_plain_name(name) || !folder.is_dir() {
+            return Ok(false);
+        }
+        let _lock = self.lock(&CancellationToken::new())?;
+        let removed = import::remove(&folder);
+        removed.map_err(|source| ImageError::Folder { path: folder, source })?;
+        Ok(true)
+    }
+
+    /// The busybox that tiny has.
+    fn busybox(&self, terms: &BuildTerms<'_>) -> Result<Busybox, ImportError> {
+        let recipe = self.catalogue.get("tiny")?;
+        let made = build::busybox(&recipe, &self.source, &self.shelf.pool, terms);
+        let failed =
+            |source| ImageError::Build { name: recipe.name.clone(), source: Box::new(source) };
+        Ok(made.map_err(failed)?)
+    }
+
     /// Unpacks packages below a folder that is there, each from the pool or first into it.
     ///
     /// # Errors
@@ -271,7 +332,7 @@ impl Store {
         let supply = Supply { source, cache, pool, lock: &lock };
         let manifest = build::build(recipe, agent, &supply, made.path(), terms).map_err(failed)?;
         FolderLock::make(made.path()).map_err(trouble)?;
-        terms.step("boots, to see that it does");
+        terms.step("is looked at: does it boot?");
         if let Some(image) = self.open(&recipe.name, made.path(), true)? {
             check(&image).map_err(|why| failed(BuildError::Unfit { why }))?;
         }
@@ -306,21 +367,29 @@ impl Store {
         let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|error| damaged(format!("{MANIFEST}: {error}")))?;
         check(folder, &manifest).map_err(damaged)?;
-        let digest = manifest.file(KERNEL).map(|file| file.sha256.clone());
-        let digest = digest.ok_or_else(|| damaged(format!("{MANIFEST} names no {KERNEL}")))?;
-        let kernel = match is_use {
-            true => self.shelf.kernels.bootable(&folder.join(KERNEL), &digest),
-            false => Bootable::plain(folder.join(KERNEL)),
+        let file = |name: &str| manifest.file(name).map(|_| folder.join(name));
+        let kernel = match manifest.file(KERNEL) {
+            None if manifest.disk.is_none() => {
+                return Err(damaged(format!("{MANIFEST} names no {KERNEL}")));
+            }
+            None => None,
+            Some(kernel) if is_use => {
+                Some(self.shelf.kernels.bootable(&folder.join(KERNEL), &kernel.sha256))
+            }
+            Some(_) => Some(Bootable::plain(folder.join(KERNEL))),
         };
-        let disk = |name: &str| manifest.file(name).map(|_| folder.join(name));
-        let (root, modules) = (disk(ROOT), disk(MODULES));
+        let (initrd, root, modules) = (file(INITRD), file(ROOT), file(MODULES));
+        let disk = manifest.disk.clone();
+        let disk = disk.map(|record| ImageDisk { file: folder.join(DISK), record });
         if let Some(lock) = lock.as_ref().filter(|_| is_use) {
             lock.note_use();
         }
         Ok(Some(Image {
             manifest,
-            kernel: kernel.path.clone(),
-            initrd: folder.join(INITRD),
+            folder: folder.to_owned(),
+            kernel: kernel.as_ref().map(|kernel| kernel.path.clone()),
+            initrd,
+            disk,
             root,
             modules,
             made_in: None,
@@ -407,6 +476,7 @@ impl Image {
     /// # Errors
     /// What reading the image's own gives, also when it has no busybox.
     pub fn bare_initrd(&self) -> io::Result<Vec<u8>> {
-        super::initramfs::only(&fs::read(&self.initrd)?, "bin/busybox")
+        let initrd = self.initrd.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        super::initramfs::only(&fs::read(initrd)?, "bin/busybox")
     }
 }

@@ -1,7 +1,8 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
-use super::{Disk, ExtraPort, MachineSpec, Nic, Origin, QemuVersion};
+use super::{Disk, Drive, ExtraPort, Firmware, MachineSpec, Nic, Origin, QemuVersion, Uefi};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
+use serde_json::json;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -62,6 +63,15 @@ pub(super) fn command_line(
         let (size, path) = (spec.memory_mib, value(ram));
         add("object", format!("memory-backend-file,id=ram,size={size}M,mem-path={path},{sharing}"));
         machine += ",memory-backend=ram";
+    }
+    if let Some(firmware) = &spec.firmware {
+        // SeaBIOS and what it starts write to the first serial line then, instead of a screen that is not there.
+        machine += ",graphics=off";
+        if let Some(Uefi { code, vars, .. }) = &firmware.uefi {
+            machine += ",pflash0=code,pflash1=vars";
+            add("blockdev", flash("code", code, true));
+            add("blockdev", flash("vars", vars, false));
+        }
     }
     add("machine", machine);
     add("accel", spec.accel.as_str().to_owned());
@@ -129,10 +139,18 @@ pub(super) fn command_line(
         add("blockdev", disk.node(&node).to_string());
         // A guest whose disk the host cannot keep is not told of an error: it stands, and we are.
         let on_error = "werror=stop,rerror=stop";
-        add(
-            "device",
-            format!("virtio-blk-pci,id={id},drive={node},serial={id},addr={place:#x},{on_error}"),
-        );
+        let device = match spec.firmware.as_ref().filter(|_| place == FIRST_DISK) {
+            Some(Firmware { drive: Drive::Cdrom, .. }) => {
+                add("device", format!("ich9-ahci,id=ahci,addr={place:#x}"));
+                format!("ide-cd,id={id},drive={node},bus=ahci.0,serial={id},bootindex=0")
+            }
+            firmware => {
+                let device = format!("virtio-blk-pci,id={id},drive={node},serial={id}");
+                let first = if firmware.is_some() { ",bootindex=0" } else { "" };
+                format!("{device},addr={place:#x},{on_error}{first}")
+            }
+        };
+        add("device", device);
     }
     add("object", "rng-random,id=entropy,filename=/dev/urandom".to_owned());
     add("device", "virtio-rng-pci,id=rng,rng=entropy,addr=0x3".to_owned());
@@ -142,9 +160,14 @@ pub(super) fn command_line(
     if origin.is_restored() {
         add("incoming", "defer".to_owned());
     }
-    add("kernel", spec.kernel.display().to_string());
-    add("initrd", spec.initrd.display().to_string());
-    add("append", spec.cmdline.clone());
+    for (option, file) in [("kernel", &spec.kernel), ("initrd", &spec.initrd)] {
+        if let Some(file) = file {
+            add(option, file.display().to_string());
+        }
+    }
+    if spec.kernel.is_some() {
+        add("append", spec.cmdline.clone());
+    }
     if let Origin::Again { .. } = origin {
         args.push("-S".to_owned());
     }
@@ -161,8 +184,9 @@ pub(super) fn disk_node(number: usize) -> String {
 /// same text is the same machine.
 pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String {
     let spec = MachineSpec {
-        kernel: "".into(),
-        initrd: "".into(),
+        kernel: spec.kernel.as_ref().map(|_| "".into()),
+        initrd: spec.initrd.as_ref().map(|_| "".into()),
+        firmware: spec.firmware.as_ref().map(Firmware::without_files),
         cmdline: String::new(),
         reboots: false,
         disks: spec.disks.iter().map(Disk::without_files).collect(),
@@ -188,6 +212,12 @@ fn memory<'a>(origin: &Origin<'a>, version: QemuVersion) -> Option<(&'a Path, &'
     }
 }
 
+/// A node of the firmware's flash memory (QEMU `docs/system/i386/pc.rst`, "Machine-specific options").
+fn flash(node: &str, file: &Path, read_only: bool) -> String {
+    let file = json!({ "driver": "file", "filename": file, "read-only": read_only });
+    json!({ "driver": "raw", "node-name": node, "read-only": read_only, "file": file }).to_string()
+}
+
 /// A path as the value of an option: a comma would end it there (qemu(1), "-drive").
 fn value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
@@ -210,9 +240,10 @@ mod tests {
         MachineSpec {
             memory_mib: 256,
             cpus: 1,
-            kernel: "/k".into(),
-            initrd: "/i".into(),
+            kernel: Some("/k".into()),
+            initrd: Some("/i".into()),
             cmdline: "quiet console=ttyS0".into(),
+            firmware: None,
             accel: Accel::Tcg,
             reboots: false,
             ports: Vec::new(),
@@ -298,7 +329,7 @@ mod tests {
     #[test]
     fn what_the_guest_sees_has_no_paths_and_no_policy() {
         let seen = |spec: &MachineSpec| seen_by_guest(spec, QemuVersion(10, 0));
-        let same = MachineSpec { kernel: "/other".into(), reboots: true, ..spec() };
+        let same = MachineSpec { kernel: Some("/other".into()), reboots: true, ..spec() };
         assert_eq!(seen(&same), seen(&spec()));
         for other in [
             MachineSpec { memory_mib: 512, ..spec() },

@@ -7,6 +7,7 @@
 
 use super::qcow2;
 use crate::host::open_path;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io;
@@ -35,7 +36,8 @@ pub struct DiskFile {
 }
 
 /// How a file holds a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
     /// Byte for byte.
     Raw,
@@ -104,6 +106,23 @@ impl Disk {
         let size = std::fs::metadata(path)?.len();
         let file = DiskFile::at(path.to_owned(), DiskFormat::Raw);
         Ok(Self { size, read_only: true, files: vec![file] })
+    }
+
+    /// A disk whose base is a file that many machines read.
+    ///
+    /// # Errors
+    /// What asking for its size gives.
+    pub fn of_file(path: &Path, format: DiskFormat, read_only: bool) -> io::Result<Self> {
+        /// Devices have sectors of this.
+        const SECTOR: u64 = 512;
+        let file = File::open(path)?;
+        let size = match format {
+            DiskFormat::Raw => file.metadata()?.len(),
+            DiskFormat::Qcow2 => qcow2::inspect(&file).map_err(io::Error::other)?,
+        };
+        let size = size.next_multiple_of(SECTOR);
+        let file = DiskFile::at(path.to_owned(), format);
+        Ok(Self { size, read_only, files: vec![file] })
     }
 
     /// What of it the guest can see.

@@ -16,6 +16,7 @@ pub mod accel;
 mod args;
 mod disk;
 mod engine;
+mod firmware;
 mod handover;
 mod life;
 mod process;
@@ -29,6 +30,7 @@ mod tsc;
 
 pub use accel::{Accel, AccelChoice, Acceleration};
 pub use disk::{Disk, DiskFile, DiskFormat};
+pub use firmware::{Drive, Firmware, FirmwareKind, Uefi, UefiError, find_ovmf};
 pub use handover::Handover;
 pub use life::Ending;
 pub(crate) use process::is_there_still;

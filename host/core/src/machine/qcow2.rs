@@ -75,6 +75,113 @@ pub(crate) fn check_overlay(file: &File) -> io::Result<Result<(), &'static str>>
     })
 }
 
+/// What is wrong with a file that others made.
+#[derive(Debug, thiserror::Error)]
+pub enum QcowError {
+    /// It leads to other files, or has what QEMU or we do not take.
+    #[error("as a qcow2 file it {0}")]
+    Wrong(&'static str),
+    /// It is damaged.
+    #[error("as a qcow2 file it is damaged: {0}")]
+    Damaged(&'static str),
+    /// It cannot be read.
+    #[error("it cannot be read")]
+    Read(#[from] io::Error),
+}
+
+/// The size of the disk in a file that others made, in bytes, when it stands alone and its tables lie within it.
+///
+/// # Errors
+/// [`QcowError`].
+pub(crate) fn inspect(file: &File) -> Result<u64, QcowError> {
+    const CORRUPT: u64 = 2;
+    const EXTERNAL_DATA: u64 = 4;
+    /// Entries of the second tables are twice as long.
+    const EXTENDED: u64 = 16;
+    /// Where a cluster lies, in an entry of either table; and that it is compressed, in one of the second.
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    const COMPRESSED: u64 = 1 << 62;
+    /// More entries of the first table are of a disk that nobody has.
+    const MAX_ENTRIES: u64 = 4 << 20;
+    let len = file.metadata()?.len();
+    let mut header = [0; 112];
+    let read = file.read_at(&mut header, 0)?;
+    let long = |at: usize| {
+        let bytes = header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        u64::from_be_bytes(bytes.unwrap_or_default())
+    };
+    let version = long(0) & u64::from(u32::MAX);
+    if read < 72 || long(0) >> 32 != u64::from(MAGIC) {
+        return Err(QcowError::Damaged("it has no header"));
+    }
+    if version != 2 && version != u64::from(VERSION) {
+        return Err(QcowError::Wrong("is of another version than 2 and 3"));
+    }
+    let features = if version == 2 { 0 } else { long(72) };
+    if long(8) != 0 {
+        return Err(QcowError::Wrong(
+            "lies upon another file: `qemu-img convert -O qcow2` makes one of both",
+        ));
+    }
+    if long(32) >> 32 != 0 {
+        return Err(QcowError::Wrong("is encrypted"));
+    }
+    if features & EXTERNAL_DATA != 0 {
+        return Err(QcowError::Wrong(
+            "has its data in another file: `qemu-img convert -O qcow2` makes one of both",
+        ));
+    }
+    if features & CORRUPT != 0 {
+        return Err(QcowError::Damaged("QEMU marked it so; `qemu-img check -r all` may mend it"));
+    }
+    let (cluster_bits, size) = (long(16) & u64::from(u32::MAX), long(24));
+    if !(9..=21).contains(&cluster_bits) {
+        return Err(QcowError::Damaged("its clusters have no size that can be"));
+    }
+    let cluster = 1u64 << cluster_bits;
+    let entries = long(32) & u64::from(u32::MAX);
+    let words = if features & EXTENDED == 0 { 1 } else { 2 };
+    let needed = size.div_ceil(cluster).div_ceil(cluster / 8 / words);
+    if entries < needed || entries > MAX_ENTRIES {
+        return Err(QcowError::Damaged("its first table has not the length of its disk"));
+    }
+    let is_within = |at: u64, bytes: u64| {
+        at.is_multiple_of(cluster)
+            && at >= cluster
+            && at.checked_add(bytes).is_some_and(|end| end <= len)
+    };
+    if entries > 0 && !is_within(long(40), entries * 8) {
+        return Err(QcowError::Damaged("its first table lies outside of the file"));
+    }
+    if !is_within(long(48), 8) {
+        return Err(QcowError::Damaged("its reference counts lie outside of the file"));
+    }
+    let read_table = |at: u64, count: u64| -> io::Result<Vec<u64>> {
+        let mut bytes = vec![0; usize::try_from(count * 8).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, at)?;
+        let entry = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap_or_default());
+        Ok(bytes.chunks_exact(8).map(entry).collect())
+    };
+    for first in read_table(long(40), entries)? {
+        let at = first & OFFSET;
+        if at == 0 {
+            continue;
+        }
+        if !is_within(at, cluster) {
+            return Err(QcowError::Damaged("a table lies outside of the file"));
+        }
+        for second in read_table(at, cluster / 8)?.into_iter().step_by(usize::from(words == 2) + 1)
+        {
+            let data = second & OFFSET;
+            // The last cluster of a file may be cut where the disk ends.
+            if second & COMPRESSED == 0 && data != 0 && (!data.is_multiple_of(512) || data >= len) {
+                return Err(QcowError::Damaged("data lies outside of the file"));
+            }
+        }
+    }
+    Ok(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

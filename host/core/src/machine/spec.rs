@@ -1,6 +1,6 @@
 //! What a machine is made of.
 
-use super::{Accel, Disk, DiskFile, QemuVersion, args};
+use super::{Accel, Disk, DiskFile, Firmware, QemuVersion, args};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -12,12 +12,14 @@ pub struct MachineSpec {
     pub memory_mib: u64,
     /// Virtual CPUs.
     pub cpus: u32,
-    /// `bzImage` or `vmlinux` with a PVH entry.
-    pub kernel: PathBuf,
+    /// `bzImage` or `vmlinux` with a PVH entry; none where the firmware starts the first disk.
+    pub kernel: Option<PathBuf>,
     /// Initial RAM file system.
-    pub initrd: PathBuf,
+    pub initrd: Option<PathBuf>,
     /// Kernel command line.
     pub cmdline: String,
+    /// How the first disk is started, where there is no kernel.
+    pub firmware: Option<Firmware>,
     /// What runs the guest's code.
     pub accel: Accel,
     /// A guest that resets boots again; else that is the machine's end.
@@ -28,7 +30,7 @@ pub struct MachineSpec {
     pub root: Option<Disk>,
     /// The disk with its kernel's modules, which many machines read. Its serial number is `modules`.
     pub modules: Option<Disk>,
-    /// Disks, at most [`MAX_DISKS`].
+    /// Disks, at most [`MAX_DISKS`] beside the one that the firmware starts.
     pub disks: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`], each on a cable that leads nowhere.
     pub nics: Vec<Nic>,

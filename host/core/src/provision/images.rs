@@ -4,7 +4,7 @@ use super::set_up::{SetUpTerms, set_up};
 use super::{MachineRequest, Provisioner, WorkRoot};
 use crate::capture::ConsoleLine;
 use crate::dirs::Dirs;
-use crate::image::{Agent, BuildTerms, Image, ImageError, Recipe, Store};
+use crate::image::{Agent, BuildTerms, Image, ImageError, ImportError, ImportSpec, Recipe, Store};
 use crate::machine::{Accel, Ending, Qemu, QemuError};
 use crate::text;
 use guestline_protocol::PowerAction;
@@ -61,6 +61,14 @@ impl Images {
     /// [`ImageError`]; an image that was there is still there then.
     pub fn build(&self, recipe: &Recipe, terms: &BuildTerms<'_>) -> Result<Image, ImageError> {
         self.store.build(recipe, &self.agent, terms, &|image| self.check(image, terms.cancel))
+    }
+
+    /// Makes an image of what others made. It blocks, and wants a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`ImportError`]; what was there is still there then.
+    pub fn import(&self, spec: &ImportSpec, terms: &BuildTerms<'_>) -> Result<Image, ImportError> {
+        self.store.import(spec, &self.agent, terms, &|image| self.check(image, terms.cancel))
     }
 
     /// Says what is wrong with an image: whether it boots, says hello, runs a line, and powers off.

@@ -9,7 +9,7 @@ use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
 use crate::image::{Image, KernelError};
 use crate::link::LinkError;
-use crate::machine::{Ending, Machine, StartError, StateError};
+use crate::machine::{Ending, Machine, StartError, StateError, UefiError};
 use crate::text;
 use guestline_protocol::{ExitStatus, RemoteError};
 use nix::libc;
@@ -66,6 +66,15 @@ pub enum LeaseError {
         /// The file.
         path: PathBuf,
     },
+    /// A kernel was asked for, and the image's disk brings its own.
+    #[error("image `{image}` is a disk that boots its own kernel, so it takes no other")]
+    OwnKernel {
+        /// The image.
+        image: String,
+    },
+    /// What starts UEFI disks.
+    #[error(transparent)]
+    Uefi(#[from] UefiError),
     /// QEMU cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),

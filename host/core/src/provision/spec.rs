@@ -3,8 +3,8 @@
 use super::template::{self, TemplateId, TemplateKey};
 use super::{LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
-use crate::image::{Bootable, inspect_kernel};
-use crate::machine::{Disk, ExtraPort, MachineSpec};
+use crate::image::{Bootable, ImageDisk, inspect_kernel};
+use crate::machine::{Disk, Drive, ExtraPort, Firmware, FirmwareKind, MachineSpec, Uefi};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,9 +36,10 @@ impl Provisioner {
             kernel: self.kernel(request).await?,
             initrd: request.image.initrd.clone(),
             cmdline: self.cmdline(request),
+            firmware: request.image.disk.as_ref().map(|disk| self.firmware(disk)).transpose()?,
             root: request.image.root.as_deref().map(shared_disk).transpose()?,
             modules: request.image.modules.as_deref().map(shared_disk).transpose()?,
-            disks: request.disks.iter().map(|disk| disk.disk()).collect(),
+            disks: disks(request)?,
             nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
             reboots: self.reboots,
@@ -83,13 +84,16 @@ impl Provisioner {
 
     /// The kernel to boot: the image's, or the one that was asked for, unpacked or as a private copy, so that what was
     /// checked is what is booted.
-    async fn kernel(&self, request: &MachineRequest) -> Result<PathBuf, LeaseError> {
+    async fn kernel(&self, request: &MachineRequest) -> Result<Option<PathBuf>, LeaseError> {
         let Some((path, digest)) = &request.kernel else {
             return Ok(request.image.kernel.clone());
         };
+        if request.image.disk.is_some() {
+            return Err(LeaseError::OwnKernel { image: request.image.manifest.name.clone() });
+        }
         let mut kernels = self.kernels.lock().await;
         if let Some(kernel) = kernels.get(digest) {
-            return Ok(kernel.path.clone());
+            return Ok(Some(kernel.path.clone()));
         }
         let copy = self.root.path().join(format!("kernel-{}", digest.short()));
         let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
@@ -114,8 +118,27 @@ impl Provisioner {
         };
         let path = kernel.path.clone();
         kernels.insert(digest.clone(), kernel);
-        Ok(path)
+        Ok(Some(path))
     }
+
+    /// What starts an image's disk.
+    fn firmware(&self, disk: &ImageDisk) -> Result<Firmware, LeaseError> {
+        let uefi = match disk.record.firmware {
+            FirmwareKind::Bios => None,
+            FirmwareKind::Uefi => Some(Uefi::new(self.root.path())?),
+        };
+        Ok(Firmware { drive: disk.record.drive, uefi })
+    }
+}
+
+/// The disk that is booted as it is, if the image is one, and those that were asked for.
+fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
+    let first = request.image.disk.as_ref().map(|ImageDisk { file, record }| {
+        let wrong = |source| LeaseError::Image { path: file.clone(), source };
+        Disk::of_file(file, record.format, record.drive == Drive::Cdrom).map_err(wrong)
+    });
+    let asked = request.disks.iter().map(|disk| Ok(disk.disk()));
+    first.into_iter().chain(asked).collect()
 }
 
 fn shared_disk(path: &Path) -> Result<Disk, LeaseError> {

@@ -105,11 +105,13 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::WorkFolder { .. }
         | LeaseError::Write { .. }
         | LeaseError::Start(_)
+        | LeaseError::Uefi(_)
         | LeaseError::QemuDied { .. }
         | LeaseError::Restore(_) => Stage::Host,
-        LeaseError::Kernel(_) | LeaseError::KernelChanged { .. } | LeaseError::Image { .. } => {
-            Stage::Image
-        }
+        LeaseError::Kernel(_)
+        | LeaseError::KernelChanged { .. }
+        | LeaseError::OwnKernel { .. }
+        | LeaseError::Image { .. } => Stage::Image,
         LeaseError::Ended { .. } | LeaseError::Silent { .. } | LeaseError::NotReady { .. } => {
             Stage::Boot
         }

@@ -313,7 +313,8 @@ impl Bench {
             super::bare_boot(&self.qemu, self.spec.accel, &self.request.image, self.folder.path())?;
         let name = "for comparison: QEMU boots and powers off";
         rows.push(Row::new(name, "ms", ms(boot), None, ""));
-        let image = &self.request.image.kernel.display().to_string();
+        let kernel = self.request.image.kernel.as_deref().unwrap_or(Path::new(""));
+        let image = &kernel.display().to_string();
         let virtme = ["virtme-run", "--kimg", image, "--disable-kvm", "--script-sh", LINE];
         let vmtest = ["vmtest", "--kernel", image, LINE];
         // A test of avocado that boots the same machine.

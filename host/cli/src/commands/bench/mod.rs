@@ -19,6 +19,7 @@ use guestline::machine::{Accel, Qemu};
 use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
 use guestline_harness::text;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -282,7 +283,9 @@ fn bare_boot_command(
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"]);
     command.args(["-serial", "null", "-m", "256", "-smp", "1", "-no-reboot"]);
     // The same CPU: what the guest sees of it is part of what is tested, not of what it costs.
-    command.args(["-accel", accel.as_str(), "-cpu", accel.cpu()]).arg("-kernel").arg(&image.kernel);
+    command.args(["-accel", accel.as_str(), "-cpu", accel.cpu()]);
+    command
+        .args(image.kernel.iter().flat_map(|kernel| [OsStr::new("-kernel"), kernel.as_os_str()]));
     command.arg("-initrd").arg(initrd).arg("-append").arg(cmdline.join(" "));
     Ok(command)
 }

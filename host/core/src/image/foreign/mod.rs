@@ -7,6 +7,16 @@
 //! Nothing of it is trusted: a tree is read into memory and never onto this host's file system.
 
 mod kind;
+mod oci;
 mod packing;
+mod read;
+mod rootfs;
+mod tree;
+mod write;
 
 pub use kind::{Kind, KindError, NoKind};
+pub use oci::OciError;
+pub(crate) use rootfs::Rootfs;
+pub use rootfs::RootfsError;
+pub use tree::TreeError;
+pub(crate) use tree::What;

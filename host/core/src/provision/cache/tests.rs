@@ -38,6 +38,7 @@ fn manifest() -> Manifest {
         provides: Vec::new(),
         owner: String::new(),
         licence: String::new(),
+        disk: None,
         files: vec![file("initrd.cpio"), file("kernel")],
     }
 }

@@ -1,0 +1,77 @@
+//! `guestline image import`: what others made becomes an image.
+
+use super::image::{BROKEN, built};
+use crate::args::{FirmwareArg, GlobalArgs, ImageImportArgs};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::lease::{lines_of, telling};
+use crate::signals;
+use crate::terminal::Progress;
+use guestline::image::{ImportError, ImportSpec, LockPolicy};
+use guestline::machine::FirmwareKind;
+use std::io::Write;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) fn run(
+    context: &Context,
+    global: &GlobalArgs,
+    args: &ImageImportArgs,
+) -> Result<u8, CommandError> {
+    let images = context.images(global)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let cancel = CancellationToken::new();
+    let interrupted = signals::listen(cancel.clone(), false)?;
+    let spec = ImportSpec {
+        from: args.from.clone(),
+        name: args.name.clone(),
+        pick: args.pick.clone(),
+        kernel_of: args.kernel_of.clone(),
+        init: args.init.clone(),
+        memory_mib: args.memory,
+        firmware: args.firmware.map(|firmware| match firmware {
+            FirmwareArg::Bios => FirmwareKind::Bios,
+            FirmwareArg::Uefi => FirmwareKind::Uefi,
+        }),
+        busybox: args.busybox,
+        unchecked: args.no_check,
+        replace: args.replace,
+    };
+    let what = args.from.display().to_string();
+    let mut progress = Progress::new();
+    let made = telling(&what, LockPolicy::Prefer, &cancel, &mut progress, |terms| {
+        images.import(&spec, terms)
+    });
+    match made {
+        Ok(image) => {
+            context.cache().evict(context.limit);
+            std::io::stdout().write_all(built(&image).as_bytes())?;
+            Ok(0)
+        }
+        Err(_) if interrupted.get().is_some() => {
+            eprintln!("aborted  import of {what}");
+            Ok(interrupted.status())
+        }
+        Err(error) if is_usage(&error) => {
+            let hint = error.hint();
+            let error = CommandError::new(error);
+            Err(hint.into_iter().fold(error, CommandError::hint))
+        }
+        Err(error) => {
+            eprint!("errored  import of {what}: {}", lines_of(&error, error.hint()));
+            Ok(BROKEN)
+        }
+    }
+}
+
+/// What is wrong with the command line, and not with what was to be imported.
+fn is_usage(error: &ImportError) -> bool {
+    matches!(
+        error,
+        ImportError::Name { .. }
+            | ImportError::Taken { .. }
+            | ImportError::Recipe(_)
+            | ImportError::NoKernel { .. }
+            | ImportError::NoInit { .. }
+    )
+}

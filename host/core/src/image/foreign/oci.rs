@@ -1,0 +1,291 @@
+//! Container images: OCI layouts (OCI image-spec 1.1, `image-layout.md`) and what `docker save` writes.
+//!
+//! ```text
+//! index.json ─> (index of platforms) ─> manifest ─> configuration
+//!                                           └─> layers, each a tar archive upon those before
+//! ```
+
+use super::packing::Packed;
+use super::read::{TarKind, tar};
+use super::tree::{FileTree, TreeError, What};
+use crate::digest::{Digest, Hasher};
+use crate::text;
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use tokio_util::sync::CancellationToken;
+
+/// What a machine of ours can run.
+const OS: &str = "linux";
+const ARCHITECTURE: &str = "amd64";
+
+/// No document is longer, in bytes.
+const MAX_DOCUMENT: u64 = 16 << 20;
+
+/// An index may lead to an index, and not on for ever.
+const MAX_INDEXES: u32 = 4;
+
+/// A container image is not one that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OciError {
+    /// A document that is missing or none.
+    #[error("its `{name}` {why}")]
+    Document {
+        /// The document.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A blob that is another one.
+    #[error("its blob `{digest}` is damaged: its content has another digest")]
+    Digest {
+        /// What it should be.
+        digest: String,
+    },
+    /// For another machine.
+    #[error("it is for {found}, and a machine of Guestline is {OS}/{ARCHITECTURE}")]
+    Platform {
+        /// What it is for.
+        found: String,
+    },
+    /// Several images.
+    #[error("it holds {} images: {}", names.len(), names.join(", "))]
+    Several {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A layer.
+    #[error("its layer `{digest}` cannot be taken")]
+    Layer {
+        /// Its digest or name.
+        digest: String,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+}
+
+/// How a container of the image is run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct ContainerConfig {
+    /// NAME=VALUE.
+    #[serde(rename = "Env", default)]
+    pub(crate) env: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImageManifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImageConfig {
+    architecture: Option<String>,
+    os: Option<String>,
+    config: Option<ContainerConfig>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerManifest {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// Puts the layers of an image, whose files `blobs` has, into `tree`. `name` chooses where there are several.
+pub(super) fn oci(
+    blobs: &FileTree,
+    name: Option<&str>,
+    tree: &mut FileTree,
+    cancel: &CancellationToken,
+) -> Result<ContainerConfig, OciError> {
+    let index: Index = document(blobs, "index.json")?;
+    let manifest = choose(blobs, index, name, 0)?;
+    let manifest: ImageManifest = blob_document(blobs, &manifest.digest)?;
+    let config: ImageConfig = blob_document(blobs, &manifest.config.digest)?;
+    let config = usable(config)?;
+    for layer in &manifest.layers {
+        if !layer.media_type.contains("tar") {
+            let why =
+                format!("has media type `{}`, and a layer is a tar archive", layer.media_type);
+            return Err(OciError::Document {
+                name: layer.digest.clone(),
+                why: text::one_line(&why, 200),
+            });
+        }
+        let failed = |source| OciError::Layer { digest: layer.digest.clone(), source };
+        let file = checked(blobs, &layer.digest)?;
+        let packed = Packed::open(file).map_err(|error| failed(TreeError::Read(error)))?;
+        tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
+    }
+    Ok(config)
+}
+
+/// The same of what `docker save` writes (Docker image specification 1.2, "Combined Image JSON + Filesystem Changeset").
+pub(super) fn docker(
+    files: &FileTree,
+    name: Option<&str>,
+    tree: &mut FileTree,
+    cancel: &CancellationToken,
+) -> Result<ContainerConfig, OciError> {
+    let all: Vec<DockerManifest> = document(files, "manifest.json")?;
+    let tags = |manifest: &DockerManifest| manifest.repo_tags.clone().unwrap_or_default();
+    let names: Vec<String> = all.iter().flat_map(tags).collect();
+    let wanted = match name {
+        Some(name) => all.iter().find(|manifest| tags(manifest).iter().any(|tag| tag == name)),
+        None => Some(&all).filter(|all| all.len() == 1).and_then(|all| all.first()),
+    };
+    let manifest = wanted.ok_or(OciError::Several { names })?;
+    let config = usable(document(files, &manifest.config)?)?;
+    for layer in &manifest.layers {
+        let failed = |source| OciError::Layer { digest: layer.clone(), source };
+        let file = spooled(files, layer).map_err(|error| failed(TreeError::Read(error)))?;
+        let packed = Packed::open(file).map_err(|error| failed(TreeError::Read(error)))?;
+        tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
+    }
+    Ok(config)
+}
+
+/// The manifest that is wanted, out of an index and those it leads to.
+fn choose(
+    blobs: &FileTree,
+    index: Index,
+    name: Option<&str>,
+    depth: u32,
+) -> Result<Descriptor, OciError> {
+    const NAME: &str = "org.opencontainers.image.ref.name";
+    let is_ours = |descriptor: &&Descriptor| {
+        let ours = |platform: &Platform| platform.os == OS && platform.architecture == ARCHITECTURE;
+        descriptor.platform.as_ref().is_none_or(ours)
+    };
+    let ours: Vec<&Descriptor> = index.manifests.iter().filter(is_ours).collect();
+    let names = || {
+        let name = |descriptor: &&Descriptor| {
+            descriptor.annotations.get(NAME).unwrap_or(&descriptor.digest).clone()
+        };
+        ours.iter().map(name).collect::<Vec<_>>()
+    };
+    let chosen = match (&ours[..], name) {
+        ([], _) => {
+            let platforms = index.manifests.iter().filter_map(|found| found.platform.as_ref());
+            let found = platforms.map(|found| format!("{}/{}", found.os, found.architecture));
+            return Err(match found.collect::<Vec<_>>() {
+                none if none.is_empty() => OciError::Document {
+                    name: "index.json".to_owned(),
+                    why: "names no image".to_owned(),
+                },
+                found => OciError::Platform { found: found.join(", ") },
+            });
+        }
+        ([one], _) => *one,
+        (several, Some(name)) if depth == 0 => {
+            let is_it = |found: &&&Descriptor| {
+                found.annotations.get(NAME).is_some_and(|its| its == name) || found.digest == name
+            };
+            several
+                .iter()
+                .find(is_it)
+                .copied()
+                .ok_or_else(|| OciError::Several { names: names() })?
+        }
+        _ => return Err(OciError::Several { names: names() }),
+    };
+    if !chosen.media_type.contains("index") && !chosen.media_type.contains("manifest.list") {
+        return Ok(chosen.clone());
+    }
+    if depth >= MAX_INDEXES {
+        let why = "leads from one index to the next".to_owned();
+        return Err(OciError::Document { name: "index.json".to_owned(), why });
+    }
+    choose(blobs, blob_document(blobs, &chosen.digest)?, name, depth + 1)
+}
+
+/// An image for this kind of machine.
+fn usable(config: ImageConfig) -> Result<ContainerConfig, OciError> {
+    let os = config.os.unwrap_or_else(|| OS.to_owned());
+    let architecture = config.architecture.unwrap_or_else(|| ARCHITECTURE.to_owned());
+    match os == OS && architecture == ARCHITECTURE {
+        true => Ok(config.config.unwrap_or_default()),
+        false => Err(OciError::Platform { found: format!("{os}/{architecture}") }),
+    }
+}
+
+fn document<T: for<'de> Deserialize<'de>>(files: &FileTree, name: &str) -> Result<T, OciError> {
+    let wrong = |why: String| OciError::Document { name: text::one_line(name, 100), why };
+    let bytes = files.read(name.as_bytes(), MAX_DOCUMENT);
+    let bytes = bytes.ok_or_else(|| wrong("is missing".to_owned()))?;
+    serde_json::from_slice(&bytes).map_err(|error| wrong(format!("is wrong: {error}")))
+}
+
+fn blob_document<T: for<'de> Deserialize<'de>>(
+    blobs: &FileTree,
+    digest: &str,
+) -> Result<T, OciError> {
+    let mut text = Vec::new();
+    let wrong = |why: String| OciError::Document { name: text::one_line(digest, 100), why };
+    let read = checked(blobs, digest)?.take(MAX_DOCUMENT).read_to_end(&mut text);
+    read.map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    serde_json::from_slice(&text).map_err(|error| wrong(format!("is wrong: {error}")))
+}
+
+/// A blob, whose content is what its name says.
+fn checked(blobs: &FileTree, digest: &str) -> Result<File, OciError> {
+    let wrong = |why| OciError::Document { name: text::one_line(digest, 100), why };
+    let wanted = digest.strip_prefix("sha256:").and_then(Digest::parse);
+    let wanted = wanted.ok_or_else(|| wrong("is no SHA-256 digest".to_owned()))?;
+    let read = spooled(blobs, &format!("blobs/sha256/{}", wanted.as_str()))
+        .and_then(|mut file| Ok((digest_of(&mut file)?, file)));
+    match read {
+        Ok((found, file)) if found == wanted => Ok(file),
+        Ok(_) => Err(OciError::Digest { digest: digest.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(wrong("is missing".to_owned()))
+        }
+        Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+    }
+}
+
+fn digest_of(file: &mut File) -> io::Result<Digest> {
+    let mut hasher = Hasher::default();
+    let mut piece = vec![0; 1 << 18];
+    loop {
+        let count = file.read(&mut piece)?;
+        if count == 0 {
+            file.rewind()?;
+            return Ok(hasher.finish());
+        }
+        hasher.update(piece.get(..count).unwrap_or_default());
+    }
+}
+
+/// A content as a file of its own, which a program can read.
+fn spooled(files: &FileTree, name: &str) -> io::Result<File> {
+    let node = files.find(name.as_bytes()).map(|(_, node)| &node.what);
+    let Some(What::File(content)) = node else { return Err(io::ErrorKind::NotFound.into()) };
+    files.file(content)
+}

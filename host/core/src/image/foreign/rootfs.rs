@@ -1,0 +1,219 @@
+//! Anything that holds a root file system, as a tree.
+
+use super::kind::Kind;
+use super::oci::{self, ContainerConfig, OciError};
+use super::packing::Packed;
+use super::read::{self, TarKind};
+use super::tree::{Bounds, FileTree, Node, TreeError, What};
+use super::write;
+use crate::host::free_mib;
+use crate::image::build::BuildError;
+use crate::image::squashfs::{Effort, pack};
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use tokio_util::sync::CancellationToken;
+
+/// What is packed may unpack to so many times its size, and to this in any case.
+const RATIO: u64 = 100;
+const ALWAYS: u64 = 1 << 30;
+
+/// So much of the disk stays free, MiB.
+const KEEP_FREE_MIB: u64 = 512;
+
+/// A root has fewer names.
+const MAX_MEMBERS: usize = 4_000_000;
+
+/// A root file system cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// What it holds.
+    #[error("cannot take {kind} `{path}`", path = path.display())]
+    Tree {
+        /// What it is.
+        kind: Kind,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+    /// A container image.
+    #[error("cannot take {kind} `{path}`", path = path.display())]
+    Oci {
+        /// What it is.
+        kind: Kind,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OciError,
+    },
+    /// What is put into it.
+    #[error("cannot put `{name}` into it")]
+    Change {
+        /// What.
+        name: String,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+    /// It cannot be opened.
+    #[error("cannot read `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A root file system, and how it was to be run.
+#[derive(Debug)]
+pub(crate) struct Rootfs {
+    pub(crate) tree: FileTree,
+    pub(crate) config: ContainerConfig,
+}
+
+impl RootfsError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Oci { source: OciError::Several { .. }, .. } => {
+                Some("--pick NAME takes one of them".to_owned())
+            }
+            Self::Tree { source: TreeError::Name { .. }, .. } => {
+                Some("make it anew without that member, with names below its root".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Rootfs {
+    /// Reads one; contents are kept in a file without a name in `scratch`. `name` chooses an image where there are several.
+    ///
+    /// # Errors
+    /// [`RootfsError`]; a disk is none.
+    pub(crate) fn read(
+        path: &Path,
+        kind: Kind,
+        name: Option<&str>,
+        scratch: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Self, RootfsError> {
+        let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
+        let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
+        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
+        let open = || File::open(path).map_err(unreadable);
+        let packed = || Packed::open(open()?).map(BufReader::new).map_err(unreadable);
+        let oci_failed = |source| RootfsError::Oci { kind, path: path.to_owned(), source };
+        let mut config = ContainerConfig::default();
+        match kind {
+            Kind::Folder => read::folder(path, &mut tree, cancel).map_err(failed)?,
+            Kind::Tar => read::tar(packed()?, TarKind::Root, &mut tree, cancel).map_err(failed)?,
+            Kind::Cpio => read::initramfs(open()?, &mut tree, cancel).map_err(failed)?,
+            Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
+                let mut files = FileTree::new(scratch, bounds).map_err(failed)?;
+                match kind {
+                    Kind::OciLayout => read::folder(path, &mut files, cancel),
+                    _ => read::tar(packed()?, TarKind::Root, &mut files, cancel),
+                }
+                .map_err(failed)?;
+                config = match kind {
+                    Kind::DockerArchive => oci::docker(&files, name, &mut tree, cancel),
+                    _ => oci::oci(&files, name, &mut tree, cancel),
+                }
+                .map_err(oci_failed)?;
+            }
+            Kind::Squashfs | Kind::Qcow2 | Kind::RawDisk | Kind::Iso | Kind::Guestline => {
+                return Err(unreadable(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    format!("a {kind} is no archive of a root file system"),
+                )));
+            }
+        }
+        Ok(Self { tree, config })
+    }
+
+    /// Adds a file of root's.
+    ///
+    /// # Errors
+    /// [`RootfsError::Change`].
+    pub(crate) fn add_file(
+        &mut self,
+        name: &str,
+        mode: u32,
+        mut content: &[u8],
+    ) -> Result<(), RootfsError> {
+        let kept = self.tree.keep(&mut content);
+        let node = |content| Node::of(What::File(content), mode);
+        let added = kept.and_then(|content| self.tree.add(name.as_bytes(), node(content)));
+        added.map_err(|source| RootfsError::Change { name: name.to_owned(), source })
+    }
+
+    /// Adds busybox, and links for those of its commands that are not there.
+    ///
+    /// # Errors
+    /// [`RootfsError::Change`].
+    pub(crate) fn add_busybox(
+        &mut self,
+        program: &[u8],
+        applets: &[String],
+    ) -> Result<(), RootfsError> {
+        const PLACE: &str = "bin/busybox";
+        self.add_file(PLACE, 0o755, program)?;
+        for applet in applets {
+            if self.tree.find(applet.as_bytes()).is_some() {
+                continue;
+            }
+            let link = Node::of(What::Link(format!("/{PLACE}").into()), 0o777);
+            let added = self.tree.add(applet.as_bytes(), link);
+            added.map_err(|source| RootfsError::Change { name: applet.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Packs it as squashfs.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub(crate) fn pack(&self, to: &Path, cancel: &CancellationToken) -> Result<(), BuildError> {
+        let failed = |source| BuildError::Write { path: to.to_owned(), source };
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(move || write::tar(&self.tree, BufWriter::new(writer)));
+            let packed = pack(File::from(OwnedFd::from(reader)), to, Effort::Soon, cancel);
+            let written = writing.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+            match written {
+                // Who reads has gone, and says why.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+                _ => packed,
+            }
+        })
+    }
+}
+
+/// What a tree may take: of the disk what can be spared, and of something packed no more than what people pack.
+fn bounds(path: &Path, scratch: &Path) -> io::Result<Bounds> {
+    let found = fs::metadata(path)?;
+    let members = MAX_MEMBERS;
+    let free = free_mib(scratch)?.saturating_sub(KEEP_FREE_MIB) << 20;
+    let most = match found.is_dir() {
+        true => u64::MAX,
+        false => found.len().saturating_mul(RATIO).max(ALWAYS),
+    };
+    Ok(match most < free {
+        true => Bounds {
+            bytes: most,
+            why: "a hundred times its size: that is no root file system",
+            members,
+        },
+        false => {
+            Bounds { bytes: free, why: "and the disk of the cache has no room for more", members }
+        }
+    })
+}

@@ -1,0 +1,598 @@
+//! A root file system that is read, changed and written without being unpacked anywhere: names in memory, contents in a file
+//! that has no name, or where they are on this host.
+//!
+//! Names come from whoever made the archive. They are bytes, relative and without `..`; a member below a link goes where the
+//! link leads within the tree, and one that would leave it is refused.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// So many links may lead from one to the next (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// No file system of ours takes longer names (limits.h, `PATH_MAX`).
+const MAX_NAME_LEN: usize = 4096;
+
+/// Contents are copied in pieces of this.
+const PIECE: usize = 256 * 1024;
+
+/// A root file system.
+#[derive(Debug)]
+pub(crate) struct FileTree {
+    nodes: BTreeMap<Vec<u8>, Node>,
+    spool: File,
+    folder: PathBuf,
+    spooled: u64,
+    bounds: Bounds,
+}
+
+/// What a tree may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Bytes of all contents.
+    pub(crate) bytes: u64,
+    /// Why it is so many, in words behind "more than … bytes, ".
+    pub(crate) why: &'static str,
+    /// Names.
+    pub(crate) members: usize,
+}
+
+/// What has a name in a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) what: What,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Seconds since 1970.
+    pub(crate) mtime: u64,
+    /// Extended attributes.
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+}
+
+/// What kind of node it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    Folder,
+    File(Content),
+    /// A symbolic link and where it leads.
+    Link(Vec<u8>),
+    Char {
+        major: u32,
+        minor: u32,
+    },
+    Block {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+}
+
+/// Bytes of a file; names with the same content that is not empty are hard links.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Content {
+    Spooled { at: u64, len: u64 },
+    OfHost { path: PathBuf, len: u64 },
+}
+
+impl Content {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Spooled { len, .. } | Self::OfHost { len, .. } => *len,
+        }
+    }
+}
+
+/// What cannot be in a tree.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// A name that is none within a tree.
+    #[error("its member `{name}` {why}")]
+    Name {
+        /// The member, as it may be shown.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// More than it may be.
+    #[error("it unpacks to more than {bytes} bytes, {why}")]
+    TooLarge {
+        /// Bytes.
+        bytes: u64,
+        /// Why not more.
+        why: &'static str,
+    },
+    /// More names than it may have.
+    #[error("it has more than {members} members")]
+    TooMany {
+        /// Names.
+        members: usize,
+    },
+    /// Reading it, or writing what is read.
+    #[error("it cannot be read to its end")]
+    Read(#[source] io::Error),
+    /// A file of this host in it.
+    #[error("cannot read `{path}`", path = path.display())]
+    HostFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no room for its contents.
+    #[error("its contents cannot be kept in `{path}`", path = path.display())]
+    Spool {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl TreeError {
+    pub(super) fn name(name: &[u8], why: &'static str) -> Self {
+        let shown = crate::text::one_line(&String::from_utf8_lossy(name), 200);
+        Self::Name { name: shown, why }
+    }
+}
+
+impl Node {
+    pub(crate) fn folder() -> Self {
+        Self::of(What::Folder, 0o755)
+    }
+
+    /// Root's, of no time.
+    pub(crate) fn of(what: What, mode: u32) -> Self {
+        Self { what, mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+    }
+}
+
+/// Where a name leads within a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Folders that are not there are made.
+    Make,
+    /// It leads nowhere then.
+    No,
+}
+
+impl FileTree {
+    /// An empty tree, whose contents go to a file without a name in `folder`.
+    ///
+    /// # Errors
+    /// What making that file gives.
+    pub(crate) fn new(folder: &Path, bounds: Bounds) -> Result<Self, TreeError> {
+        let spool = tempfile::tempfile_in(folder)
+            .map_err(|source| TreeError::Spool { path: folder.to_owned(), source })?;
+        Ok(Self { nodes: BTreeMap::new(), spool, folder: folder.to_owned(), spooled: 0, bounds })
+    }
+
+    /// All nodes, folders before what is in them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Node)> {
+        self.nodes.iter().map(|(name, node)| (name.as_slice(), node))
+    }
+
+    /// Adds a node; what had its name goes, but a folder stays with what is in it when a folder comes.
+    ///
+    /// # Errors
+    /// [`TreeError::Name`], [`TreeError::TooMany`].
+    pub(crate) fn add(&mut self, name: &[u8], node: Node) -> Result<(), TreeError> {
+        let place = self.place(name, Missing::Make)?.unwrap_or_default();
+        if place.is_empty() {
+            return match node.what {
+                // The root itself.
+                What::Folder => Ok(()),
+                _ => Err(TreeError::name(name, "has the root's place and is no folder")),
+            };
+        }
+        if let What::Link(target) = &node.what {
+            stays_inside(&place, target).map_err(|why| TreeError::name(name, why))?;
+        }
+        let is_folder = |node: &Node| node.what == What::Folder;
+        if self.nodes.get(&place).is_some_and(is_folder) && !is_folder(&node) {
+            self.remove_below(&place);
+        }
+        self.insert(place, node)
+    }
+
+    fn insert(&mut self, place: Vec<u8>, node: Node) -> Result<(), TreeError> {
+        if self.nodes.len() >= self.bounds.members {
+            return Err(TreeError::TooMany { members: self.bounds.members });
+        }
+        self.nodes.insert(place, node);
+        Ok(())
+    }
+
+    /// Adds a name for a file that is there already.
+    ///
+    /// # Errors
+    /// [`TreeError::Name`] when there is no such file in the tree.
+    pub(crate) fn hard_link(&mut self, name: &[u8], target: &[u8]) -> Result<(), TreeError> {
+        let place = self.place(target, Missing::No)?;
+        let node = place.and_then(|place| self.nodes.get(&place)).cloned();
+        match node {
+            Some(node) if node.what != What::Folder => self.add(name, node),
+            _ => Err(TreeError::name(name, "is a hard link to what is not in it")),
+        }
+    }
+
+    /// Removes a name and what is below it.
+    ///
+    /// # Errors
+    /// [`TreeError::Name`].
+    pub(crate) fn remove(&mut self, name: &[u8]) -> Result<(), TreeError> {
+        if let Some(place) = self.place(name, Missing::No)? {
+            self.remove_below(&place);
+            self.nodes.remove(&place);
+        }
+        Ok(())
+    }
+
+    /// Removes what is in a folder.
+    ///
+    /// # Errors
+    /// [`TreeError::Name`].
+    pub(crate) fn empty(&mut self, name: &[u8]) -> Result<(), TreeError> {
+        if let Some(place) = self.place(name, Missing::No)? {
+            self.remove_below(&place);
+        }
+        Ok(())
+    }
+
+    fn remove_below(&mut self, place: &[u8]) {
+        let prefix = [place, b"/"].concat();
+        let below = self.nodes.range(prefix.clone()..);
+        let below: Vec<Vec<u8>> = below
+            .map(|(name, _)| name.clone())
+            .take_while(|name| place.is_empty() || name.starts_with(&prefix))
+            .collect();
+        for name in below {
+            self.nodes.remove(&name);
+        }
+    }
+
+    /// The node of a name itself, which may be a link; folders on the way may be links.
+    #[cfg(test)]
+    pub(crate) fn look(&self, name: &[u8]) -> Option<&Node> {
+        let mut links = 0;
+        let place = self.resolve_parent(&clean(name).ok()?, &mut links).ok()??;
+        self.nodes.get(&place)
+    }
+
+    /// The node that a name leads to, and where that is.
+    pub(crate) fn find(&self, name: &[u8]) -> Option<(Vec<u8>, &Node)> {
+        let mut links = 0;
+        let place = self.resolve(&clean(name).ok()?, &mut links).ok()??;
+        let node = self.nodes.get(&place)?;
+        Some((place, node))
+    }
+
+    /// Where a name is, through links of its folders.
+    fn place(&mut self, name: &[u8], missing: Missing) -> Result<Option<Vec<u8>>, TreeError> {
+        let wrong = |why| TreeError::name(name, why);
+        let clean = clean(name).map_err(wrong)?;
+        let mut links = 0;
+        if let Some(place) = self.resolve_parent(&clean, &mut links).map_err(wrong)? {
+            return Ok(Some(place));
+        }
+        if missing == Missing::No {
+            return Ok(None);
+        }
+        let (mut place, mut rest) = (Vec::new(), clean.as_slice());
+        while let Some(at) = rest.iter().position(|&byte| byte == b'/') {
+            let (part, after) = rest.split_at(at);
+            let next = join(&place, part);
+            place = match self.resolve(&next, &mut links).map_err(wrong)? {
+                Some(found) => match self.nodes.get(&found).map(|node| &node.what) {
+                    Some(What::Folder) => found,
+                    _ => return Err(wrong("lies below what is no folder")),
+                },
+                // A link that leads nowhere is made to lead to a folder.
+                None => {
+                    let target = match self.nodes.get(&next).map(|node| &node.what) {
+                        Some(What::Link(target)) => within(&next, target)
+                            .ok_or_else(|| wrong("lies below a link out of it"))?,
+                        _ => next,
+                    };
+                    let mut made = Vec::new();
+                    for part in target.split(|&byte| byte == b'/') {
+                        made = join(&made, part);
+                        if !self.nodes.contains_key(&made) {
+                            self.insert(made.clone(), Node::folder())?;
+                        }
+                    }
+                    target
+                }
+            };
+            rest = after.get(1..).unwrap_or_default();
+        }
+        Ok(Some(join(&place, rest)))
+    }
+
+    /// Where a clean name leads, all links followed; none when that is not there.
+    fn resolve(&self, name: &[u8], links: &mut u32) -> Result<Option<Vec<u8>>, &'static str> {
+        let Some(place) = self.resolve_parent(name, links)? else { return Ok(None) };
+        match self.nodes.get(&place).map(|node| &node.what) {
+            Some(What::Link(target)) => {
+                *links += 1;
+                if *links > MAX_LINKS {
+                    return Err("lies below links that lead in a circle");
+                }
+                match within(&place, target) {
+                    Some(target) => self.resolve(&target, links),
+                    None => Err("lies below a link out of it"),
+                }
+            }
+            Some(_) => Ok(Some(place)),
+            None if place.is_empty() => Ok(Some(place)),
+            None => Ok(None),
+        }
+    }
+
+    /// Where a clean name is, links of its folders followed; none when one of these is not there.
+    fn resolve_parent(
+        &self,
+        name: &[u8],
+        links: &mut u32,
+    ) -> Result<Option<Vec<u8>>, &'static str> {
+        let Some(at) = name.iter().rposition(|&byte| byte == b'/') else {
+            return Ok(Some(name.to_vec()));
+        };
+        let (parent, last) = name.split_at(at);
+        let Some(parent) = self.resolve(parent, links)? else { return Ok(None) };
+        match self.nodes.get(&parent).map(|node| &node.what) {
+            Some(What::Folder) => {}
+            _ if parent.is_empty() => {}
+            Some(_) => return Err("lies below what is no folder"),
+            None => return Ok(None),
+        }
+        Ok(Some(join(&parent, last.get(1..).unwrap_or_default())))
+    }
+
+    /// Keeps a content.
+    ///
+    /// # Errors
+    /// [`TreeError::TooLarge`], [`TreeError::Read`], [`TreeError::Spool`].
+    pub(crate) fn keep(&mut self, from: &mut impl Read) -> Result<Content, TreeError> {
+        let at = self.spooled;
+        let mut piece = vec![0; PIECE];
+        loop {
+            let count = match from.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(TreeError::Read(error)),
+            };
+            if self.spooled + count as u64 > self.bounds.bytes {
+                let Bounds { bytes, why, .. } = self.bounds;
+                return Err(TreeError::TooLarge { bytes, why });
+            }
+            let bytes = piece.get(..count).unwrap_or_default();
+            let written = self.spool.write_all_at(bytes, self.spooled);
+            written.map_err(|source| TreeError::Spool { path: self.folder.clone(), source })?;
+            self.spooled += count as u64;
+        }
+        Ok(Content::Spooled { at, len: self.spooled - at })
+    }
+
+    /// What a content holds.
+    ///
+    /// # Errors
+    /// What opening a file of this host gives.
+    pub(crate) fn open(&self, content: &Content) -> io::Result<ContentReader<'_>> {
+        Ok(match content {
+            Content::Spooled { at, len } => {
+                ContentReader::Spooled { spool: &self.spool, at: *at, end: at + len }
+            }
+            Content::OfHost { path, len } => {
+                let follow_nothing = nix::libc::O_NOFOLLOW;
+                let file = File::options().read(true).custom_flags(follow_nothing).open(path)?;
+                ContentReader::OfHost(file.take(*len))
+            }
+        })
+    }
+
+    /// A content as a file of its own, which another program can read.
+    ///
+    /// # Errors
+    /// What opening or copying it gives.
+    pub(crate) fn file(&self, content: &Content) -> io::Result<File> {
+        let mut reader = self.open(content)?;
+        if let ContentReader::OfHost(file) = reader {
+            return Ok(file.into_inner());
+        }
+        let mut file = tempfile::tempfile_in(&self.folder)?;
+        io::copy(&mut reader, &mut file)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    /// The first bytes of the file that a name leads to, at most `most`.
+    pub(crate) fn read(&self, name: &[u8], most: u64) -> Option<Vec<u8>> {
+        let (_, node) = self.find(name)?;
+        let What::File(content) = &node.what else { return None };
+        let mut bytes = Vec::new();
+        self.open(content).ok()?.take(most).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+/// Reads one content.
+#[derive(Debug)]
+pub(crate) enum ContentReader<'a> {
+    Spooled { spool: &'a File, at: u64, end: u64 },
+    OfHost(io::Take<File>),
+}
+
+impl Read for ContentReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Spooled { spool, at, end } => {
+                let left = usize::try_from(*end - *at).unwrap_or(usize::MAX).min(into.len());
+                let into = into.get_mut(..left).unwrap_or_default();
+                let count = spool.read_at(into, *at)?;
+                *at += count as u64;
+                Ok(count)
+            }
+            Self::OfHost(file) => file.read(into),
+        }
+    }
+}
+
+/// A name as it is in a tree: relative, without `.`, ended by no slash; the root has none.
+fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
+    if name.starts_with(b"/") {
+        return Err("has an absolute name");
+    }
+    if name.len() > MAX_NAME_LEN {
+        return Err("has a name that is too long");
+    }
+    if name.contains(&0) {
+        return Err("has a zero byte in its name");
+    }
+    let mut clean = Vec::with_capacity(name.len());
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err("has `..` in its name"),
+            part => clean = join(&clean, part),
+        }
+    }
+    Ok(clean)
+}
+
+fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    match (folder.is_empty(), name.is_empty()) {
+        (true, _) => name.to_vec(),
+        (_, true) => folder.to_vec(),
+        _ => [folder, b"/", name].concat(),
+    }
+}
+
+/// Where a link leads, as a clean name; none when that is out of the tree.
+fn within(link: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+    let mut parts: Vec<&[u8]> = match target.starts_with(b"/") {
+        true => Vec::new(),
+        false => {
+            let at = link.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+            link.get(..at)?.split(|&byte| byte == b'/').filter(|part| !part.is_empty()).collect()
+        }
+    };
+    for part in target.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if target.starts_with(b"/") => drop(parts.pop()),
+            b".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join(&b'/'))
+}
+
+fn stays_inside(link: &[u8], target: &[u8]) -> Result<(), &'static str> {
+    match within(link, target) {
+        Some(_) => Ok(()),
+        None => Err("is a link that leads out of it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes: 1000, why: "by a test", members: 20 };
+
+    fn tree() -> FileTree {
+        FileTree::new(&std::env::temp_dir(), BOUNDS).unwrap()
+    }
+
+    fn file(tree: &mut FileTree, name: &str, text: &str) -> Result<(), TreeError> {
+        let content = tree.keep(&mut text.as_bytes())?;
+        tree.add(name.as_bytes(), Node::of(What::File(content), 0o644))
+    }
+
+    fn link(tree: &mut FileTree, name: &str, target: &str) -> Result<(), TreeError> {
+        tree.add(name.as_bytes(), Node::of(What::Link(target.into()), 0o777))
+    }
+
+    fn names(tree: &FileTree) -> String {
+        let names = tree.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned());
+        names.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn folders_are_there_and_the_last_of_a_name_wins() {
+        let mut tree = tree();
+        file(&mut tree, "./etc/a", "old").unwrap();
+        file(&mut tree, "etc//a", "new").unwrap();
+        assert_eq!(names(&tree), "etc etc/a");
+        assert_eq!(tree.read(b"etc/a", 10).unwrap(), b"new");
+        tree.add(b"./", Node::folder()).unwrap();
+        tree.add(b"etc", Node::folder()).unwrap();
+        assert_eq!(names(&tree), "etc etc/a");
+        file(&mut tree, "etc", "a file now").unwrap();
+        assert_eq!(names(&tree), "etc");
+    }
+
+    #[test]
+    fn what_lies_below_a_link_goes_where_that_leads() {
+        let mut tree = tree();
+        link(&mut tree, "lib", "usr/lib").unwrap();
+        file(&mut tree, "lib/a", "a").unwrap();
+        link(&mut tree, "bin", "/usr/./bin").unwrap();
+        file(&mut tree, "bin/sh", "sh").unwrap();
+        assert_eq!(names(&tree), "bin lib usr usr/bin usr/bin/sh usr/lib usr/lib/a");
+        assert_eq!(tree.find(b"lib/a").unwrap().0, b"usr/lib/a");
+        assert_eq!(tree.look(b"lib").unwrap().what, What::Link(b"usr/lib".to_vec()));
+        tree.remove(b"lib/a").unwrap();
+        tree.empty(b"usr/bin").unwrap();
+        assert_eq!(names(&tree), "bin lib usr usr/bin usr/lib");
+    }
+
+    #[test]
+    fn nothing_leaves_the_tree() {
+        let mut tree = tree();
+        file(&mut tree, "file", "x").unwrap();
+        link(&mut tree, "round", "round").unwrap();
+        let wrong = [
+            file(&mut tree, "../x", "x"),
+            file(&mut tree, "/etc/x", "x"),
+            file(&mut tree, "a/../../x", "x"),
+            file(&mut tree, "file/x", "x"),
+            file(&mut tree, "round/x", "x"),
+            file(&mut tree, "a\0b", "x"),
+            link(&mut tree, "up", "../etc/passwd"),
+            link(&mut tree, "a/b", "../../etc"),
+            tree.hard_link(b"hard", b"../etc/passwd"),
+            tree.hard_link(b"hard", b"etc/passwd"),
+            tree.add(b".", Node::of(What::Fifo, 0o644)),
+        ];
+        let said = wrong.map(|wrong| wrong.unwrap_err().to_string());
+        insta::assert_snapshot!(said.join("\n"));
+        assert_eq!(names(&tree), "a file round");
+        // An absolute link stays within the root that it is in.
+        link(&mut tree, "ok", "/../etc").unwrap();
+        link(&mut tree, "a/ok", "../etc").unwrap();
+    }
+
+    #[test]
+    fn hard_links_share_a_content_and_bounds_hold() {
+        let mut tree = tree();
+        file(&mut tree, "a", "same").unwrap();
+        tree.hard_link(b"b", b"./a").unwrap();
+        assert_eq!(tree.look(b"a"), tree.look(b"b"));
+        let error = file(&mut tree, "large", &"x".repeat(1000)).unwrap_err();
+        assert_eq!(error.to_string(), "it unpacks to more than 1000 bytes, by a test");
+        for number in 0..18 {
+            file(&mut tree, &format!("f{number}"), "").unwrap();
+        }
+        let error = file(&mut tree, "more", "").unwrap_err();
+        assert_eq!(error.to_string(), "it has more than 20 members");
+    }
+}

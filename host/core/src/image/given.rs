@@ -1,0 +1,98 @@
+//! Images of what is there already: a root with a kernel of Debian's beside it, or a disk that is booted as it is.
+
+use super::agent::Agent;
+use super::build::{
+    BuildError, BuildTerms, DISK, KernelMade, MODULES, Made, ROOT, ROOT_SERIAL, add_modules,
+    first_tree,
+};
+use super::debian::{KERNEL_TAR, KernelParts, Packages, Supply, kernel_parts, scratch_for};
+use super::foreign::{Kind, Rootfs};
+use super::module_disk::ModuleDisk;
+use super::recipe::{DiskRecipe, Recipe, RootRecipe};
+use crate::digest::Digest;
+use crate::sparse;
+use std::fs;
+use std::io;
+use std::path::Path;
+use tokio_util::sync::CancellationToken;
+
+/// A root that is there already: an initramfs that finds it, and the modules of the kernel on a disk of their own.
+pub(super) fn root(
+    recipe: &Recipe,
+    root: &RootRecipe,
+    agent: &Agent,
+    supply: &Supply<'_>,
+    folder: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Made, BuildError> {
+    match root.file.is_dir() {
+        true => pack_folder(&root.file, folder, terms)?,
+        false => take_over(&root.file, &root.sha256, &folder.join(ROOT), terms.cancel)?,
+    }
+    let Packages { kernel, .. } = supply.packages(recipe, terms)?;
+    terms.step("unpacks its kernel");
+    let scratch = scratch_for(folder)?;
+    let KernelParts { bzimage, release, mut modules } =
+        kernel_parts(&kernel, scratch.path(), terms.cancel)?;
+    let mut disk = ModuleDisk::new(scratch.path())?;
+    disk.add_tar(&scratch.path().join(KERNEL_TAR), &release)?;
+    disk.pack(&folder.join(MODULES), terms.cancel)?;
+
+    let load = modules.closure(&recipe.kernel.load)?;
+    let mut tree = first_tree(agent);
+    add_modules(&mut tree, &mut modules, &load, &release);
+    let mut cmdline = format!(
+        "{} guestline.modules={} guestline.root=squashfs:{ROOT_SERIAL} \
+         guestline.modules_disk=squashfs:{MODULES_SERIAL}",
+        recipe.kernel.cmdline,
+        load.join(",")
+    );
+    if let Some(init) = &recipe.init {
+        cmdline += &format!(" guestline.init={init}");
+    }
+    let packages = kernel.into_iter().map(|package| package.record).collect();
+    Ok(Made { packages, release, kernel: Some(KernelMade { bzimage, initrd: tree }), cmdline })
+}
+
+/// The serial number of the disk with modules.
+const MODULES_SERIAL: &str = "modules";
+
+/// A disk that is booted as it is.
+pub(super) fn disk(
+    disk: &DiskRecipe,
+    folder: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Made, BuildError> {
+    take_over(&disk.file, &disk.sha256, &folder.join(DISK), terms.cancel)?;
+    let (release, cmdline) = (String::new(), String::new());
+    Ok(Made { packages: Vec::new(), release, kernel: None, cmdline })
+}
+
+/// Packs a root that is a folder.
+fn pack_folder(from: &Path, folder: &Path, terms: &BuildTerms<'_>) -> Result<(), BuildError> {
+    terms.step("packs its root");
+    let given =
+        |source| BuildError::Given { path: from.to_owned(), source: io::Error::other(source) };
+    let rootfs = Rootfs::read(from, Kind::Folder, None, folder, terms.cancel).map_err(given)?;
+    rootfs.pack(&folder.join(ROOT), terms.cancel)
+}
+
+/// Puts a file into the image: by another name where that can be, since it does not change.
+fn take_over(
+    from: &Path,
+    sha256: &Digest,
+    to: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), BuildError> {
+    let given = |source| BuildError::Given { path: from.to_owned(), source };
+    if fs::hard_link(from, to).is_err() {
+        sparse::copy(from, to, cancel).map_err(given)?;
+    }
+    match Digest::of_file(to).map_err(given)? == *sha256 {
+        true => Ok(()),
+        false => Err(given(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its content is not what the manifest says: another SHA-256",
+        ))),
+    }
+}

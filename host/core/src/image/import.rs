@@ -1,0 +1,499 @@
+//! Images of what others made: a root is packed, a disk copied, and a manifest written beside it.
+//!
+//! ```text
+//! STATE/images/NAME/   image.toml, root.squashfs or disk, NAME.lock: whole, or not there
+//! ```
+//! It is kept there, since it cannot be made again; what is made of it goes to the cache like any image.
+
+use super::build::{BuildError, BuildTerms, DISK, ROOT};
+use super::catalogue::{Catalogue, IMPORTED};
+use super::foreign::{Kind, KindError, Rootfs, RootfsError, What};
+use super::recipe::{Recipe, RecipeError};
+use super::store::ImageError;
+use crate::digest::Digest;
+use crate::machine::qcow2::{QcowError, inspect};
+use crate::machine::{FirmwareKind, MEMORY_MIB};
+use crate::sparse;
+use crate::text::{is_plain_name, one_line};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// What runs lines.
+const SHELL: &str = "bin/sh";
+
+/// What the agent gives to what it runs, NAME=VALUE a line.
+const ENVIRONMENT: &str = "etc/guestline/environment";
+
+/// Begins the names of imports that are being made, or were when their maker died.
+const MAKING: &str = ".making-";
+
+/// A disk machine has more than one of a small root, MiB: what boots there is a whole system.
+const DISK_MEMORY_MIB: u64 = 512;
+
+/// What is to be imported, and as what.
+#[derive(Debug, Clone)]
+pub struct ImportSpec {
+    /// File or folder.
+    pub from: PathBuf,
+    /// Its name; else the file's, as far as it is one.
+    pub name: Option<String>,
+    /// Which image of an archive that holds several.
+    pub pick: Option<String>,
+    /// Whose kernel boots it, where it brings none.
+    pub kernel_of: String,
+    /// The init that takes over; else the agent is the init.
+    pub init: Option<String>,
+    /// Memory of a machine.
+    pub memory_mib: Option<u64>,
+    /// What starts a disk; else what the disk looks made for.
+    pub firmware: Option<FirmwareKind>,
+    /// Busybox is put in, and its commands where there are none of these names.
+    pub busybox: bool,
+    /// It is published without a look whether it boots and answers.
+    pub unchecked: bool,
+    /// It takes the place of an import of the same name.
+    pub replace: bool,
+}
+
+/// What cannot be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It is nothing that is known.
+    #[error(transparent)]
+    Kind(#[from] KindError),
+    /// It cannot be read.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// A disk that cannot be used.
+    #[error("cannot take `{path}`", path = path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: QcowError,
+    },
+    /// No name can be made of the file's.
+    #[error("`{name}` is no name of an image: a-z, 0-9, `.`, `_` and `-`")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// There is one.
+    #[error("there is an image `{name}` already, {whose}")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        whose: &'static str,
+    },
+    /// It has no shell.
+    #[error("`{path}` has no `/bin/sh`, which runs command lines", path = path.display())]
+    NoShell {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It has not what is to be its init.
+    #[error("`{path}` has no `{init}`", path = path.display())]
+    NoInit {
+        /// The file.
+        path: PathBuf,
+        /// The init.
+        init: String,
+    },
+    /// For another machine.
+    #[error("`{path}` is for {found}, and a machine of Guestline is x86-64", path = path.display())]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// Its architecture.
+        found: String,
+    },
+    /// Whose kernel it is to have.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// It has no kernel of its own to give.
+    #[error("image `{name}` has no kernel package to boot a root with")]
+    NoKernel {
+        /// The image.
+        name: String,
+    },
+    /// What is made of it.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// It cannot be packed.
+    #[error("cannot pack `{path}`", path = path.display())]
+    Pack {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<BuildError>,
+    },
+    /// Its folder.
+    #[error("cannot write `{path}`", path = path.display())]
+    Write {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImportError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Kind(error) => return error.hint(),
+            Self::Image(ImageError::Build { source, .. })
+                if matches!(**source, BuildError::Unfit { .. }) =>
+            {
+                "a disk wants the agent in it: guestline image embed; --no-check imports it as it is"
+                    .to_owned()
+            }
+            Self::Image(error) => return error.hint(),
+            Self::Rootfs(error) => return error.hint(),
+            Self::Name { .. } => "--name gives it one".to_owned(),
+            Self::Taken { whose: OWN, .. } => {
+                "--replace puts this one in its place, --name gives it another name".to_owned()
+            }
+            Self::Taken { .. } => "--name gives it another name".to_owned(),
+            Self::NoShell { .. } => {
+                "--busybox puts one in, with the usual tools, where it has none".to_owned()
+            }
+            Self::NoInit { .. } => "without --init the agent is the init".to_owned(),
+            Self::NoKernel { .. } => "--kernel-of debian-12 is the default".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+const OWN: &str = "an import";
+const USERS: &str = "a manifest of yours";
+const CARRIED: &str = "which Guestline carries";
+
+/// An import on its way: its folder is gone with it, unless it is published.
+#[derive(Debug)]
+pub(super) struct Import {
+    making: tempfile::TempDir,
+    place: PathBuf,
+    pub(super) recipe: Recipe,
+}
+
+impl Import {
+    /// Packs or copies what is there, in `imports`; nobody else makes an import meanwhile.
+    pub(super) fn make(
+        spec: &ImportSpec,
+        kind: Kind,
+        catalogue: &Catalogue,
+        busybox: Option<&Busybox>,
+        terms: &BuildTerms<'_>,
+    ) -> Result<Self, ImportError> {
+        let name = name_of(spec, catalogue)?;
+        let place = catalogue.imported(&name);
+        let imports = place.parent().unwrap_or(&place);
+        let wrong = |source| ImportError::Write { path: imports.to_owned(), source };
+        fs::create_dir_all(imports).map_err(wrong)?;
+        sweep(imports);
+        let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(imports).map_err(wrong)?;
+        let folder = making.path();
+        let written = match kind {
+            Kind::Qcow2 | Kind::RawDisk | Kind::Iso => disk(spec, kind, folder, terms)?,
+            _ => root(spec, kind, catalogue, folder, busybox, terms)?,
+        };
+        let text = manifest_text(&name, spec, kind, written);
+        let path = folder.join(IMPORTED);
+        fs::write(&path, text).map_err(wrong)?;
+        let recipe = catalogue.get(&path.to_string_lossy())?;
+        Ok(Self { making, place, recipe })
+    }
+
+    /// Puts it into its place, where an older one goes.
+    pub(super) fn publish(self) -> Result<(), ImportError> {
+        let wrong = |source| ImportError::Write { path: self.place.clone(), source };
+        let old = self.place.with_file_name(format!("{MAKING}old"));
+        let _ = fs::remove_dir_all(&old);
+        match fs::rename(&self.place, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
+            _ => {}
+        }
+        fs::rename(self.making.keep(), &self.place).map_err(wrong)?;
+        let _ = fs::remove_dir_all(old);
+        Ok(())
+    }
+}
+
+/// Removes an import whole; what is left of it, should this be interrupted, is swept by the next.
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
+    let gone = folder.with_file_name(format!("{MAKING}gone"));
+    let _ = fs::remove_dir_all(&gone);
+    fs::rename(folder, &gone)?;
+    fs::remove_dir_all(gone)
+}
+
+/// Removes what makers that died left; the lock of those who make images is held.
+fn sweep(imports: &Path) {
+    for entry in fs::read_dir(imports).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(MAKING) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The name that an import is to have, when nobody else has it.
+fn name_of(spec: &ImportSpec, catalogue: &Catalogue) -> Result<String, ImportError> {
+    let name = match &spec.name {
+        Some(name) => name.clone(),
+        None => file_name(&spec.from),
+    };
+    if !is_plain_name(&name) {
+        return Err(ImportError::Name { name });
+    }
+    let whose = if catalogue.carries(&name) {
+        CARRIED
+    } else if catalogue.has_own(&name) {
+        USERS
+    } else if catalogue.imported(&name).exists() && !spec.replace {
+        OWN
+    } else {
+        return Ok(name);
+    };
+    Err(ImportError::Taken { name, whose })
+}
+
+/// What a file is called, without what tells its kind, as a name of an image.
+fn file_name(path: &Path) -> String {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let mut name = name.as_str();
+    let ends = ["gz", "xz", "zst", "bz2", "tar", "tgz", "cpio", "img", "raw", "qcow2", "iso"];
+    while let Some((stem, end)) = name.rsplit_once('.')
+        && (ends.contains(&end) || end == "squashfs")
+    {
+        name = stem;
+    }
+    name.replace([' ', '+', ':', '@', '~'], "-")
+}
+
+/// The digest of a file that was made here.
+fn digest(path: &Path) -> Result<Digest, ImportError> {
+    Digest::of_file(path).map_err(|source| ImportError::Write { path: path.to_owned(), source })
+}
+
+/// What is told of an import while it is made: its own part of the manifest.
+struct Written {
+    key: &'static str,
+    file: &'static str,
+    sha256: Digest,
+    /// What else stands in its table.
+    more: Vec<(&'static str, &'static str)>,
+    /// The image whose kernel it has.
+    kernel: Option<Recipe>,
+    /// Systemd is its init.
+    has_systemd: bool,
+}
+
+fn root(
+    spec: &ImportSpec,
+    kind: Kind,
+    catalogue: &Catalogue,
+    folder: &Path,
+    busybox: Option<&Busybox>,
+    terms: &BuildTerms<'_>,
+) -> Result<Written, ImportError> {
+    let kernel = catalogue.get(&spec.kernel_of)?;
+    if kernel.suite.is_none() || kernel.kernel.package.is_none() {
+        return Err(ImportError::NoKernel { name: kernel.name });
+    }
+    terms.step(&format!("reads the {kind}"));
+    let to = folder.join(ROOT);
+    let failed = |source| ImportError::Pack { path: spec.from.clone(), source: Box::new(source) };
+    let (pick, scratch) = (spec.pick.as_deref(), folder);
+    let mut rootfs = Rootfs::read(&spec.from, kind, pick, scratch, terms.cancel)?;
+    if let Some(busybox) = busybox {
+        rootfs.add_busybox(&busybox.program, &busybox.applets)?;
+    }
+    if !rootfs.config.env.is_empty() {
+        let environment = rootfs.config.env.join("\n") + "\n";
+        rootfs.add_file(ENVIRONMENT, 0o644, environment.as_bytes())?;
+    }
+    let has_systemd = runs_here(spec, &rootfs)?;
+    terms.step("packs its root");
+    rootfs.pack(&to, terms.cancel).map_err(failed)?;
+    let sha256 = digest(&to)?;
+    let more = Vec::new();
+    Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), has_systemd })
+}
+
+/// A root that can run lines on an x86-64 machine. Tells whether systemd is to be its init.
+fn runs_here(spec: &ImportSpec, rootfs: &Rootfs) -> Result<bool, ImportError> {
+    let path = || spec.from.clone();
+    let shell = rootfs.tree.read(SHELL.as_bytes(), 64);
+    let shell = shell.ok_or_else(|| ImportError::NoShell { path: path() })?;
+    if let Some(found) = other_architecture(&shell) {
+        return Err(ImportError::Architecture { path: path(), found });
+    }
+    let Some(init) = &spec.init else { return Ok(false) };
+    let found = rootfs.tree.find(init.trim_start_matches('/').as_bytes());
+    match found {
+        Some((place, node)) if matches!(node.what, What::File(_)) => {
+            Ok(place.ends_with(b"/systemd"))
+        }
+        _ => Err(ImportError::NoInit { path: path(), init: init.clone() }),
+    }
+}
+
+/// The architecture of an ELF program that is not x86-64 (ELF header, `e_machine`).
+fn other_architecture(program: &[u8]) -> Option<String> {
+    let is_elf = program.starts_with(b"\x7fELF");
+    let machine = program.get(18..20).filter(|_| is_elf)?;
+    Some(match u16::from_le_bytes(machine.try_into().ok()?) {
+        62 => return None,
+        3 => "32-bit x86".to_owned(),
+        40 => "32-bit ARM".to_owned(),
+        183 => "arm64".to_owned(),
+        243 => "RISC-V".to_owned(),
+        machine => format!("another architecture (ELF machine {machine})"),
+    })
+}
+
+/// A disk, copied as it is.
+fn disk(
+    spec: &ImportSpec,
+    kind: Kind,
+    folder: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Written, ImportError> {
+    let unusable = |source| ImportError::Disk { path: spec.from.clone(), source };
+    let format = match kind {
+        Kind::Qcow2 => "qcow2",
+        _ => "raw",
+    };
+    terms.step(&format!("copies the {kind}"));
+    let to = folder.join(DISK);
+    let sha256 = sparse::copy(&spec.from, &to, terms.cancel)
+        .map_err(|source| ImportError::Write { path: spec.from.clone(), source })?;
+    if kind == Kind::Qcow2 {
+        let file = File::open(&to).map_err(|error| unusable(error.into()))?;
+        inspect(&file).map_err(unusable)?;
+    }
+    let firmware = match spec.firmware.unwrap_or_else(|| firmware_of(&to, kind)) {
+        FirmwareKind::Bios => "bios",
+        FirmwareKind::Uefi => "uefi",
+    };
+    let drive = if kind == Kind::Iso { "cdrom" } else { "disk" };
+    let more = vec![("format", format), ("firmware", firmware), ("drive", drive)];
+    Ok(Written { key: "disk", file: DISK, sha256, more, kernel: None, has_systemd: false })
+}
+
+/// UEFI for a disk whose first sector has no code and that has a GPT (UEFI 2.10, 5.2); what can be started by both is by a BIOS,
+/// which is quicker.
+fn firmware_of(disk: &Path, kind: Kind) -> FirmwareKind {
+    let mut start = vec![0; 1024];
+    let read = File::open(disk).and_then(|file| file.read_at(&mut start, 0));
+    let has_code = start.iter().take(440).any(|&byte| byte != 0);
+    let has_gpt = start.get(512..520) == Some(b"EFI PART");
+    match kind == Kind::RawDisk && read.is_ok() && !has_code && has_gpt {
+        true => FirmwareKind::Uefi,
+        false => FirmwareKind::Bios,
+    }
+}
+
+/// The manifest of an import.
+fn manifest_text(name: &str, spec: &ImportSpec, kind: Kind, written: Written) -> String {
+    let Written { key, file, sha256, more, kernel, has_systemd } = written;
+    let from = spec.from.file_name().unwrap_or_default().to_string_lossy();
+    let summary = format!("imported {kind} {from}");
+    let default = kernel.as_ref().map_or(DISK_MEMORY_MIB, |kernel| kernel.memory_mib);
+    let memory = spec.memory_mib.unwrap_or(default).clamp(*MEMORY_MIB.start(), *MEMORY_MIB.end());
+    let mut all = manifest(name, &summary, memory, kernel);
+    if let Some(init) = &spec.init {
+        all.insert("init".to_owned(), init.as_str().into());
+        let ready = if has_systemd { "running" } else { "agent" };
+        all.insert("ready".to_owned(), ready.into());
+    }
+    let mut table = part(file.into(), &sha256);
+    table.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value.into())));
+    all.insert(key.to_owned(), Value::Table(table));
+    format!("# Written by `guestline image import`.\n\n{all}")
+}
+
+/// The manifest of a folder that is a root where it is.
+pub(super) fn of_folder(folder: &Path, sha256: &Digest, kernel: Recipe) -> Table {
+    let (name, summary) = (file_name(folder), format!("folder {}", folder.display()));
+    let name = match is_plain_name(&name) {
+        true => format!("dir-{}", name.get(..name.len().min(60)).unwrap_or_default()),
+        false => "dir".to_owned(),
+    };
+    let mut all = manifest(&name, &summary, kernel.memory_mib, Some(kernel));
+    let place = folder.to_string_lossy().into_owned();
+    all.insert("root".to_owned(), Value::Table(part(place.into(), sha256)));
+    all
+}
+
+/// What the manifests of all that is not built say.
+fn manifest(name: &str, summary: &str, memory_mib: u64, kernel: Option<Recipe>) -> Table {
+    let mut all = Table::new();
+    let mut set = |key: &str, value: Value| drop(all.insert(key.to_owned(), value));
+    set("name", name.into());
+    set("summary", one_line(summary, 100).into());
+    set("packages", Value::Array(Vec::new()));
+    set("memory_mib", i64::try_from(memory_mib).unwrap_or(i64::MAX).into());
+    if let Some(kernel) = kernel {
+        set("suite", kernel.suite.unwrap_or_default().into());
+        let mut table = Table::new();
+        table.insert("package".to_owned(), kernel.kernel.package.unwrap_or_default().into());
+        table.insert("cmdline".to_owned(), kernel.kernel.cmdline.into());
+        let load = kernel.kernel.load.into_iter().map(Value::from).collect();
+        table.insert("load".to_owned(), Value::Array(load));
+        set("kernel", Value::Table(table));
+    }
+    all
+}
+
+/// A file that a manifest names.
+fn part(file: Value, sha256: &Digest) -> Table {
+    let mut table = Table::new();
+    table.insert("file".to_owned(), file);
+    table.insert("sha256".to_owned(), sha256.as_str().into());
+    table
+}
+
+/// A shell and its tools for roots that have none.
+#[derive(Debug)]
+pub(super) struct Busybox {
+    pub(super) program: Vec<u8>,
+    /// Paths of its commands.
+    pub(super) applets: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_name_becomes_an_images() {
+        for (file, wanted) in [
+            ("/nowhere/Alpine-3.19.tar.gz", "alpine-3.19"),
+            ("/nowhere/disk.qcow2", "disk"),
+            ("/nowhere/my image.iso", "my-image"),
+            ("/nowhere/.tar", ""),
+            ("/", ""),
+        ] {
+            assert_eq!(file_name(Path::new(file)), wanted);
+        }
+    }
+
+    #[test]
+    fn programs_of_other_machines_are_named() {
+        let elf =
+            |machine: u8| [b"\x7fELF\x02\x01".to_vec(), vec![0; 12], vec![machine, 0]].concat();
+        assert_eq!(other_architecture(&elf(62)), None);
+        assert_eq!(other_architecture(&elf(183)).unwrap(), "arm64");
+        assert_eq!(other_architecture(b"#!/bin/sh"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! What starts a machine from its first disk, where QEMU is given no kernel: SeaBIOS, which comes with QEMU, or OVMF, whose
+//! variables each machine has a copy of.
+
+use crate::digest::Digest;
+use crate::host::open_path;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What starts a boot loader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirmwareKind {
+    /// SeaBIOS.
+    #[default]
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// What a disk is put into.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drive {
+    /// A disk on the virtio bus.
+    #[default]
+    Disk,
+    /// A CD drive, which nothing writes to.
+    Cdrom,
+}
+
+/// How a machine starts from its first disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firmware {
+    /// What that disk is put into.
+    pub drive: Drive,
+    /// OVMF's files; SeaBIOS without.
+    pub uefi: Option<Uefi>,
+}
+
+/// OVMF for one machine.
+#[derive(Debug, Clone)]
+pub struct Uefi {
+    pub(super) code: PathBuf,
+    /// The machine sees what is in it.
+    pub(super) digest: Digest,
+    pub(super) vars: PathBuf,
+    /// The file that the path leads to by its descriptor.
+    _vars: Option<Arc<File>>,
+}
+
+impl Firmware {
+    /// What of it the guest can see.
+    pub(super) fn without_files(&self) -> Self {
+        let uefi = self.uefi.as_ref().map(|uefi| Uefi {
+            code: uefi.digest.as_str().into(),
+            vars: PathBuf::new(),
+            _vars: None,
+            ..uefi.clone()
+        });
+        Self { drive: self.drive, uefi }
+    }
+}
+
+impl PartialEq for Uefi {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.code, &self.digest, &self.vars) == (&other.code, &other.digest, &other.vars)
+    }
+}
+
+impl Eq for Uefi {}
+
+/// There is no OVMF on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum UefiError {
+    /// It is not where distributions have it.
+    #[error("this host has no OVMF, which starts UEFI disks")]
+    Missing,
+    /// It cannot be read, or its variables not be copied.
+    #[error("cannot use OVMF at `{path}`", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Code and variables as Debian, Fedora, Arch and openSUSE have them; without Secure Boot, whose keys no disk of a test has.
+const PLACES: [(&str, &str); 6] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+    ("/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"),
+];
+
+/// Where OVMF is on this host.
+pub fn find_ovmf() -> Option<(PathBuf, PathBuf)> {
+    let mut places = PLACES.iter().map(|(code, vars)| (PathBuf::from(code), PathBuf::from(vars)));
+    places.find(|(code, vars)| code.is_file() && vars.is_file())
+}
+
+impl Uefi {
+    /// With variables that are as they come, in a file without a name in a folder.
+    ///
+    /// # Errors
+    /// [`UefiError`].
+    pub fn new(folder: &Path) -> Result<Self, UefiError> {
+        let (code, vars) = find_ovmf().ok_or(UefiError::Missing)?;
+        let digest = Digest::of_file(&code)
+            .map_err(|source| UefiError::Read { path: code.clone(), source })?;
+        let copy = || {
+            let mut copy = tempfile::tempfile_in(folder)?;
+            io::copy(&mut File::open(&vars)?, &mut copy)?;
+            Ok(copy)
+        };
+        let copy = copy().map_err(|source| UefiError::Read { path: vars.clone(), source })?;
+        Ok(Self { code, digest, vars: open_path(&copy), _vars: Some(Arc::new(copy)) })
+    }
+}
