@@ -15,6 +15,7 @@ mod catalogue;
 mod deb;
 mod debian;
 mod elf;
+pub mod embed;
 mod foreign;
 mod initramfs;
 mod kernel;
