@@ -75,6 +75,151 @@ pub(crate) fn check_overlay(file: &File) -> io::Result<Result<(), &'static str>>
     })
 }
 
+/// A qcow2 file of somebody else cannot be a machine's disk, or not safely.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotUsable {
+    /// It is something else, or an older version.
+    #[error("it is no qcow2 file of version 2 or 3")]
+    NoQcow2,
+    /// A file ends before what its header tells of.
+    #[error("it is cut, or damaged: {what} lies beyond its end")]
+    Cut {
+        /// What.
+        what: &'static str,
+    },
+    /// A number in it is none that can be.
+    #[error("it is damaged: {what}")]
+    Damaged {
+        /// Which.
+        what: &'static str,
+    },
+    /// QEMU has found it damaged.
+    #[error("it is marked as corrupt")]
+    Corrupt,
+    /// It is a layer upon another file.
+    #[error("it lies upon another file, `{}`", crate::text::one_line(name, 200))]
+    Backing {
+        /// As it is written there.
+        name: String,
+    },
+    /// What it holds is in another file.
+    #[error("its content is in another file")]
+    DataFile,
+    /// What it holds needs a key.
+    #[error("it is encrypted")]
+    Encrypted,
+    /// It is of a later time.
+    #[error("it has features that are not known")]
+    Features,
+}
+
+impl NotUsable {
+    /// What mends it.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Backing { .. } | Self::DataFile => {
+                "`qemu-img convert -O qcow2 IN WHOLE` makes one file of it"
+            }
+            Self::Encrypted => "`qemu-img convert` with its secret makes one that is not",
+            Self::Corrupt => "`qemu-img check -r all` mends what can be mended",
+            _ => return None,
+        })
+    }
+}
+
+/// Bits of the features that a reader has to know: it is corrupt, it has a data file, it may be compressed in another way,
+/// its second tables are extended.
+const CORRUPT: u64 = 1 << 1;
+const DATA_FILE: u64 = 1 << 2;
+const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | 1 << 3 | 1 << 4;
+
+/// The header of version 2.
+const OLD_HEADER_LEN: usize = 72;
+
+/// A longer first table is none that QEMU takes, in bytes (QEMU `block/qcow2.h`).
+const MAX_TABLE: u64 = 32 << 20;
+
+/// Of a first table's entry, where the second table is.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Looks at a file of somebody else: the size of its disk, in bytes.
+///
+/// # Errors
+/// What reading gives.
+pub(crate) fn inspect(file: &File) -> io::Result<Result<u64, NotUsable>> {
+    let len = file.metadata()?.len();
+    let mut header = vec![0; HEADER_LEN as usize];
+    let wanted = header.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+    file.read_exact_at(&mut header[..wanted], 0)?;
+    let short = |at: usize| {
+        let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        u32::from_be_bytes(bytes.unwrap_or_default())
+    };
+    let long = |at: usize| u64::from(short(at)) << 32 | u64::from(short(at + 4));
+    let version = short(4);
+    if short(0) != MAGIC || !(2..=3).contains(&version) || wanted < OLD_HEADER_LEN {
+        return Ok(Err(NotUsable::NoQcow2));
+    }
+    let features = if version == 2 { 0 } else { long(72) };
+    if long(8) != 0 {
+        let mut name = vec![0; usize::try_from(short(16).min(1023)).unwrap_or(0)];
+        // The name is for people; that there is one is enough.
+        let _ = file.read_exact_at(&mut name, long(8));
+        let name = String::from_utf8_lossy(&name).into_owned();
+        return Ok(Err(NotUsable::Backing { name }));
+    }
+    let no = match () {
+        () if features & DATA_FILE != 0 => Some(NotUsable::DataFile),
+        () if features & CORRUPT != 0 => Some(NotUsable::Corrupt),
+        () if features & !KNOWN != 0 => Some(NotUsable::Features),
+        () if short(32) != 0 => Some(NotUsable::Encrypted),
+        () => None,
+    };
+    if let Some(no) = no {
+        return Ok(Err(no));
+    }
+    let (bits, size) = (short(20), long(24));
+    if !(9..=21).contains(&bits) {
+        return Ok(Err(NotUsable::Damaged { what: "its clusters have no size that can be" }));
+    }
+    if size == 0 || size > 1 << 60 {
+        return Ok(Err(NotUsable::Damaged { what: "its disk has no size that can be" }));
+    }
+    let cluster = 1_u64 << bits;
+    let table = |at: u64, bytes: u64, what| match at.checked_add(bytes) {
+        _ if at == 0 || at % cluster != 0 || bytes > MAX_TABLE => {
+            Err(NotUsable::Damaged { what: "a table in it is where none can be" })
+        }
+        Some(end) if end <= len => Ok(()),
+        _ => Err(NotUsable::Cut { what }),
+    };
+    let (first, first_len) = (long(40), u64::from(short(36)) * 8);
+    let entry_len = if features & 1 << 4 == 0 { 8 } else { 16 };
+    let needed = size.div_ceil(cluster * (cluster / entry_len)) * 8;
+    if first_len < needed {
+        return Ok(Err(NotUsable::Damaged { what: "its first table is too short for its disk" }));
+    }
+    let counts = u64::from(short(56)) * cluster;
+    let tables = table(first, first_len, "its first table")
+        .and_then(|()| table(long(48), counts.max(1), "its table of reference counts"));
+    if let Err(no) = tables {
+        return Ok(Err(no));
+    }
+    let mut entries = vec![0; usize::try_from(needed).unwrap_or(0)];
+    file.read_exact_at(&mut entries, first)?;
+    for entry in entries.chunks_exact(8) {
+        let at = u64::from_be_bytes(entry.try_into().unwrap_or_default()) & OFFSET;
+        if at % cluster != 0 {
+            return Ok(Err(NotUsable::Damaged { what: "a table in it is where none can be" }));
+        }
+        // The file may end in the midst of its last cluster.
+        if at >= len {
+            return Ok(Err(NotUsable::Cut { what: "a second table" }));
+        }
+    }
+    Ok(Ok(size))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +266,49 @@ mod tests {
         let mut short = tempfile::tempfile().unwrap();
         short.write_all(b"QFI").unwrap();
         assert_eq!(check_overlay(&short).unwrap(), Err("it is cut"));
+    }
+
+    #[test]
+    fn what_others_made_is_looked_at() {
+        let inspected = |file: &File| inspect(file).unwrap();
+        for options in ["compat=1.1", "compat=0.10", "compat=1.1,extended_l2=on"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk");
+            let make = |args: &[&str]| {
+                let made = Command::new("qemu-img").args(args).current_dir(&folder).output();
+                assert!(made.unwrap().status.success(), "{args:?}");
+                File::options().read(true).write(true).open(&path).unwrap()
+            };
+            let file = make(&["create", "-f", "qcow2", "-o", options, "disk", "1G"]);
+            assert_eq!(inspected(&file), Ok(1 << 30), "{options}");
+            let len = file.metadata().unwrap().len();
+            file.set_len(len - 1).unwrap();
+            // The last table that an empty file has.
+            assert!(matches!(
+                inspected(&file),
+                Err(NotUsable::Cut { .. } | NotUsable::Damaged { .. })
+            ));
+        }
+        let changed = |at: u64, bytes: &[u8]| {
+            let file = empty(1 << 30);
+            file.as_file().write_all_at(bytes, at).unwrap();
+            inspected(file.as_file()).unwrap_err()
+        };
+        assert_eq!(changed(0, b"x"), NotUsable::NoQcow2);
+        assert_eq!(changed(7, &[4]), NotUsable::NoQcow2);
+        assert_eq!(changed(79, &[2]), NotUsable::Corrupt);
+        assert_eq!(changed(79, &[4]), NotUsable::DataFile);
+        assert_eq!(changed(78, &[1]), NotUsable::Features);
+        assert_eq!(changed(35, &[1]), NotUsable::Encrypted);
+        assert!(matches!(changed(14, &[1]), NotUsable::Backing { .. }));
+        assert!(matches!(changed(23, &[5]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(24, &[0xff]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(36, &[0xff; 4]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(40, &[0xff; 8]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(40, &[0, 0, 1]), NotUsable::Cut { .. }));
+        assert!(matches!(changed(3 * CLUSTER, &[0x80, 0, 1]), NotUsable::Cut { .. }));
+        assert!(matches!(changed(3 * CLUSTER + 6, &[2]), NotUsable::Damaged { .. }));
+        let short = tempfile::tempfile().unwrap();
+        assert_eq!(inspected(&short), Err(NotUsable::NoQcow2));
     }
 }

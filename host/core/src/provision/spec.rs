@@ -27,6 +27,7 @@ impl Provisioner {
         if request.link == LinkChoice::VirtConsole {
             ports.push(ExtraPort::VirtConsole);
         }
+        let given = request.given.iter().cloned();
         Ok(MachineSpec {
             memory_mib: request.memory_mib,
             cpus: request.cpus,
@@ -34,7 +35,7 @@ impl Provisioner {
             initrd: request.image.initrd.clone(),
             cmdline: self.cmdline(request),
             root: request.image.root.as_deref().map(root_disk).transpose()?,
-            disks: request.disks.iter().map(|disk| disk.disk()).collect(),
+            disks: given.chain(request.disks.iter().map(|disk| disk.disk())).collect(),
             nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
             reboots: self.reboots,
@@ -47,7 +48,7 @@ impl Provisioner {
     fn cmdline(&self, request: &MachineRequest) -> String {
         // What not every machine has.
         let nic = (!request.nics.is_empty()).then_some("virtio_net");
-        let disk = (!request.disks.is_empty()).then_some("virtio_blk");
+        let disk = (!request.disks.is_empty() || !request.given.is_empty()).then_some("virtio_blk");
         let drivers: Vec<&str> = nic.into_iter().chain(disk).collect();
         let line = with_drivers(&request.image.manifest.cmdline, &drivers);
         let line = request.link.cmdline(&line);
