@@ -1,5 +1,6 @@
 //! The command line of `guestline image`.
 
+use super::{EMBED_HELP, ImageEmbedArgs, ImageLintArgs, ImageUnembedArgs, LINT_HELP};
 use clap::{Args, Subcommand};
 
 pub(crate) const IMAGE_HELP: &str = "\
@@ -47,6 +48,14 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Put the agent into a root folder or a disk image that others made
+    #[command(after_help = EMBED_HELP)]
+    Embed(ImageEmbedArgs),
+    /// Take out what embed has put in
+    Unembed(ImageUnembedArgs),
+    /// Say what a root folder, a disk image or a manifest lacks for checks to run, and what that costs
+    #[command(after_help = LINT_HELP)]
+    Lint(ImageLintArgs),
 }
 
 #[derive(Debug, Args)]

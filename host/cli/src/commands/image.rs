@@ -1,5 +1,6 @@
 //! `guestline image`: what machines boot.
 
+use super::{embed, lint};
 use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
@@ -14,8 +15,8 @@ use std::io::Write;
 use tokio_util::sync::CancellationToken;
 
 /// The image cannot be made; something is damaged.
-const BROKEN: u8 = 125;
-const DAMAGED: u8 = 1;
+pub(super) const BROKEN: u8 = 125;
+pub(super) const DAMAGED: u8 = 1;
 
 pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
@@ -25,6 +26,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
         ImageCommand::Build(args) => build(&context, global, args),
         ImageCommand::Verify { names } => verify(&context, global, names),
         ImageCommand::Rm { names } => rm(&context, names),
+        ImageCommand::Embed(args) => embed::embed(&context, global, args),
+        ImageCommand::Unembed(args) => embed::unembed(&context, global, args),
+        ImageCommand::Lint(args) => lint::run(&context, global, args),
     }
 }
 

@@ -20,6 +20,7 @@ mod foreign;
 mod initramfs;
 mod kernel;
 mod kernels;
+pub mod lint;
 mod lock;
 mod manifest;
 mod mirror;
