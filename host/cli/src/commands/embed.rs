@@ -7,16 +7,19 @@ use crate::error::CommandError;
 use crate::lease;
 use crate::signals;
 use crate::terminal::Progress;
-use guestline::image::Kind;
 use guestline::image::embed::{
     Boots, CopyError, FolderError, Output, Root, Work, Worked, edit_folder,
 };
+use guestline::image::{Agent, Kind, nocloud_seed};
 use guestline::machine::Qemu;
 use guestline::provision::{
     DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork, WorkRoot,
 };
 use guestline::text;
 use std::fmt;
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +33,37 @@ pub(crate) fn embed(
 ) -> Result<u8, CommandError> {
     let agent = agent(global)?;
     let Some(input) = &args.input else {
-        return Err(CommandError::new("no IN is named"));
+        let to = args.output.output.as_deref();
+        return seed(&agent, to.ok_or_else(|| CommandError::new("-o names no file"))?);
     };
     let work = Work::Embed { agent, boots: Boots::Disk };
     run(context, global, input, &args.output, work)
+}
+
+/// Writes a disk for cloud-init: whole or not at all.
+fn seed(agent: &Agent, to: &Path) -> Result<u8, CommandError> {
+    let wrong = |error: io::Error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            CommandError::new(format!("`{}` is there already", to.display()))
+                .hint("name a place where nothing is")
+        }
+        _ => CommandError::new(format!("cannot write `{}`: {error}", to.display())),
+    };
+    if to.symlink_metadata().is_ok() {
+        return Err(wrong(io::ErrorKind::AlreadyExists.into()));
+    }
+    let bytes = nocloud_seed(agent).map_err(wrong)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(wrong)?;
+    file.write_all(&bytes).map_err(wrong)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(wrong)?;
+    file.persist_noclobber(to).map_err(|error| wrong(error.error))?;
+    print(&format!(
+        "{}: a NoCloud seed, {}; attach it as a disk beside a cloud image, whose cloud-init puts the agent in\n",
+        to.display(),
+        text::size(bytes.len() as u64)
+    ))
 }
 
 pub(crate) fn unembed(

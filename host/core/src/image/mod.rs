@@ -27,6 +27,7 @@ mod mirror;
 mod modules;
 mod packages;
 mod recipe;
+mod seed;
 mod shelf;
 mod store;
 
@@ -42,5 +43,6 @@ pub use manifest::{FileRecord, Manifest, PackageRecord};
 pub use mirror::Mirror;
 pub use packages::{PackageError, PackageSource};
 pub use recipe::{Ready, Recipe, RecipeError};
+pub use seed::nocloud_seed;
 pub(crate) use shelf::{Shelf, verify as verify_image};
 pub use store::{Image, ImageCheck, ImageError, ImageStatus, Store};

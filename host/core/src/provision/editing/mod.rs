@@ -105,7 +105,7 @@ impl EditError {
 pub struct Edited<T> {
     /// What the work found.
     pub found: T,
-    /// Where the system is, as in "2 (ext4, 1.9 GiB)".
+    /// Where the system is, as in "partition 2 (ext4, 1.9 GiB)".
     pub place: String,
     /// What to know of the disk.
     pub notes: Vec<String>,

@@ -104,7 +104,7 @@ impl Volume {
 }
 
 impl fmt::Display for Volume {
-    /// "2 (ext4, 1.9 GiB)".
+    /// "partition 2 (ext4, 1.9 GiB)".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind() {
             "crypto_LUKS" => "LUKS, encrypted",
@@ -117,8 +117,13 @@ impl fmt::Display for Volume {
             },
             kind => kind,
         };
+        let what = match () {
+            () if self.name.contains('/') => "volume ",
+            () if self.name.starts_with(|c: char| c.is_ascii_digit()) => "partition ",
+            () => "",
+        };
         let (name, kind) = (text::one_line(&self.name, 60), text::one_line(kind, 40));
-        write!(f, "{name} ({kind}, {})", text::size(self.size))
+        write!(f, "{what}{name} ({kind}, {})", text::size(self.size))
     }
 }
 
