@@ -2,12 +2,14 @@
 
 mod cache;
 mod devices;
+mod embed;
 mod image;
 mod machines;
 mod pool;
 
 pub(crate) use cache::*;
 pub(crate) use devices::*;
+pub(crate) use embed::*;
 pub(crate) use image::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;

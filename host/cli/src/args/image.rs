@@ -1,6 +1,6 @@
 //! The command line of `guestline image`.
 
-use super::parse_memory;
+use super::{EMBED_HELP, ImageEmbedArgs, ImageLintArgs, ImageUnembedArgs, LINT_HELP, parse_memory};
 use clap::{Args, Subcommand, ValueEnum};
 use guestline::image::DEFAULT_KERNEL;
 use std::path::PathBuf;
@@ -53,6 +53,14 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Put the agent into a root folder or a disk image that others made
+    #[command(after_help = EMBED_HELP)]
+    Embed(ImageEmbedArgs),
+    /// Take out what embed has put in
+    Unembed(ImageUnembedArgs),
+    /// Say what a root folder, a disk image or a manifest lacks for checks to run, and what that costs
+    #[command(after_help = LINT_HELP)]
+    Lint(ImageLintArgs),
 }
 
 pub(crate) const IMPORT_HELP: &str = "\

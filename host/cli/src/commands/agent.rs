@@ -3,59 +3,10 @@
 use crate::args::{AgentArgs, AgentCommand, GlobalArgs, InitArg};
 use crate::context::agent;
 use crate::error::CommandError;
+use guestline::image::embed::ServiceManager;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-
-/// The agent must be there as early as it can, whatever else fails, and may not be killed for memory that others use.
-const SYSTEMD: &str = "\
-[Unit]
-Description=Guestline agent
-DefaultDependencies=no
-After=systemd-udevd.service
-Before=sysinit.target
-Conflicts=shutdown.target
-StartLimitIntervalSec=0
-
-[Service]
-ExecStart=@PATH@
-Restart=always
-RestartSec=1
-OOMScoreAdjust=-1000
-Delegate=yes
-KillMode=process
-TasksMax=infinity
-LimitNOFILE=65536
-Nice=-5
-
-[Install]
-WantedBy=sysinit.target
-";
-
-const OPENRC: &str = "\
-#!/sbin/openrc-run
-
-description=\"Guestline agent\"
-supervisor=supervise-daemon
-command=\"@PATH@\"
-respawn_delay=1
-respawn_max=0
-oom_score_adj=-1000
-
-depend() {
-    need dev
-    after modules
-    keyword -shutdown
-}
-";
-
-const PLAIN: &str = "\
-# A line for /etc/inittab, where init is sysvinit (busybox wants `::respawn:@PATH@` instead):
-gl:2345:respawn:@PATH@
-
-# Or, where nothing starts it again, a line for a start script:
-( while :; do \"@PATH@\"; sleep 1; done ) </dev/null >/dev/null 2>&1 &
-";
 
 pub(crate) fn run(global: &GlobalArgs, args: &AgentArgs) -> Result<u8, CommandError> {
     match &args.command {
@@ -73,12 +24,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &AgentArgs) -> Result<u8, CommandEr
 }
 
 fn unit(init: InitArg, path: &str) -> String {
-    let text = match init {
-        InitArg::Systemd => SYSTEMD,
-        InitArg::Openrc => OPENRC,
-        InitArg::Plain => PLAIN,
+    let manager = match init {
+        InitArg::Systemd => ServiceManager::Systemd,
+        InitArg::Openrc => ServiceManager::OpenRc,
+        InitArg::Plain => ServiceManager::Plain,
     };
-    text.replace("@PATH@", path)
+    manager.unit(path)
 }
 
 /// Writes the agent: whole or not at all.

@@ -1,6 +1,6 @@
 //! `guestline image`: what machines boot.
 
-use super::import;
+use super::{embed, import, lint};
 use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The image cannot be made; something is damaged.
 pub(super) const BROKEN: u8 = 125;
-const DAMAGED: u8 = 1;
+pub(super) const DAMAGED: u8 = 1;
 
 pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
@@ -27,6 +27,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
         ImageCommand::Import(args) => import::run(&context, global, args),
         ImageCommand::Verify { names } => verify(&context, global, names),
         ImageCommand::Rm { names } => rm(&context, names),
+        ImageCommand::Embed(args) => embed::embed(&context, global, args),
+        ImageCommand::Unembed(args) => embed::unembed(&context, global, args),
+        ImageCommand::Lint(args) => lint::run(&context, global, args),
     }
 }
 

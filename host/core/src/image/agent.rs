@@ -60,6 +60,13 @@ impl Agent {
         Ok(Self { bytes, digest })
     }
 
+    /// Any bytes, where nobody runs them.
+    #[cfg(test)]
+    pub(super) fn for_tests(bytes: Vec<u8>) -> Self {
+        let digest = Digest::of(&bytes);
+        Self { bytes: bytes.into(), digest }
+    }
+
     /// The binary.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

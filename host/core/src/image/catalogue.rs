@@ -28,6 +28,7 @@ const CARRIED: &[(&str, &str)] = &[
     ("debian-13", include_str!("../../../../images/debian-13/image.toml")),
     ("debian-sid", include_str!("../../../../images/debian-sid/image.toml")),
     ("debian-12-systemd", include_str!("../../../../images/debian-12-systemd/image.toml")),
+    ("tools", include_str!("../../../../images/tools/image.toml")),
 ];
 
 /// Stands before the path of a folder that is a root.

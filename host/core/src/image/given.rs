@@ -42,8 +42,7 @@ pub(super) fn root(
     let mut tree = first_tree(agent);
     add_modules(&mut tree, &mut modules, &load, &release);
     let mut cmdline = format!(
-        "{} guestline.modules={} guestline.root=squashfs:{ROOT_SERIAL} \
-         guestline.modules_disk=squashfs:{MODULES_SERIAL}",
+        "{} guestline.modules={} guestline.root=squashfs:{ROOT_SERIAL}",
         recipe.kernel.cmdline,
         load.join(",")
     );
@@ -53,9 +52,6 @@ pub(super) fn root(
     let packages = kernel.into_iter().map(|package| package.record).collect();
     Ok(Made { packages, release, kernel: Some(KernelMade { bzimage, initrd: tree }), cmdline })
 }
-
-/// The serial number of the disk with modules.
-const MODULES_SERIAL: &str = "modules";
 
 /// A disk that is booted as it is.
 pub(super) fn disk(

@@ -11,8 +11,8 @@ use super::foreign::{Kind, KindError, Rootfs, RootfsError, What};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
 use crate::digest::Digest;
-use crate::machine::qcow2::{QcowError, inspect};
-use crate::machine::{FirmwareKind, MEMORY_MIB};
+use crate::machine::qcow2::inspect;
+use crate::machine::{FirmwareKind, MEMORY_MIB, NotUsable};
 use crate::sparse;
 use crate::text::{is_plain_name, one_line};
 use std::fs::{self, File};
@@ -74,7 +74,7 @@ pub enum ImportError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: QcowError,
+        source: NotUsable,
     },
     /// No name can be made of the file's.
     #[error("`{name}` is no name of an image: a-z, 0-9, `.`, `_` and `-`")]
@@ -157,6 +157,7 @@ impl ImportError {
             }
             Self::Image(error) => return error.hint(),
             Self::Rootfs(error) => return error.hint(),
+            Self::Disk { source, .. } => return source.hint().map(str::to_owned),
             Self::Name { .. } => "--name gives it one".to_owned(),
             Self::Taken { whose: OWN, .. } => {
                 "--replace puts this one in its place, --name gives it another name".to_owned()
@@ -368,7 +369,6 @@ fn disk(
     folder: &Path,
     terms: &BuildTerms<'_>,
 ) -> Result<Written, ImportError> {
-    let unusable = |source| ImportError::Disk { path: spec.from.clone(), source };
     let format = match kind {
         Kind::Qcow2 => "qcow2",
         _ => "raw",
@@ -378,8 +378,10 @@ fn disk(
     let sha256 = sparse::copy(&spec.from, &to, terms.cancel)
         .map_err(|source| ImportError::Write { path: spec.from.clone(), source })?;
     if kind == Kind::Qcow2 {
-        let file = File::open(&to).map_err(|error| unusable(error.into()))?;
-        inspect(&file).map_err(unusable)?;
+        let looked = File::open(&to).and_then(|file| inspect(&file));
+        let looked =
+            looked.map_err(|source| ImportError::Write { path: spec.from.clone(), source })?;
+        looked.map_err(|source| ImportError::Disk { path: spec.from.clone(), source })?;
     }
     let firmware = match spec.firmware.unwrap_or_else(|| firmware_of(&to, kind)) {
         FirmwareKind::Bios => "bios",

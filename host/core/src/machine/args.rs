@@ -257,7 +257,7 @@ mod tests {
 
     fn shared(path: &str) -> Disk {
         let file = DiskFile::at(path.into(), DiskFormat::Raw);
-        Disk { size: 1 << 20, read_only: true, files: vec![file] }
+        Disk { size: 1 << 20, read_only: true, is_own: false, files: vec![file] }
     }
 
     fn args(spec: &MachineSpec, version: QemuVersion, origin: &Origin<'_>) -> Vec<String> {
@@ -301,8 +301,8 @@ mod tests {
         let file = |path: &str| DiskFile::at(path.into(), DiskFormat::Qcow2);
         let base = DiskFile::at("/a,b/base".into(), DiskFormat::Raw);
         let disks = vec![
-            Disk { size: 1 << 30, read_only: true, files: vec![base.clone()] },
-            Disk { size: 1 << 30, read_only: false, files: vec![base] },
+            Disk { size: 1 << 30, read_only: true, is_own: false, files: vec![base.clone()] },
+            Disk { size: 1 << 30, read_only: false, is_own: false, files: vec![base] },
             Disk::empty(1 << 20),
         ];
         let nics = vec![Nic { mac: [0x52, 0x54, 0, 1, 2, 0xab] }; 2];

@@ -22,6 +22,8 @@ pub struct Disk {
     pub size: u64,
     /// The guest cannot write to it, and its files are as they are.
     pub read_only: bool,
+    /// What is written to it stays in the last of its files, which is this machine's own: nothing is put upon that.
+    pub is_own: bool,
     /// What it holds, from the base to what is written to. A disk without any is all zeros.
     pub files: Vec<DiskFile>,
 }
@@ -62,7 +64,12 @@ impl DiskFile {
     /// An overlay that is open, by its descriptor: its name may change, or it may have none. It is there as long as this
     /// is, for any process of the user (proc_pid_fd(5)).
     pub fn open(file: File) -> Self {
-        Self { path: open_path(&file), format: DiskFormat::Qcow2, _file: Some(Arc::new(file)) }
+        Self::open_as(file, DiskFormat::Qcow2)
+    }
+
+    /// As [`DiskFile::open`], of any format.
+    pub fn open_as(file: File, format: DiskFormat) -> Self {
+        Self { path: open_path(&file), format, _file: Some(Arc::new(file)) }
     }
 
     /// Makes an overlay, for a disk of so many bytes.
@@ -95,7 +102,7 @@ impl DiskFile {
 impl Disk {
     /// A disk of zeros.
     pub fn empty(size: u64) -> Self {
-        Self { size, read_only: false, files: Vec::new() }
+        Self { size, read_only: false, is_own: false, files: Vec::new() }
     }
 
     /// A raw file that many machines read.
@@ -105,7 +112,12 @@ impl Disk {
     pub fn shared(path: &Path) -> io::Result<Self> {
         let size = std::fs::metadata(path)?.len();
         let file = DiskFile::at(path.to_owned(), DiskFormat::Raw);
-        Ok(Self { size, read_only: true, files: vec![file] })
+        Ok(Self { size, read_only: true, is_own: false, files: vec![file] })
+    }
+
+    /// A file that this machine alone reads and, unless it is `read_only`, writes to.
+    pub fn given(file: DiskFile, size: u64, read_only: bool) -> Self {
+        Self { size, read_only, is_own: true, files: vec![file] }
     }
 
     /// A disk whose base is a file that many machines read.
@@ -118,11 +130,11 @@ impl Disk {
         let file = File::open(path)?;
         let size = match format {
             DiskFormat::Raw => file.metadata()?.len(),
-            DiskFormat::Qcow2 => qcow2::inspect(&file).map_err(io::Error::other)?,
+            DiskFormat::Qcow2 => qcow2::inspect(&file)?.map_err(io::Error::other)?,
         };
         let size = size.next_multiple_of(SECTOR);
         let file = DiskFile::at(path.to_owned(), format);
-        Ok(Self { size, read_only, files: vec![file] })
+        Ok(Self { size, read_only, is_own: false, files: vec![file] })
     }
 
     /// What of it the guest can see.

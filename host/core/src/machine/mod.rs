@@ -35,6 +35,7 @@ pub use handover::Handover;
 pub use life::Ending;
 pub(crate) use process::is_there_still;
 pub use process::{CpuShare, ForeignProcess};
+pub use qcow2::NotUsable;
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
 pub use qmp::QmpError;
 pub use snapshot::{SnapshotFault, SnapshotsHandle};

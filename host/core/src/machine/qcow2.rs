@@ -75,111 +75,172 @@ pub(crate) fn check_overlay(file: &File) -> io::Result<Result<(), &'static str>>
     })
 }
 
-/// What is wrong with a file that others made.
-#[derive(Debug, thiserror::Error)]
-pub enum QcowError {
-    /// It leads to other files, or has what QEMU or we do not take.
-    #[error("as a qcow2 file it {0}")]
-    Wrong(&'static str),
-    /// It is damaged.
-    #[error("as a qcow2 file it is damaged: {0}")]
-    Damaged(&'static str),
-    /// It cannot be read.
-    #[error("it cannot be read")]
-    Read(#[from] io::Error),
+/// A qcow2 file of somebody else cannot be a machine's disk, or not safely.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotUsable {
+    /// It is something else, or an older version.
+    #[error("it is no qcow2 file of version 2 or 3")]
+    NoQcow2,
+    /// A file ends before what its header tells of.
+    #[error("it is cut, or damaged: {what} lies beyond its end")]
+    Cut {
+        /// What.
+        what: &'static str,
+    },
+    /// A number in it is none that can be.
+    #[error("it is damaged: {what}")]
+    Damaged {
+        /// Which.
+        what: &'static str,
+    },
+    /// QEMU has found it damaged.
+    #[error("it is marked as corrupt")]
+    Corrupt,
+    /// It is a layer upon another file.
+    #[error("it lies upon another file, `{}`", crate::text::one_line(name, 200))]
+    Backing {
+        /// As it is written there.
+        name: String,
+    },
+    /// What it holds is in another file.
+    #[error("its content is in another file")]
+    DataFile,
+    /// What it holds needs a key.
+    #[error("it is encrypted")]
+    Encrypted,
+    /// It is of a later time.
+    #[error("it has features that are not known")]
+    Features,
 }
 
-/// The size of the disk in a file that others made, in bytes, when it stands alone and its tables lie within it.
+impl NotUsable {
+    /// What mends it.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Backing { .. } | Self::DataFile => {
+                "`qemu-img convert -O qcow2 IN WHOLE` makes one file of it"
+            }
+            Self::Encrypted => "`qemu-img convert` with its secret makes one that is not",
+            Self::Corrupt => "`qemu-img check -r all` mends what can be mended",
+            _ => return None,
+        })
+    }
+}
+
+/// Bits of the features that a reader has to know: it is corrupt, it has a data file, it may be compressed in another way,
+/// its second tables are extended.
+const CORRUPT: u64 = 1 << 1;
+const DATA_FILE: u64 = 1 << 2;
+const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | 1 << 3 | 1 << 4;
+
+/// The header of version 2.
+const OLD_HEADER_LEN: usize = 72;
+
+/// A longer first table is none that QEMU takes, in bytes (QEMU `block/qcow2.h`).
+const MAX_TABLE: u64 = 32 << 20;
+
+/// Of a first table's entry, where the second table is.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Looks at a file of somebody else: the size of its disk, in bytes.
 ///
 /// # Errors
-/// [`QcowError`].
-pub(crate) fn inspect(file: &File) -> Result<u64, QcowError> {
-    const CORRUPT: u64 = 2;
-    const EXTERNAL_DATA: u64 = 4;
-    /// Entries of the second tables are twice as long.
-    const EXTENDED: u64 = 16;
-    /// Where a cluster lies, in an entry of either table; and that it is compressed, in one of the second.
-    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-    const COMPRESSED: u64 = 1 << 62;
-    /// More entries of the first table are of a disk that nobody has.
-    const MAX_ENTRIES: u64 = 4 << 20;
+/// What reading gives.
+pub(crate) fn inspect(file: &File) -> io::Result<Result<u64, NotUsable>> {
     let len = file.metadata()?.len();
-    let mut header = [0; 112];
-    let read = file.read_at(&mut header, 0)?;
-    let long = |at: usize| {
-        let bytes = header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
-        u64::from_be_bytes(bytes.unwrap_or_default())
+    let mut header = vec![0; HEADER_LEN as usize];
+    let wanted = header.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+    file.read_exact_at(&mut header[..wanted], 0)?;
+    let short = |at: usize| {
+        let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        u32::from_be_bytes(bytes.unwrap_or_default())
     };
-    let version = long(0) & u64::from(u32::MAX);
-    if read < 72 || long(0) >> 32 != u64::from(MAGIC) {
-        return Err(QcowError::Damaged("it has no header"));
-    }
-    if version != 2 && version != u64::from(VERSION) {
-        return Err(QcowError::Wrong("is of another version than 2 and 3"));
+    let long = |at: usize| u64::from(short(at)) << 32 | u64::from(short(at + 4));
+    let version = short(4);
+    if short(0) != MAGIC || !(2..=3).contains(&version) || wanted < OLD_HEADER_LEN {
+        return Ok(Err(NotUsable::NoQcow2));
     }
     let features = if version == 2 { 0 } else { long(72) };
     if long(8) != 0 {
-        return Err(QcowError::Wrong(
-            "lies upon another file: `qemu-img convert -O qcow2` makes one of both",
-        ));
+        let mut name = vec![0; usize::try_from(short(16).min(1023)).unwrap_or(0)];
+        // The name is for people; that there is one is enough.
+        let _ = file.read_exact_at(&mut name, long(8));
+        let name = String::from_utf8_lossy(&name).into_owned();
+        return Ok(Err(NotUsable::Backing { name }));
     }
-    if long(32) >> 32 != 0 {
-        return Err(QcowError::Wrong("is encrypted"));
-    }
-    if features & EXTERNAL_DATA != 0 {
-        return Err(QcowError::Wrong(
-            "has its data in another file: `qemu-img convert -O qcow2` makes one of both",
-        ));
-    }
-    if features & CORRUPT != 0 {
-        return Err(QcowError::Damaged("QEMU marked it so; `qemu-img check -r all` may mend it"));
-    }
-    let (cluster_bits, size) = (long(16) & u64::from(u32::MAX), long(24));
-    if !(9..=21).contains(&cluster_bits) {
-        return Err(QcowError::Damaged("its clusters have no size that can be"));
-    }
-    let cluster = 1u64 << cluster_bits;
-    let entries = long(32) & u64::from(u32::MAX);
-    let words = if features & EXTENDED == 0 { 1 } else { 2 };
-    let needed = size.div_ceil(cluster).div_ceil(cluster / 8 / words);
-    if entries < needed || entries > MAX_ENTRIES {
-        return Err(QcowError::Damaged("its first table has not the length of its disk"));
-    }
-    let is_within = |at: u64, bytes: u64| {
-        at.is_multiple_of(cluster)
-            && at >= cluster
-            && at.checked_add(bytes).is_some_and(|end| end <= len)
+    let no = match () {
+        () if features & DATA_FILE != 0 => Some(NotUsable::DataFile),
+        () if features & CORRUPT != 0 => Some(NotUsable::Corrupt),
+        () if features & !KNOWN != 0 => Some(NotUsable::Features),
+        () if short(32) != 0 => Some(NotUsable::Encrypted),
+        () => None,
     };
-    if entries > 0 && !is_within(long(40), entries * 8) {
-        return Err(QcowError::Damaged("its first table lies outside of the file"));
+    if let Some(no) = no {
+        return Ok(Err(no));
     }
-    if !is_within(long(48), 8) {
-        return Err(QcowError::Damaged("its reference counts lie outside of the file"));
+    let (bits, size) = (short(20), long(24));
+    if !(9..=21).contains(&bits) {
+        return Ok(Err(NotUsable::Damaged { what: "its clusters have no size that can be" }));
     }
-    let read_table = |at: u64, count: u64| -> io::Result<Vec<u64>> {
-        let mut bytes = vec![0; usize::try_from(count * 8).map_err(io::Error::other)?];
-        file.read_exact_at(&mut bytes, at)?;
-        let entry = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap_or_default());
-        Ok(bytes.chunks_exact(8).map(entry).collect())
+    if size == 0 || size > 1 << 60 {
+        return Ok(Err(NotUsable::Damaged { what: "its disk has no size that can be" }));
+    }
+    let cluster = 1_u64 << bits;
+    let table = |at: u64, bytes: u64, what| match at.checked_add(bytes) {
+        _ if at == 0 || !at.is_multiple_of(cluster) || bytes > MAX_TABLE => {
+            Err(NotUsable::Damaged { what: "a table in it is where none can be" })
+        }
+        Some(end) if end <= len => Ok(()),
+        _ => Err(NotUsable::Cut { what }),
     };
-    for first in read_table(long(40), entries)? {
-        let at = first & OFFSET;
-        if at == 0 {
-            continue;
+    let (first, first_len) = (long(40), u64::from(short(36)) * 8);
+    let entry_len = if features & 1 << 4 == 0 { 8 } else { 16 };
+    let needed = size.div_ceil(cluster * (cluster / entry_len)) * 8;
+    if first_len < needed {
+        return Ok(Err(NotUsable::Damaged { what: "its first table is too short for its disk" }));
+    }
+    let counts = u64::from(short(56)) * cluster;
+    let tables = table(first, first_len, "its first table")
+        .and_then(|()| table(long(48), counts.max(1), "its table of reference counts"));
+    if let Err(no) = tables {
+        return Ok(Err(no));
+    }
+    let mut entries = vec![0; usize::try_from(needed).unwrap_or(0)];
+    file.read_exact_at(&mut entries, first)?;
+    for entry in entries.chunks_exact(8) {
+        let at = u64::from_be_bytes(entry.try_into().unwrap_or_default()) & OFFSET;
+        if !at.is_multiple_of(cluster) {
+            return Ok(Err(NotUsable::Damaged { what: "a table in it is where none can be" }));
         }
-        if !is_within(at, cluster) {
-            return Err(QcowError::Damaged("a table lies outside of the file"));
+        // The file may end in the midst of its last cluster.
+        if at >= len {
+            return Ok(Err(NotUsable::Cut { what: "a second table" }));
         }
-        for second in read_table(at, cluster / 8)?.into_iter().step_by(usize::from(words == 2) + 1)
-        {
-            let data = second & OFFSET;
-            // The last cluster of a file may be cut where the disk ends.
-            if second & COMPRESSED == 0 && data != 0 && (!data.is_multiple_of(512) || data >= len) {
-                return Err(QcowError::Damaged("data lies outside of the file"));
-            }
+        if at != 0 && !leads_inside(file, at, cluster, entry_len, len)? {
+            return Ok(Err(NotUsable::Cut { what: "a piece of the disk" }));
         }
     }
-    Ok(size)
+    Ok(Ok(size))
+}
+
+/// Whether all that a second table leads to is in a file of so many bytes.
+fn leads_inside(
+    file: &File,
+    table: u64,
+    cluster: u64,
+    entry_len: u64,
+    len: u64,
+) -> io::Result<bool> {
+    const COMPRESSED: u64 = 1 << 62;
+    let mut entries = vec![0; usize::try_from(cluster).unwrap_or(0)];
+    let read = file.read_at(&mut entries, table)?;
+    let entries = entries.get(..read).unwrap_or_default();
+    let mut entries = entries.chunks_exact(usize::try_from(entry_len).unwrap_or(8));
+    Ok(entries.all(|entry| {
+        let entry = entry.get(..8).and_then(|entry| entry.try_into().ok());
+        let entry = u64::from_be_bytes(entry.unwrap_or_default());
+        entry & COMPRESSED != 0 || entry & OFFSET < len
+    }))
 }
 
 #[cfg(test)]
@@ -228,5 +289,49 @@ mod tests {
         let mut short = tempfile::tempfile().unwrap();
         short.write_all(b"QFI").unwrap();
         assert_eq!(check_overlay(&short).unwrap(), Err("it is cut"));
+    }
+
+    #[test]
+    fn what_others_made_is_looked_at() {
+        let inspected = |file: &File| inspect(file).unwrap();
+        for options in ["compat=1.1", "compat=0.10", "compat=1.1,extended_l2=on"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk");
+            let make = |args: &[&str]| {
+                let made = Command::new("qemu-img").args(args).current_dir(&folder).output();
+                assert!(made.unwrap().status.success(), "{args:?}");
+                File::options().read(true).write(true).open(&path).unwrap()
+            };
+            let file = make(&["create", "-f", "qcow2", "-o", options, "disk", "1G"]);
+            assert_eq!(inspected(&file), Ok(1 << 30), "{options}");
+            let len = file.metadata().unwrap().len();
+            file.set_len(len - 1).unwrap();
+            // The last table that an empty file has.
+            assert!(matches!(
+                inspected(&file),
+                Err(NotUsable::Cut { .. } | NotUsable::Damaged { .. })
+            ));
+        }
+        let changed = |at: u64, bytes: &[u8]| {
+            let file = empty(1 << 30);
+            file.as_file().write_all_at(bytes, at).unwrap();
+            inspected(file.as_file()).unwrap_err()
+        };
+        assert_eq!(changed(0, b"x"), NotUsable::NoQcow2);
+        assert_eq!(changed(7, &[4]), NotUsable::NoQcow2);
+        assert_eq!(changed(79, &[2]), NotUsable::Corrupt);
+        assert_eq!(changed(79, &[4]), NotUsable::DataFile);
+        assert_eq!(changed(78, &[1]), NotUsable::Features);
+        assert_eq!(changed(35, &[1]), NotUsable::Encrypted);
+        assert!(matches!(changed(14, &[1]), NotUsable::Backing { .. }));
+        assert!(matches!(changed(23, &[5]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(24, &[0xff]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(36, &[0xff; 4]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(40, &[0xff; 8]), NotUsable::Damaged { .. }));
+        assert!(matches!(changed(40, &[0, 0, 1]), NotUsable::Cut { .. }));
+        assert!(matches!(changed(3 * CLUSTER, &[0x80, 0, 1]), NotUsable::Cut { .. }));
+        assert!(matches!(changed(3 * CLUSTER + 6, &[2]), NotUsable::Damaged { .. }));
+        let short = tempfile::tempfile().unwrap();
+        assert_eq!(inspected(&short), Err(NotUsable::NoQcow2));
     }
 }

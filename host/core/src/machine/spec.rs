@@ -89,12 +89,12 @@ impl MachineSpec {
         spec
     }
 
-    /// The disks that can be written to.
+    /// The disks that can be written to, each with what is written in a file of its own upon its others.
     pub fn writable_disks(&self) -> impl Iterator<Item = &Disk> {
-        self.disks.iter().filter(|disk| !disk.read_only)
+        self.disks.iter().filter(|disk| !disk.read_only && !disk.is_own)
     }
 
     fn writable_disks_mut(&mut self) -> impl Iterator<Item = &mut Disk> {
-        self.disks.iter_mut().filter(|disk| !disk.read_only)
+        self.disks.iter_mut().filter(|disk| !disk.read_only && !disk.is_own)
     }
 }

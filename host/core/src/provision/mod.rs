@@ -13,6 +13,7 @@
 mod beside;
 mod cache;
 mod devices;
+mod editing;
 mod identity;
 mod images;
 mod lease;
@@ -38,6 +39,7 @@ pub use cache::{
     PruneSpec, Pruned, Reason, Verified,
 };
 pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
+pub use editing::{DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork};
 pub use images::Images;
 pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure};
 pub use memory::{MemoryError, available_mib};
@@ -96,6 +98,8 @@ pub struct MachineRequest {
     pub hostname: Option<String>,
     /// Disks that only it writes to, at most [`MAX_DISKS`](crate::machine::MAX_DISKS).
     pub disks: Vec<DiskWanted>,
+    /// Disks that are files of others, before the disks above; with one it has no template, and always boots.
+    pub given: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`](crate::machine::MAX_NICS).
     pub nics: Vec<NicWanted>,
     /// More ports; see [`Lease::ports`].
@@ -164,12 +168,18 @@ impl MachineRequest {
             set_up_timeout: boot_timeout,
             hostname: None,
             disks: Vec::new(),
+            given: Vec::new(),
             nics: Vec::new(),
             ports: Vec::new(),
             link: LinkChoice::Auto,
             ssh_port: None,
             for_pool: false,
         }
+    }
+
+    /// Whatever templates there are.
+    fn always_boots(&self) -> bool {
+        self.fresh_reboot || !self.given.is_empty()
     }
 }
 
@@ -355,7 +365,7 @@ impl Provisioner {
         let hostname = hostname.unwrap_or_else(|| plan.any_hostname());
         for _ in 0..ATTEMPTS {
             // What goes to a fixed port of the host cannot be restored twice at once.
-            if plan.request.fresh_reboot || plan.request.ssh_port.is_some() {
+            if plan.request.always_boots() || plan.request.ssh_port.is_some() {
                 break;
             }
             let terms = plan.terms(&hostname, RESTORE);

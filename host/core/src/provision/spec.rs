@@ -53,7 +53,8 @@ impl Provisioner {
         // What not every machine has.
         let nic = (!request.nics.is_empty()).then_some("virtio_net");
         let has_modules = request.image.modules.is_some();
-        let disk = (has_modules || !request.disks.is_empty()).then_some("virtio_blk");
+        let has_disks = !request.disks.is_empty() || !request.given.is_empty();
+        let disk = (has_modules || has_disks).then_some("virtio_blk");
         let squashfs = has_modules.then_some("squashfs");
         let drivers: Vec<&str> = nic.into_iter().chain(disk).chain(squashfs).collect();
         let mut line = with_drivers(&request.image.manifest.cmdline, &drivers);
@@ -131,14 +132,15 @@ impl Provisioner {
     }
 }
 
-/// The disk that is booted as it is, if the image is one, and those that were asked for.
+/// The disk that is booted as it is, if the image is one, those that were given, and those that were asked for.
 fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
     let first = request.image.disk.as_ref().map(|ImageDisk { file, record }| {
         let wrong = |source| LeaseError::Image { path: file.clone(), source };
         Disk::of_file(file, record.format, record.drive == Drive::Cdrom).map_err(wrong)
     });
     let asked = request.disks.iter().map(|disk| Ok(disk.disk()));
-    first.into_iter().chain(asked).collect()
+    let given = request.given.iter().cloned().map(Ok);
+    first.into_iter().chain(given).chain(asked).collect()
 }
 
 fn shared_disk(path: &Path) -> Result<Disk, LeaseError> {
