@@ -47,6 +47,8 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Print the JSON schema of image manifests
+    Schema,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use crate::error::CommandError;
 use crate::lease;
 use crate::signals;
 use crate::terminal::Progress;
-use guestline::image::{Image, ImageStatus, LockPolicy, Manifest, Recipe};
+use guestline::image::{Image, ImageStatus, LockPolicy, MANIFEST_SCHEMA, Manifest, Recipe};
 use guestline::provision::Removal;
 use guestline_harness::text;
 use serde_json::json;
@@ -25,6 +25,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
         ImageCommand::Build(args) => build(&context, global, args),
         ImageCommand::Verify { names } => verify(&context, global, names),
         ImageCommand::Rm { names } => rm(&context, names),
+        ImageCommand::Schema => print(MANIFEST_SCHEMA),
     }
 }
 

@@ -36,6 +36,9 @@ pub struct Catalogue {
     folder: PathBuf,
 }
 
+/// The JSON schema of a manifest.
+pub const MANIFEST_SCHEMA: &str = include_str!("../../../../images/image.schema.json");
+
 /// A manifest as it was found.
 struct Found {
     /// Where it lies, when somebody wrote it.
@@ -163,6 +166,7 @@ fn read(path: &Path) -> Result<Found, RecipeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn with(files: &[(&str, &str)]) -> (tempfile::TempDir, Catalogue) {
         let home = tempfile::tempdir().unwrap();
@@ -230,6 +234,83 @@ mod tests {
             "../x",
         ];
         insta::assert_snapshot!(all.map(said).join("\n"));
+    }
+
+    fn schema() -> (Value, jsonschema::Validator) {
+        let schema: Value = serde_json::from_str(MANIFEST_SCHEMA).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        (schema, validator)
+    }
+
+    fn parsed(text: &str) -> Value {
+        serde_json::to_value(toml::from_str::<Table>(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_schema_takes_every_manifest_that_is_carried() {
+        let validator = schema().1;
+        for (name, text) in CARRIED {
+            validator.validate(&parsed(text)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(text.starts_with("#:schema ../image.schema.json\n"), "{name}");
+        }
+    }
+
+    /// The keys that a table of a recipe has: serde tells them when it meets one that is none.
+    fn known_keys(text: &str) -> BTreeSet<String> {
+        let error = toml::from_str::<Recipe>(text).unwrap_err().message().to_owned();
+        let (_, listed) = error.split_once(", expected ").unwrap_or_else(|| panic!("{error}"));
+        listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_schema_and_the_recipe_know_the_same_keys() {
+        let schema = schema().0;
+        let of_schema = |place: &str| {
+            let keys = schema.pointer(place).and_then(Value::as_object).unwrap();
+            keys.keys().cloned().collect::<BTreeSet<_>>()
+        };
+        let mut recipe = known_keys("no_such_key = 1");
+        recipe.insert(EXTENDS.to_owned());
+        assert_eq!(of_schema("/properties"), recipe);
+        for (table, others) in [("kernel", ""), ("busybox", "[kernel]\ncmdline = ''\n")] {
+            let keys = known_keys(&format!("{others}[{table}]\nno_such_key = 1\n"));
+            assert_eq!(of_schema(&format!("/properties/{table}/properties")), keys);
+        }
+    }
+
+    #[test]
+    fn the_schema_refuses_what_the_recipe_does() {
+        let validator = schema().1;
+        let base = CARRIED.iter().find(|(name, _)| *name == "debian-12").unwrap().1;
+        let both = |text: &str| {
+            let ours = Recipe::of([toml::from_str::<Table>(text).unwrap()]).is_ok();
+            (ours, validator.is_valid(&parsed(text)))
+        };
+        assert_eq!(both(base), (true, true));
+        let wrong = [
+            ("name = \"debian-12\"", "name = \"Debian/..\""),
+            ("name = \"debian-12\"", "name = 12"),
+            ("memory_mib = 512", "memory = 512"),
+            ("memory_mib = 512", "memory_mib = 1"),
+            ("memory_mib = 512", "memory_mib = \"512\""),
+            ("summary = ", "sumary = "),
+            ("\"bash\"", "\"$(rm)\""),
+            ("suite = \"bookworm\"", ""),
+            ("suite = \"bookworm\"", "suite = \"a b\""),
+            ("package = \"linux-image-cloud-amd64\"", ""),
+            ("cmdline = ", "command = "),
+            ("ready = \"agent\"", "ready = \"soon\""),
+            ("ready = \"agent\"", "ready = \"agent\"\nshell = \"sh\""),
+            ("ready = \"agent\"", "ready = \"agent\"\ninit = \"init\""),
+            ("ready = \"agent\"", "ready = \"agent\"\nbusybox = { program = \"x\" }"),
+            ("\"etc/hosts\"", "\"/etc/hosts\""),
+            ("\"etc/hosts\"", "\"etc/../../hosts\""),
+            ("\"etc/hosts\" = \"", "\"etc/hosts\" = 1 # \""),
+        ];
+        for (from, to) in wrong {
+            assert!(base.contains(from), "{from}");
+            assert_eq!(both(&base.replacen(from, to, 1)), (false, false), "{to}");
+        }
     }
 
     #[test]

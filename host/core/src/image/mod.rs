@@ -30,7 +30,7 @@ mod store;
 pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
 pub use build::{BuildError, BuildNews, BuildTerms};
-pub use catalogue::Catalogue;
+pub use catalogue::{Catalogue, MANIFEST_SCHEMA};
 pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
 pub(crate) use kernels::{Bootable, Kernels, verify as verify_kernel};
 pub use lock::{LockPolicy, Moved};
