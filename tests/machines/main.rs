@@ -16,6 +16,7 @@ mod named;
 mod oldest_qemu;
 mod output;
 mod pool;
+mod sbom;
 mod snapshots;
 mod templates;
 mod transfers;

@@ -1,6 +1,7 @@
 //! The command line of `guestline image`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
 
 pub(crate) const IMAGE_HELP: &str = "\
 An image is named by the catalogue (`guestline image list`), by a file NAME.toml in ~/.config/guestline/images, or by
@@ -47,8 +48,25 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Write the bill of materials of an image that is made
+    Sbom {
+        /// Name of the image
+        name: String,
+        /// CycloneDX 1.6 or SPDX 2.3, both in JSON
+        #[arg(long, value_enum, default_value_t = SbomFormat::Cyclonedx)]
+        format: SbomFormat,
+        /// The file; - is standard output
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+    },
     /// Print the JSON schema of image manifests
     Schema,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SbomFormat {
+    Cyclonedx,
+    Spdx,
 }
 
 #[derive(Debug, Args)]

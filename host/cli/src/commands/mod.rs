@@ -12,6 +12,7 @@ pub(crate) mod files;
 pub(crate) mod forward;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod output;
 pub(crate) mod ping;
 pub(crate) mod pool;
 pub(crate) mod power;

@@ -24,6 +24,7 @@ mod mirror;
 mod modules;
 mod packages;
 mod recipe;
+pub mod sbom;
 mod shelf;
 mod store;
 

@@ -60,6 +60,9 @@ pub struct Recipe {
     /// Its file, when somebody wrote one.
     #[serde(skip)]
     pub(super) path: Option<PathBuf>,
+    /// All that it says, as one manifest that extends none.
+    #[serde(skip)]
+    text: String,
     /// Digest of all that it says.
     #[serde(skip)]
     digest: Option<Digest>,
@@ -221,7 +224,37 @@ impl Recipe {
         let mut recipe = recipe.map_err(|error| error.message().to_owned())?;
         recipe.check()?;
         recipe.digest = Some(Digest::of(text.as_bytes()));
+        recipe.text = text;
         Ok(recipe)
+    }
+
+    /// Of the text of another host, which extends none.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let table = toml::from_str::<Table>(text).map_err(|error| error.message().to_owned())?;
+        match table.contains_key(EXTENDS) {
+            true => Err("it extends another, and has to stand alone".to_owned()),
+            false => Self::of([table]),
+        }
+    }
+
+    /// The same under another name.
+    ///
+    /// # Errors
+    /// In words, why it cannot be called that.
+    pub(super) fn renamed(&self, name: &str) -> Result<Self, String> {
+        let mut table =
+            toml::from_str::<Table>(&self.text).map_err(|error| error.message().to_owned())?;
+        table.insert("name".to_owned(), Value::String(name.to_owned()));
+        Self::of([table])
+    }
+
+    /// All that it says, as one manifest that extends none: what another host needs. None where packages were asked for
+    /// beside those of a manifest.
+    pub fn whole_text(&self) -> Option<&str> {
+        self.more.is_empty().then_some(&self.text)
     }
 
     /// With more packages.

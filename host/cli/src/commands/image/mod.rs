@@ -1,5 +1,7 @@
 //! `guestline image`: what machines boot.
 
+mod sbom;
+
 use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
@@ -25,7 +27,28 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
         ImageCommand::Build(args) => build(&context, global, args),
         ImageCommand::Verify { names } => verify(&context, global, names),
         ImageCommand::Rm { names } => rm(&context, names),
+        ImageCommand::Sbom { name, format, output } => {
+            sbom::run(&context, global, name, *format, output)
+        }
         ImageCommand::Schema => print(MANIFEST_SCHEMA),
+    }
+}
+
+/// An image that is made, and what it is made of.
+fn made(
+    context: &Context,
+    global: &GlobalArgs,
+    name: &str,
+) -> Result<(Recipe, Image), CommandError> {
+    let recipe = context.recipe(name)?;
+    match context.store().find(&recipe, &agent(global)?) {
+        Ok(Some(image)) => Ok((recipe, image)),
+        Ok(None) => Err(CommandError::new(format!("image `{name}` is not made"))
+            .hint(format!("make it: guestline image build {name}"))),
+        Err(error) => {
+            let hint = error.hint();
+            Err(hint.into_iter().fold(CommandError::new(error), CommandError::hint))
+        }
     }
 }
 
