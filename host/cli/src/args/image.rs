@@ -10,8 +10,11 @@ the path of a .toml file; NAME+PACKAGE,PACKAGE is an image with more packages. A
   guestline image build debian-12
   guestline check --image debian-12 'modprobe nf_tables'
 
-Exit status: 0, 1 something is damaged (verify), 2 wrong usage, 125 the image cannot be made, 129, 130, 143
-interrupted.";
+An image that another host made comes in a file (export, import), or from a folder that any web server can hold (publish,
+pull), which is signed; a host without Debian's tools uses images this way.
+
+Exit status: 0, 1 something is damaged or not signed as it should be, 2 wrong usage or configuration, 125 the image cannot
+be made or had, 129, 130, 143 interrupted.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
@@ -21,8 +24,10 @@ pub(crate) struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// List the images of the catalogue and whether they are made
+    /// List the images of the catalogue and whether they are made, or those that are published somewhere
     List {
+        #[command(flatten)]
+        source: SourceArgs,
         /// A JSON object a line
         #[arg(long)]
         json: bool,
@@ -48,6 +53,28 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Write an image that is made into one file, for another host
+    Export {
+        /// Name of the image
+        name: String,
+        /// The file; - is standard output [default: NAME.tar.lz4]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take in an image that `export` wrote
+    ///
+    /// Where another agent is in it, this program's takes its place, and the image is booted once before it is there.
+    Import(ImageImportArgs),
+    /// Write images into a folder that any web server can hold, signed
+    ///
+    /// What is there stays, but for images of the same name. A key to sign with is made first where there is none;
+    /// its public half is printed.
+    Publish(ImagePublishArgs),
+    /// Fetch published images, checked by a key that you trust
+    ///
+    /// Without a name those that there are get listed. A fetch that was interrupted goes on where it ended. Where another
+    /// agent is in an image, this program's takes its place, and the image is booted once before it is there.
+    Pull(ImagePullArgs),
     /// Write the bill of materials of an image that is made
     Sbom {
         /// Name of the image
@@ -67,6 +94,57 @@ pub(crate) enum ImageCommand {
 pub(crate) enum SbomFormat {
     Cyclonedx,
     Spdx,
+}
+
+/// Where published images are, and who is trusted.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Where images are published: https://…, http://…, file://… or a folder [default for pull: the one that is configured]
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Option<String>,
+    /// The public key that they are signed with, or a file that has it; may be repeated [default: those configured]
+    #[arg(long = "key", value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+    /// Take a list of images that is older than one that was there before
+    #[arg(long)]
+    pub(crate) allow_older: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageImportArgs {
+    /// The file; - is standard input
+    pub(crate) file: PathBuf,
+    /// Call it this
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Take it instead of one that is here under its name, made of other packages
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePublishArgs {
+    /// The folder; made where it is not there
+    pub(crate) folder: PathBuf,
+    /// Names of the images [default: all that are made]
+    pub(crate) names: Vec<String>,
+    /// Sign with the secret key of this file, of minisign or of an earlier publish [default: one of your own]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Take an image out of the folder; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remove: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePullArgs {
+    /// Names of the images
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Call it this
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

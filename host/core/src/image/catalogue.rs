@@ -1,7 +1,8 @@
-//! The manifests of images: those that the program carries, and the user's own.
+//! The manifests of images: those that the program carries, the user's own, and those that came with images of other hosts.
 //!
 //! ```text
-//! CONFIG/images/NAME.toml   the user's; one of the same name goes before the program's
+//! CONFIG/images/NAME.toml   the user's; one of the same name goes before all others
+//! STATE/images/NAME.toml    came with an image, and goes before the program's
 //! a path to a .toml file    any manifest, wherever it lies
 //! ```
 
@@ -34,6 +35,7 @@ const MAX_LEN: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     folder: PathBuf,
+    received: PathBuf,
 }
 
 /// The JSON schema of a manifest.
@@ -49,13 +51,14 @@ struct Found {
 impl Catalogue {
     /// With the user's folder.
     pub fn new(dirs: &Dirs) -> Self {
-        Self { folder: dirs.config.join("images") }
+        Self { folder: dirs.config.join("images"), received: dirs.state.join("images") }
     }
 
     /// All names, in their order.
     pub fn names(&self) -> Vec<String> {
         let carried = CARRIED.iter().map(|(name, _)| (*name).to_owned());
-        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let folders = [&self.folder, &self.received].into_iter();
+        let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
         let own = files
             .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned()));
         let own: BTreeSet<String> = own.collect();
@@ -76,6 +79,39 @@ impl Catalogue {
         self.named(name)?
             .with_packages(&more)
             .map_err(|why| RecipeError::Packages { name: name.to_owned(), why })
+    }
+
+    /// The user's own manifest of this name, where there is one.
+    pub(super) fn own(&self, name: &str) -> Option<PathBuf> {
+        Some(self.folder.join(format!("{name}.toml"))).filter(|path| path.exists())
+    }
+
+    /// Where the manifest of this name is that came with an image.
+    pub(super) fn received(&self, name: &str) -> PathBuf {
+        self.received.join(format!("{name}.toml"))
+    }
+
+    /// Keeps the manifest that came with an image.
+    ///
+    /// # Errors
+    /// What writing gives.
+    pub(super) fn keep(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.received)?;
+        crate::dirs::write_whole(&self.received, &format!("{name}.toml"), text.as_bytes())
+    }
+
+    /// Forgets the manifest that came with an image; false when none did.
+    ///
+    /// # Errors
+    /// What removing it gives.
+    pub fn forget(&self, name: &str) -> io::Result<bool> {
+        if !is_plain_name(name) {
+            return Ok(false);
+        }
+        match fs::remove_file(self.received(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true),
+        }
     }
 
     fn named(&self, name: &str) -> Result<Recipe, RecipeError> {
@@ -130,7 +166,9 @@ impl Catalogue {
             return read(&beside.map_or_else(|| PathBuf::from(name), |folder| folder.join(name)));
         }
         let neighbour = beside.map(|folder| folder.join(format!("{name}.toml")));
-        for path in neighbour.into_iter().chain([self.folder.join(format!("{name}.toml"))]) {
+        let known =
+            [&self.folder, &self.received].map(|folder| folder.join(format!("{name}.toml")));
+        for path in neighbour.into_iter().chain(known) {
             if is_plain_name(name) && path.is_file() {
                 return read(&path);
             }
@@ -249,9 +287,13 @@ mod tests {
     #[test]
     fn the_schema_takes_every_manifest_that_is_carried() {
         let validator = schema().1;
+        let (_home, catalogue) = with(&[]);
         for (name, text) in CARRIED {
             validator.validate(&parsed(text)).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(text.starts_with("#:schema ../image.schema.json\n"), "{name}");
+            let whole = catalogue.get(name).unwrap();
+            let whole = parsed(whole.whole_text().unwrap());
+            validator.validate(&whole).unwrap_or_else(|error| panic!("{name}, whole: {error}"));
         }
     }
 
@@ -311,6 +353,38 @@ mod tests {
             assert!(base.contains(from), "{from}");
             assert_eq!(both(&base.replacen(from, to, 1)), (false, false), "{to}");
         }
+    }
+
+    #[test]
+    fn a_manifest_that_came_with_an_image_goes_before_the_programs_and_after_the_users() {
+        let text = |memory: u32| {
+            format!("name = \"tiny\"\nextends = \"debian-12\"\nmemory_mib = {memory}\n")
+        };
+        let (_home, catalogue) = with(&[]);
+        catalogue.keep("tiny", &text(300)).unwrap();
+        catalogue.keep("other", &text(300).replace("tiny", "other")).unwrap();
+        assert_eq!(catalogue.get("tiny").unwrap().memory_mib, 300);
+        assert_eq!(catalogue.names().last().unwrap(), "other");
+        fs::write(catalogue.folder.join("tiny.toml"), text(400)).unwrap();
+        assert_eq!(catalogue.get("tiny").unwrap().memory_mib, 400);
+        assert!(catalogue.forget("tiny").unwrap() && !catalogue.forget("tiny").unwrap());
+        fs::remove_file(catalogue.own("tiny").unwrap()).unwrap();
+        assert_eq!(catalogue.get("tiny").unwrap().memory_mib, 256);
+    }
+
+    #[test]
+    fn the_whole_text_of_a_recipe_is_the_same_recipe() {
+        let (_home, catalogue) = with(&[]);
+        for (name, _) in CARRIED {
+            let recipe = catalogue.get(name).unwrap();
+            let again = Recipe::parse(recipe.whole_text().unwrap()).unwrap();
+            assert_eq!((again.digest(), &again), (recipe.digest(), &recipe));
+            let other = recipe.renamed("other").unwrap();
+            assert_eq!((other.renamed(name).unwrap(), &*other.name), (recipe, "other"));
+        }
+        assert!(catalogue.get("debian-12+nftables").unwrap().whole_text().is_none());
+        assert!(Recipe::parse("name = \"x\"\nextends = \"tiny\"").is_err());
+        assert!(catalogue.get("tiny").unwrap().renamed("../x").is_err());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! catalogue (images/NAME/image.toml, the user's own) ─> recipe ─┐
 //! packages (apt, or a mirror; a lock says which) ───────────────┼─> build ──> store: kernel, initrd, root, manifest
-//! agent ────────────────────────────────────────────────────────┘                └─> kernels: unpacked, for QEMU
+//! agent ────────────────────────────────────────────────────────┘                ├─> kernels: unpacked, for QEMU
+//!                                                                                └─> share: to other hosts, and from them
 //! ```
 //! Everything here is synchronous: it reads, unpacks and writes files.
 
@@ -25,6 +26,7 @@ mod modules;
 mod packages;
 mod recipe;
 pub mod sbom;
+pub mod share;
 mod shelf;
 mod store;
 

@@ -35,7 +35,7 @@ fn exported(file: &Path, result: Result<Exported, ExportError>) -> Result<u8, Co
         Err(error) => error,
     };
     let status = match error {
-        ExportError::Unknown { .. } | ExportError::Empty => {
+        ExportError::Unknown { .. } | ExportError::Empty | ExportError::NoManifest { .. } => {
             return Err(CommandError::new(error)
                 .hint("`guestline cache list` shows what there is; a check makes a template"));
         }
@@ -88,6 +88,9 @@ pub(super) fn import(
     };
     let status = match error {
         ArchiveError::Cancelled => return Ok(0),
+        ArchiveError::OfImage => {
+            return Err(CommandError::new(error).hint("take it in by `guestline image import`"));
+        }
         ArchiveError::Damaged { .. } | ArchiveError::Newer { .. } => DAMAGED,
         ArchiveError::NoRoom { .. } | ArchiveError::Cache { .. } => BROKEN,
     };
@@ -109,7 +112,7 @@ fn refused(file: &Path, error: &ArchiveError) -> String {
         ArchiveError::NoRoom { .. } => {
             "hint: make room: `guestline cache prune --all` removes all that is not in use\n"
         }
-        ArchiveError::Cache { .. } | ArchiveError::Cancelled => "",
+        ArchiveError::Cache { .. } | ArchiveError::Cancelled | ArchiveError::OfImage => "",
     };
     text
 }
