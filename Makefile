@@ -15,6 +15,9 @@ with_agent = agent=$$(guest-agent/build.sh) && floor=$$(guest-agent/build.sh gue
 # The oldest QEMU that is promised to work. Where it cannot be had, only the tests that need it fail.
 oldest_qemu = { GUESTLINE_OLDEST_QEMU=$${GUESTLINE_OLDEST_QEMU:-$$(setup/qemu-7.2.sh)} || true; }
 
+# What checks bills of materials; likewise.
+sbom_python = { GUESTLINE_SBOM_PYTHON=$${GUESTLINE_SBOM_PYTHON:-$$(setup/sbom-validators.sh)} || true; }
+
 help:            ## show this
 	@sed -n 's/^\([a-z-]*\):[^#]*## */  make \1\t/p' Makefile
 
@@ -42,6 +45,7 @@ test-only:       ## as test, on a host that has all it needs
 	$(CARGO) build --locked -p guestline-cli && \
 	export GUESTLINE_PROGRAM="$(TARGET)/debug/guestline" && \
 	$(oldest_qemu) && export GUESTLINE_OLDEST_QEMU && \
+	$(sbom_python) && export GUESTLINE_SBOM_PYTHON && \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --locked --workspace; \
 	else \

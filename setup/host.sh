@@ -66,8 +66,8 @@ missing_packages() {
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
     [ -n "$tests" ] || return 0
-    # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces, disks.
-    for pair in qemu-img:qemu-utils git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
+    # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces, disks, signatures.
+    for pair in qemu-img:qemu-utils minisign:minisign python3:python3 git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
     # Disks and ISO images that boot by themselves.
@@ -78,6 +78,8 @@ missing_packages() {
         /usr/lib/grub/x86_64-efi:grub-efi-amd64-bin /usr/share/OVMF:ovmf; do
         [ -e "${pair%%:*}" ] || echo "${pair##*:}"
     done
+    # What checks bills of materials is in a Python environment of its own (setup/sbom-validators.sh).
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
 # Images are made from packages that apt's lists name.

@@ -358,7 +358,7 @@ fn an_archive_that_was_cut_or_edited_leaves_nothing() {
 }
 
 /// Runs the program where a script has changed what is mounted, in a mount namespace of its own; `"$1"` is the program.
-fn mounted(guestline: Guestline, script: &str) -> Guestline {
+pub(crate) fn mounted(guestline: Guestline, script: &str) -> Guestline {
     let user = if nix::unistd::Uid::effective().is_root() { "-m" } else { "-Urm" };
     let script = format!("set -e; {script}; exec \"$@\"");
     guestline.under(&["unshare", user, "sh", "-c", &script, "sh"])

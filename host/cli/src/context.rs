@@ -23,6 +23,18 @@ struct Config {
     packages: Option<Mirror>,
     #[serde(default)]
     cache: CacheConfig,
+    #[serde(default)]
+    images: ImagesConfig,
+}
+
+/// `[images]`: where published images come from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ImagesConfig {
+    /// An address, or a folder.
+    pub(crate) from: Option<String>,
+    /// The public keys that are trusted, or files that have them.
+    pub(crate) keys: Vec<String>,
 }
 
 /// `[cache]`.
@@ -45,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) source: PackageSource,
     /// How many bytes the cache may take.
     pub(crate) limit: u64,
+    /// Where published images come from.
+    pub(crate) published: ImagesConfig,
 }
 
 impl Context {
@@ -58,7 +72,7 @@ impl Context {
             None if is_debian() => PackageSource::Apt,
             None => PackageSource::None { host: os_release("ID") },
         };
-        Ok(Self { dirs, source, limit: config.cache.limit })
+        Ok(Self { dirs, source, limit: config.cache.limit, published: config.images })
     }
 
     pub(crate) fn cache(&self) -> Cache {

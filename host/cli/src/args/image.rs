@@ -12,8 +12,11 @@ the path of a .toml file; NAME+PACKAGE,PACKAGE is an image with more packages. A
   guestline image build debian-12
   guestline check --image debian-12 'modprobe nf_tables'
 
-Exit status: 0, 1 something is damaged (verify), 2 wrong usage, 125 the image cannot be made, 129, 130, 143
-interrupted.";
+An image that another host made comes in a file (export, import), or from a folder that any web server can hold (publish,
+pull), which is signed; a host without Debian's tools uses images this way.
+
+Exit status: 0, 1 something is damaged or not signed as it should be, 2 wrong usage or configuration, 125 the image cannot
+be made or had, 129, 130, 143 interrupted.";
 
 #[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
@@ -23,8 +26,10 @@ pub(crate) struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// List the images of the catalogue and whether they are made
+    /// List the images of the catalogue and whether they are made, or those that are published somewhere
     List {
+        #[command(flatten)]
+        source: SourceArgs,
         /// A JSON object a line
         #[arg(long)]
         json: bool,
@@ -39,7 +44,7 @@ pub(crate) enum ImageCommand {
     },
     /// Make an image anew, from the packages of its lock if they can be had
     Build(ImageBuildArgs),
-    /// Make an image of a root folder, a tar, an initramfs, an OCI or docker image, or a disk
+    /// Take in what `export` wrote, or make an image of a root folder, a tar, an initramfs, an OCI or docker image, a disk
     #[command(after_help = IMPORT_HELP)]
     Import(ImageImportArgs),
     /// Read all files of images, and compare them with what was made
@@ -61,6 +66,57 @@ pub(crate) enum ImageCommand {
     /// Say what a root folder, a disk image or a manifest lacks for checks to run, and what that costs
     #[command(after_help = LINT_HELP)]
     Lint(ImageLintArgs),
+    /// Write an image that is made into one file, for another host
+    Export {
+        /// Name of the image
+        name: String,
+        /// The file; - is standard output [default: NAME.tar.lz4]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Write images into a folder that any web server can hold, signed
+    ///
+    /// What is there stays, but for images of the same name. A key to sign with is made first where there is none;
+    /// its public half is printed.
+    Publish(ImagePublishArgs),
+    /// Fetch published images, checked by a key that you trust
+    ///
+    /// Without a name those that there are get listed. A fetch that was interrupted goes on where it ended. Where another
+    /// agent is in an image, this program's takes its place, and the image is booted once before it is there.
+    Pull(ImagePullArgs),
+    /// Write the bill of materials of an image that is made
+    Sbom {
+        /// Name of the image
+        name: String,
+        /// CycloneDX 1.6 or SPDX 2.3, both in JSON
+        #[arg(long, value_enum, default_value_t = SbomFormat::Cyclonedx)]
+        format: SbomFormat,
+        /// The file; - is standard output
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+    },
+    /// Print the JSON schema of image manifests
+    Schema,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SbomFormat {
+    Cyclonedx,
+    Spdx,
+}
+
+/// Where published images are, and who is trusted.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Where images are published: https://…, http://…, file://… or a folder [default for pull: the one that is configured]
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Option<String>,
+    /// The public key that they are signed with, or a file that has it; may be repeated [default: those configured]
+    #[arg(long = "key", value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+    /// Take a list of images that is older than one that was there before
+    #[arg(long)]
+    pub(crate) allow_older: bool,
 }
 
 pub(crate) const IMPORT_HELP: &str = "\
@@ -76,10 +132,10 @@ Exit status: 0, 2 wrong usage, 125 it cannot be imported, 129, 130, 143 interrup
 
 #[derive(Debug, Args)]
 pub(crate) struct ImageImportArgs {
-    /// File or folder
+    /// File or folder; - is standard input, for what `image export` writes
     pub(crate) from: PathBuf,
     /// The image's name: a-z, 0-9, `.`, `_` and `-` [default: the file's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Which image, where the archive holds several: its tag or digest
     #[arg(long, value_name = "NAME")]
@@ -102,7 +158,7 @@ pub(crate) struct ImageImportArgs {
     /// Do not boot it to see that it does
     #[arg(long)]
     pub(crate) no_check: bool,
-    /// Put it in the place of an import of the same name
+    /// Put it in the place of one that was taken in under the same name
     #[arg(long)]
     pub(crate) replace: bool,
 }
@@ -111,6 +167,31 @@ pub(crate) struct ImageImportArgs {
 pub(crate) enum FirmwareArg {
     Bios,
     Uefi,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePublishArgs {
+    /// The folder; made where it is not there
+    pub(crate) folder: PathBuf,
+    /// Names of the images [default: all that are made]
+    pub(crate) names: Vec<String>,
+    /// Sign with the secret key of this file, of minisign or of an earlier publish [default: one of your own]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Take an image out of the folder; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) remove: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagePullArgs {
+    /// Names of the images
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Call it this
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,14 @@
 //! An image that was made on another host: brought beside its place, checked against its manifest, moved there whole.
 
 use super::manifest::{FORMAT, FileRecord, Manifest};
-use super::shelf::{MAKING, Shelf, strange_file, verify};
+use super::shelf::{MAKING, Shelf, put_in_place, strange_file, verify};
 use super::store::{MANIFEST, seal};
 use crate::folder_lock::FolderLock;
 use crate::text::is_plain_name;
 use nix::fcntl::Flock;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An image on its way in; what is there of it is removed when this is dropped.
 #[derive(Debug)]
@@ -53,20 +53,41 @@ impl Adopted {
         self.making.path().join(&file.name)
     }
 
-    /// Puts it into its place, where nothing is.
+    /// Where all of it is.
+    pub(super) fn folder(&self) -> &Path {
+        self.making.path()
+    }
+
+    /// Writes its manifest beside its files, and looks at them.
+    ///
+    /// # Errors
+    /// In words, what is wrong with its files; what writing gives.
+    pub(super) fn complete(&self, manifest: &Manifest) -> io::Result<Result<(), String>> {
+        fs::write(self.making.path().join(MANIFEST), manifest.to_json())?;
+        FolderLock::make(self.making.path())?;
+        Ok(verify(self.making.path(), manifest))
+    }
+
+    /// Puts what is complete into its place; what was there goes.
+    ///
+    /// # Errors
+    /// What moving it gives.
+    pub(super) fn put(self, manifest: &Manifest) -> io::Result<()> {
+        put_in_place(self.making.path(), &self.place)?;
+        // There is nothing to remove any more.
+        let _ = self.making.keep();
+        seal(&self.place, manifest)
+    }
+
+    /// Completes it and puts it into its place.
     ///
     /// # Errors
     /// In words, what is wrong with its files; what writing gives.
     pub(crate) fn publish(self, manifest: &Manifest) -> io::Result<Result<(), String>> {
-        fs::write(self.making.path().join(MANIFEST), manifest.to_json())?;
-        FolderLock::make(self.making.path())?;
-        if let Err(why) = verify(self.making.path(), manifest) {
-            return Ok(Err(why));
+        match self.complete(manifest)? {
+            Ok(()) => self.put(manifest).map(Ok),
+            wrong => Ok(wrong),
         }
-        fs::rename(self.making.path(), &self.place)?;
-        // There is nothing to remove any more.
-        let _ = self.making.keep();
-        seal(&self.place, manifest).map(Ok)
     }
 }
 

@@ -69,6 +69,9 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    /// What it is made of is on the host that it came from.
+    #[error("its root or disk is on another host: it came from there, and is not here any more")]
+    NotHere,
     /// Cancelled by the caller.
     #[error("cancelled")]
     Cancelled,

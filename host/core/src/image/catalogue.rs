@@ -1,7 +1,8 @@
-//! The manifests of images: those that the program carries, and the user's own.
+//! The manifests of images: those that the program carries, the user's own, and those that came with images of other hosts.
 //!
 //! ```text
-//! CONFIG/images/NAME.toml   the user's; one of the same name goes before the program's
+//! CONFIG/images/NAME.toml   the user's; one of the same name goes before all others
+//! STATE/images/NAME.toml    came with an image, and goes before the program's
 //! STATE/images/NAME/        what was imported: image.toml, and its root or disk
 //! a path to a .toml file    any manifest, wherever it lies
 //! dir:PATH                  a folder that is a root
@@ -11,7 +12,7 @@ use super::import;
 use super::recipe::{EXTENDS, MORE, Recipe, RecipeError, in_folder};
 use crate::digest::{Digest, Hasher};
 use crate::dirs::Dirs;
-use crate::kept::folders;
+use crate::kept::folders as kept_folders;
 use crate::text::is_plain_name;
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,11 +48,14 @@ const MAX_LEN: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     folder: PathBuf,
-    imports: PathBuf,
+    received: PathBuf,
 }
 
 /// The manifest of an import, in its folder.
 pub(super) const IMPORTED: &str = "image.toml";
+
+/// The JSON schema of a manifest.
+pub const MANIFEST_SCHEMA: &str = include_str!("../../../../images/image.schema.json");
 
 /// A manifest as it was found.
 struct Found {
@@ -63,16 +67,17 @@ struct Found {
 impl Catalogue {
     /// With the user's folder.
     pub fn new(dirs: &Dirs) -> Self {
-        Self { folder: dirs.config.join("images"), imports: dirs.state.join("images") }
+        Self { folder: dirs.config.join("images"), received: dirs.state.join("images") }
     }
 
     /// All names, in their order.
     pub fn names(&self) -> Vec<String> {
         let carried = CARRIED.iter().map(|(name, _)| (*name).to_owned());
-        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let folders = [&self.folder, &self.received].into_iter();
+        let files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
         let own = files
             .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned()));
-        let imports = folders(&self.imports).into_iter();
+        let imports = kept_folders(&self.received).into_iter();
         let imports = imports.filter(|folder| folder.join(IMPORTED).is_file());
         let imports = imports.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned()));
         let own: BTreeSet<String> = own.chain(imports).filter(|name| is_plain_name(name)).collect();
@@ -84,21 +89,12 @@ impl Catalogue {
 
     /// Where an import of a name is, be there one or not.
     pub(super) fn imported(&self, name: &str) -> PathBuf {
-        self.imports.join(name)
+        self.received.join(name)
     }
 
     /// Whether the program carries a manifest of this name.
     pub(super) fn carries(&self, name: &str) -> bool {
         CARRIED.iter().any(|(known, _)| *known == name)
-    }
-
-    /// Whether the user wrote a manifest of this name.
-    pub(super) fn has_own(&self, name: &str) -> bool {
-        self.own(name).exists()
-    }
-
-    fn own(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.toml"))
     }
 
     /// The recipe of a name, or of a path to a manifest; with more packages as `NAME+PACKAGE,PACKAGE`.
@@ -112,6 +108,39 @@ impl Catalogue {
         self.named(name)?
             .with_packages(&more)
             .map_err(|why| RecipeError::Packages { name: name.to_owned(), why })
+    }
+
+    /// The user's own manifest of this name, where there is one.
+    pub(super) fn own(&self, name: &str) -> Option<PathBuf> {
+        Some(self.folder.join(format!("{name}.toml"))).filter(|path| path.exists())
+    }
+
+    /// Where the manifest of this name is that came with an image.
+    pub(super) fn received(&self, name: &str) -> PathBuf {
+        self.received.join(format!("{name}.toml"))
+    }
+
+    /// Keeps the manifest that came with an image.
+    ///
+    /// # Errors
+    /// What writing gives.
+    pub(super) fn keep(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.received)?;
+        crate::dirs::write_whole(&self.received, &format!("{name}.toml"), text.as_bytes())
+    }
+
+    /// Forgets the manifest that came with an image; false when none did.
+    ///
+    /// # Errors
+    /// What removing it gives.
+    pub fn forget(&self, name: &str) -> io::Result<bool> {
+        if !is_plain_name(name) {
+            return Ok(false);
+        }
+        match fs::remove_file(self.received(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true),
+        }
     }
 
     fn named(&self, name: &str) -> Result<Recipe, RecipeError> {
@@ -186,8 +215,8 @@ impl Catalogue {
             return read(&beside.map_or_else(|| PathBuf::from(name), |folder| folder.join(name)));
         }
         let neighbour = beside.map(|folder| folder.join(format!("{name}.toml")));
-        let own = [self.own(name), self.imported(name).join(IMPORTED)];
-        for path in neighbour.into_iter().chain(own) {
+        let received = [self.received(name), self.imported(name).join(IMPORTED)];
+        for path in neighbour.into_iter().chain(self.own(name)).chain(received) {
             if is_plain_name(name) && path.is_file() {
                 return read(&path);
             }
@@ -241,6 +270,7 @@ fn read(path: &Path) -> Result<Found, RecipeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn with(files: &[(&str, &str)]) -> (tempfile::TempDir, Catalogue) {
         let home = tempfile::tempdir().unwrap();
@@ -308,6 +338,119 @@ mod tests {
             "../x",
         ];
         insta::assert_snapshot!(all.map(said).join("\n"));
+    }
+
+    fn schema() -> (Value, jsonschema::Validator) {
+        let schema: Value = serde_json::from_str(MANIFEST_SCHEMA).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        (schema, validator)
+    }
+
+    fn parsed(text: &str) -> Value {
+        serde_json::to_value(toml::from_str::<Table>(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_schema_takes_every_manifest_that_is_carried() {
+        let validator = schema().1;
+        let (_home, catalogue) = with(&[]);
+        for (name, text) in CARRIED {
+            validator.validate(&parsed(text)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(text.starts_with("#:schema ../image.schema.json\n"), "{name}");
+            let whole = catalogue.get(name).unwrap();
+            let whole = parsed(whole.whole_text().unwrap());
+            validator.validate(&whole).unwrap_or_else(|error| panic!("{name}, whole: {error}"));
+        }
+    }
+
+    /// The keys that a table of a recipe has: serde tells them when it meets one that is none.
+    fn known_keys(text: &str) -> BTreeSet<String> {
+        let error = toml::from_str::<Recipe>(text).unwrap_err().message().to_owned();
+        let (_, listed) = error.split_once(", expected ").unwrap_or_else(|| panic!("{error}"));
+        listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_schema_and_the_recipe_know_the_same_keys() {
+        let schema = schema().0;
+        let of_schema = |place: &str| {
+            let keys = schema.pointer(place).and_then(Value::as_object).unwrap();
+            keys.keys().cloned().collect::<BTreeSet<_>>()
+        };
+        let mut recipe = known_keys("no_such_key = 1");
+        recipe.insert(EXTENDS.to_owned());
+        assert_eq!(of_schema("/properties"), recipe);
+        for (table, others) in [("kernel", ""), ("busybox", "[kernel]\ncmdline = ''\n")] {
+            let keys = known_keys(&format!("{others}[{table}]\nno_such_key = 1\n"));
+            assert_eq!(of_schema(&format!("/properties/{table}/properties")), keys);
+        }
+    }
+
+    #[test]
+    fn the_schema_refuses_what_the_recipe_does() {
+        let validator = schema().1;
+        let base = CARRIED.iter().find(|(name, _)| *name == "debian-12").unwrap().1;
+        let both = |text: &str| {
+            let ours = Recipe::of([toml::from_str::<Table>(text).unwrap()]).is_ok();
+            (ours, validator.is_valid(&parsed(text)))
+        };
+        assert_eq!(both(base), (true, true));
+        let wrong = [
+            ("name = \"debian-12\"", "name = \"Debian/..\""),
+            ("name = \"debian-12\"", "name = 12"),
+            ("memory_mib = 512", "memory = 512"),
+            ("memory_mib = 512", "memory_mib = 1"),
+            ("memory_mib = 512", "memory_mib = \"512\""),
+            ("summary = ", "sumary = "),
+            ("\"bash\"", "\"$(rm)\""),
+            ("suite = \"bookworm\"", ""),
+            ("suite = \"bookworm\"", "suite = \"a b\""),
+            ("package = \"linux-image-cloud-amd64\"", ""),
+            ("cmdline = ", "command = "),
+            ("ready = \"agent\"", "ready = \"soon\""),
+            ("ready = \"agent\"", "ready = \"agent\"\nshell = \"sh\""),
+            ("ready = \"agent\"", "ready = \"agent\"\ninit = \"init\""),
+            ("ready = \"agent\"", "ready = \"agent\"\nbusybox = { program = \"x\" }"),
+            ("\"etc/hosts\"", "\"/etc/hosts\""),
+            ("\"etc/hosts\"", "\"etc/../../hosts\""),
+            ("\"etc/hosts\" = \"", "\"etc/hosts\" = 1 # \""),
+        ];
+        for (from, to) in wrong {
+            assert!(base.contains(from), "{from}");
+            assert_eq!(both(&base.replacen(from, to, 1)), (false, false), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_came_with_an_image_goes_before_the_programs_and_after_the_users() {
+        let text = |memory: u32| {
+            format!("name = \"tiny\"\nextends = \"debian-12\"\nmemory_mib = {memory}\n")
+        };
+        let (_home, catalogue) = with(&[]);
+        catalogue.keep("tiny", &text(300)).unwrap();
+        catalogue.keep("other", &text(300).replace("tiny", "other")).unwrap();
+        assert_eq!(catalogue.get("tiny").unwrap().memory_mib, 300);
+        assert_eq!(catalogue.names().last().unwrap(), "other");
+        fs::write(catalogue.folder.join("tiny.toml"), text(400)).unwrap();
+        assert_eq!(catalogue.get("tiny").unwrap().memory_mib, 400);
+        assert!(catalogue.forget("tiny").unwrap() && !catalogue.forget("tiny").unwrap());
+        fs::remove_file(catalogue.own("tiny").unwrap()).unwrap();
+        assert_eq!(catalogue.get("tiny").unwrap().memory_mib, 256);
+    }
+
+    #[test]
+    fn the_whole_text_of_a_recipe_is_the_same_recipe() {
+        let (_home, catalogue) = with(&[]);
+        for (name, _) in CARRIED {
+            let recipe = catalogue.get(name).unwrap();
+            let again = Recipe::parse(recipe.whole_text().unwrap()).unwrap();
+            assert_eq!((again.digest(), &again), (recipe.digest(), &recipe));
+            let other = recipe.renamed("other").unwrap();
+            assert_eq!((other.renamed(name).unwrap(), &*other.name), (recipe, "other"));
+        }
+        assert!(catalogue.get("debian-12+nftables").unwrap().whole_text().is_none());
+        assert!(Recipe::parse("name = \"x\"\nextends = \"tiny\"").is_err());
+        assert!(catalogue.get("tiny").unwrap().renamed("../x").is_err());
     }
 
     #[test]

@@ -81,6 +81,9 @@ fn take_over(
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
     let given = |source| BuildError::Given { path: from.to_owned(), source };
+    if from.as_os_str().is_empty() {
+        return Err(BuildError::NotHere);
+    }
     if fs::hard_link(from, to).is_err() {
         sparse::copy(from, to, cancel).map_err(given)?;
     }

@@ -256,7 +256,7 @@ fn name_of(spec: &ImportSpec, catalogue: &Catalogue) -> Result<String, ImportErr
     }
     let whose = if catalogue.carries(&name) {
         CARRIED
-    } else if catalogue.has_own(&name) {
+    } else if catalogue.own(&name).is_some() {
         USERS
     } else if catalogue.imported(&name).exists() && !spec.replace {
         OWN

@@ -44,6 +44,49 @@ impl Tree {
         self.entries.insert(path.to_owned(), entry);
     }
 
+    /// What an archive of [`Self::to_cpio`] holds; one that is otherwise is refused.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn from_cpio(archive: &[u8]) -> io::Result<Self> {
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+        let (mut tree, mut rest) = (Self::default(), archive);
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest)?;
+            let entry = reader.entry();
+            if entry.is_trailer() {
+                break;
+            }
+            let (path, mode) = (entry.name().to_owned(), entry.mode());
+            let device = (entry.rdev_major(), entry.rdev_minor());
+            let mut content = Vec::new();
+            io::Read::read_to_end(&mut reader, &mut content)?;
+            let entry = match mode & 0o170_000 {
+                0o040_000 => Entry::Folder,
+                0o100_000 => Entry::File { mode: mode & 0o7777, content },
+                0o120_000 => {
+                    Entry::Link { target: String::from_utf8(content).map_err(io::Error::other)? }
+                }
+                0o020_000 => Entry::CharDevice { major: device.0, minor: device.1 },
+                _ => return Err(wrong("it has what no initramfs of ours has")),
+            };
+            tree.entries.insert(path, entry);
+            rest = reader.finish()?;
+        }
+        match tree.to_cpio()? == archive {
+            true => Ok(tree),
+            false => Err(wrong("it was not written by Guestline")),
+        }
+    }
+
+    /// A file's content.
+    pub(super) fn content(&self, path: &str) -> Option<&[u8]> {
+        match self.entries.get(path)? {
+            Entry::File { content, .. } => Some(content),
+            _ => None,
+        }
+    }
+
     /// The archive.
     pub(super) fn to_cpio(&self) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
@@ -132,6 +175,11 @@ mod tests {
             names.push(reader.entry().name().to_owned());
             rest = reader.finish().unwrap();
         }
+        let again = Tree::from_cpio(&bytes).unwrap();
+        assert_eq!(again.to_cpio().unwrap(), bytes);
+        assert_eq!((again.content("init"), again.content("bin/sh")), (Some(&b"init"[..]), None));
+        assert!(Tree::from_cpio(&[&bytes[..], &bytes[..]].concat()).is_err());
+        assert!(Tree::from_cpio(&bytes[..bytes.len() / 2]).is_err());
         assert_eq!(names, ["a", "a/b", "a/b/c", "bin", "bin/sh", "dev", "dev/console", "init"]);
     }
 }

@@ -116,10 +116,8 @@ impl Mirror {
 
     fn get(&self, path: &str, to: &Path, cancel: &CancellationToken) -> Result<(), PackageError> {
         let address = format!("{}/{path}", self.mirror.trim_end_matches('/'));
-        let mut curl = Command::new("curl");
-        curl.args(["-fsSL", "--retry", "2", "--connect-timeout", "20"]);
-        // A transfer that has stalled is given up.
-        curl.args(["--speed-limit", "1", "--speed-time", "30", "-o"]).arg(to).arg(address);
+        let mut curl = curl();
+        curl.args(["--retry", "2", "-o"]).arg(to).arg(address);
         run(&mut curl, cancel).map(drop)
     }
 }
@@ -135,6 +133,13 @@ impl Index {
             place: format!("suite `{}` of the mirror", self.suite),
         })
     }
+}
+
+/// curl(1), silent but for errors; a transfer that has stalled is given up.
+pub(super) fn curl() -> Command {
+    let mut curl = Command::new("curl");
+    curl.args(["-fsSL", "--connect-timeout", "20", "--speed-limit", "1", "--speed-time", "30"]);
+    curl
 }
 
 /// The digest of [`INDEX`] in the `SHA256` field of a Release file.

@@ -3,7 +3,8 @@
 //! ```text
 //! catalogue (images/NAME/image.toml, the user's own) ─> recipe ─┐
 //! packages (apt, or a mirror; a lock says which) ───────────────┼─> build ──> store: kernel, initrd, root, manifest
-//! agent ────────────────────────────────────────────────────────┘                └─> kernels: unpacked, for QEMU
+//! agent ────────────────────────────────────────────────────────┘                ├─> kernels: unpacked, for QEMU
+//!                                                                                └─> share: to other hosts, and from them
 //! ```
 //! Everything here is synchronous: it reads, unpacks and writes files.
 
@@ -31,7 +32,9 @@ mod module_index;
 mod modules;
 mod packages;
 mod recipe;
+pub mod sbom;
 mod seed;
+pub mod share;
 mod shelf;
 mod squashfs;
 mod store;
@@ -39,7 +42,7 @@ mod store;
 pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
 pub use build::{BuildError, BuildNews, BuildTerms};
-pub use catalogue::{Catalogue, DEFAULT_KERNEL};
+pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA};
 pub use foreign::{Kind, KindError, NoKind, OciError, RootfsError, TreeError};
 pub use import::{ImportError, ImportSpec};
 pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};

@@ -96,7 +96,8 @@ impl PackageError {
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             Self::NoSource { .. } => Some(
-                "name a Debian mirror in guestline.toml: docs/images.md, \"Hosts without apt\""
+                "take an image that another host has made (`guestline image pull`), or name a Debian mirror in \
+                 guestline.toml: docs/images.md, \"Hosts without apt\""
                     .to_owned(),
             ),
             Self::Unknown { place, .. } if place == apt::PLACE => {
@@ -386,7 +387,7 @@ pub(super) fn run_on(
     Err(PackageError::Failed { command: line, said: said.to_owned() })
 }
 
-fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
+pub(super) fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(mut pipe) = pipe {
         // What came before an error is all there is.

@@ -65,6 +65,9 @@ pub struct Recipe {
     /// Its file, when somebody wrote one.
     #[serde(skip)]
     pub(super) path: Option<PathBuf>,
+    /// All that it says, as one manifest that extends none.
+    #[serde(skip)]
+    text: String,
     /// Digest of all that it says.
     #[serde(skip)]
     digest: Option<Digest>,
@@ -81,7 +84,9 @@ fn default_shell() -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RootRecipe {
-    /// A squashfs; in a manifest, beside it. Or a folder of this host.
+    /// A squashfs; in a manifest, beside it. Or a folder of this host. Empty where it has not come with an image of another
+    /// host.
+    #[serde(default)]
     pub file: PathBuf,
     /// Digest of its content; of a folder, of what its files are.
     pub sha256: Digest,
@@ -91,7 +96,8 @@ pub struct RootRecipe {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRecipe {
-    /// The disk; in a manifest, beside it.
+    /// The disk; in a manifest, beside it; empty as a root's.
+    #[serde(default)]
     pub file: PathBuf,
     /// Digest of the file's content.
     pub sha256: Digest,
@@ -255,7 +261,37 @@ impl Recipe {
         let mut recipe = recipe.map_err(|error| error.message().to_owned())?;
         recipe.check()?;
         recipe.digest = Some(Digest::of(text.as_bytes()));
+        recipe.text = text;
         Ok(recipe)
+    }
+
+    /// Of the text of another host, which extends none.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let table = toml::from_str::<Table>(text).map_err(|error| error.message().to_owned())?;
+        match table.contains_key(EXTENDS) {
+            true => Err("it extends another, and has to stand alone".to_owned()),
+            false => Self::of([table]),
+        }
+    }
+
+    /// The same under another name.
+    ///
+    /// # Errors
+    /// In words, why it cannot be called that.
+    pub(super) fn renamed(&self, name: &str) -> Result<Self, String> {
+        let mut table =
+            toml::from_str::<Table>(&self.text).map_err(|error| error.message().to_owned())?;
+        table.insert("name".to_owned(), Value::String(name.to_owned()));
+        Self::of([table])
+    }
+
+    /// All that it says, as one manifest that extends none: what another host needs. None where packages were asked for
+    /// beside those of a manifest.
+    pub fn whole_text(&self) -> Option<&str> {
+        self.more.is_empty().then_some(&self.text)
     }
 
     /// With more packages.

@@ -3,6 +3,7 @@
 use super::build::{DISK, FILES, INITRD, KERNEL};
 use super::kernels::Kernels;
 use super::manifest::{FORMAT, FileRecord, Manifest};
+use super::share::DOWNLOADS;
 use super::store::{MANIFEST, check};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
@@ -51,6 +52,16 @@ impl Shelf {
     pub(crate) fn folder(&self, name: &str, recipe: &Digest, agent: &Digest) -> PathBuf {
         let key = format!("{FORMAT}\n{recipe}\n{agent}\n");
         self.images.join(name).join(Digest::of(key.as_bytes()).short())
+    }
+
+    /// A file with this content, of an image that is there.
+    pub(super) fn holding(&self, file: &FileRecord) -> Option<PathBuf> {
+        let all = self.kept().into_iter();
+        let mut ready = all.filter(|(kept, _)| kept.condition == Condition::Ready);
+        ready.find_map(|(kept, manifest)| {
+            let has = manifest?.files.into_iter().find(|has| has.sha256 == file.sha256)?;
+            Some(kept.folder.join(has.name))
+        })
     }
 
     /// Where the image of a manifest is kept.
@@ -125,6 +136,19 @@ impl Shelf {
         folders(&self.cache.join(LISTS)).into_iter().map(look).collect()
     }
 
+    /// Parts of files of images that are pulled, when there are any.
+    pub(crate) fn kept_downloads(&self) -> Option<Kept> {
+        let folder = self.cache.join(DOWNLOADS);
+        let mut files = fs::read_dir(&folder).ok()?.flatten().peekable();
+        files.peek()?;
+        let busy = |entry: fs::DirEntry| match File::open(entry.path()) {
+            Ok(file) => !matches!(locked(file), Ok(Some(_))),
+            Err(_) => false,
+        };
+        let in_use = files.any(busy);
+        Some(Kept { in_use, ..Kept::look(folder, |_| Condition::Ready) })
+    }
+
     fn packages(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.pool).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
@@ -140,7 +164,11 @@ impl Shelf {
         let folder = &kept.folder;
         let Some(_making) = self.wait_for_making(go_on)? else { return Ok(false) };
         let is_list = folder.parent() == Some(&*self.cache.join(LISTS));
-        if *folder == self.pool || is_list || kept.name.starts_with(MAKING) {
+        let is_download = *folder == self.cache.join(DOWNLOADS);
+        if is_download && self.kept_downloads().is_some_and(|kept| kept.in_use) {
+            return Ok(false);
+        }
+        if *folder == self.pool || is_list || is_download || kept.name.starts_with(MAKING) {
             return fs::remove_dir_all(folder).map(|()| true);
         }
         let _lock = match FolderLock::exclusive(folder) {
@@ -195,6 +223,21 @@ pub(crate) fn verify(folder: &Path, manifest: &Manifest) -> Result<(), String> {
         }
     }
     check(folder, manifest)
+}
+
+/// Moves a folder that was made to its place; what was there goes.
+///
+/// # Errors
+/// What moving gives.
+pub(super) fn put_in_place(made: &Path, place: &Path) -> io::Result<()> {
+    let old = place.with_file_name(format!("{MAKING}old"));
+    match fs::rename(place, &old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::rename(made, place)?;
+    let _ = fs::remove_dir_all(&old);
+    Ok(())
 }
 
 /// Removes what makers that died left. The lock is held, so no living one is met.

@@ -18,7 +18,7 @@ use super::kernels::Bootable;
 use super::manifest::{DiskRecord, FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
-use super::shelf::{MAKING, Shelf, sweep, verify};
+use super::shelf::{MAKING, Shelf, put_in_place, sweep, verify};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::folder_lock::FolderLock;
@@ -116,6 +116,9 @@ impl ImageError {
                     "--update-lock makes it from the packages of now, and writes the lock"
                         .to_owned(),
                 ),
+                BuildError::NotHere => {
+                    Some("take it in again: guestline image pull, or image import".to_owned())
+                }
                 _ => None,
             },
             _ => None,
@@ -138,8 +141,8 @@ pub type ImageCheck<'a> = &'a dyn Fn(&Image) -> Result<(), String>;
 /// The images of one user.
 #[derive(Debug, Clone)]
 pub struct Store {
-    shelf: Shelf,
-    catalogue: Catalogue,
+    pub(super) shelf: Shelf,
+    pub(super) catalogue: Catalogue,
     source: PackageSource,
 }
 
@@ -298,8 +301,15 @@ impl Store {
         self.shelf.folder(&recipe.name, &recipe.digest(), agent.digest())
     }
 
+    pub(crate) fn cache_folder(&self) -> &Path {
+        &self.shelf.cache
+    }
+
     /// One maker at a time, of this and other processes: what lies half made belongs to the dead.
-    fn lock(&self, cancel: &CancellationToken) -> Result<Flock<File>, ImageError> {
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub(crate) fn lock(&self, cancel: &CancellationToken) -> Result<Flock<File>, ImageError> {
         let trouble = |source| ImageError::Folder { path: self.shelf.images.clone(), source };
         let lock = self.shelf.wait_for_making(&|| !cancel.is_cancelled()).map_err(trouble)?;
         lock.ok_or_else(|| trouble(io::ErrorKind::Interrupted.into()))
@@ -336,13 +346,9 @@ impl Store {
         if let Some(image) = self.open(&recipe.name, made.path(), true)? {
             check(&image).map_err(|why| failed(BuildError::Unfit { why }))?;
         }
-        let old = parent.join(format!("{MAKING}old"));
-        match fs::rename(&folder, &old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
-            _ => {}
-        }
-        fs::rename(made.keep(), &folder).map_err(trouble)?;
-        let _ = fs::remove_dir_all(&old);
+        put_in_place(made.path(), &folder).map_err(trouble)?;
+        // There is nothing to remove any more.
+        let _ = made.keep();
         seal(&folder, &manifest).map_err(trouble)?;
         let image = self.open(&recipe.name, &folder, true)?;
         let image = image.ok_or_else(|| trouble(io::ErrorKind::NotFound.into()))?;
@@ -350,7 +356,12 @@ impl Store {
     }
 
     /// The image in a folder, if there is one and it is what was made; `is_use` is noted.
-    fn open(&self, name: &str, folder: &Path, is_use: bool) -> Result<Option<Image>, ImageError> {
+    pub(super) fn open(
+        &self,
+        name: &str,
+        folder: &Path,
+        is_use: bool,
+    ) -> Result<Option<Image>, ImageError> {
         let damaged = |what: String| ImageError::Damaged { name: name.to_owned(), what };
         let text = match fs::read(folder.join(MANIFEST)) {
             Ok(text) => text,
@@ -470,6 +481,11 @@ pub(super) fn seal(folder: &Path, manifest: &Manifest) -> io::Result<()> {
 }
 
 impl Image {
+    /// Where a file of it is; its kernel as it was made, and not as QEMU takes it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// An initial RAM file system with nothing but this image's busybox: the floor that a boot is
     /// measured against.
     ///

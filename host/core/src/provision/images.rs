@@ -1,13 +1,18 @@
 //! Images as machines need them: found, or made, and checked in a machine before anybody else gets them.
 
+use super::cache::{ImportError, import_image};
 use super::set_up::{SetUpTerms, set_up};
 use super::{MachineRequest, Provisioner, WorkRoot};
 use crate::capture::ConsoleLine;
 use crate::dirs::Dirs;
-use crate::image::{Agent, BuildTerms, Image, ImageError, ImportError, ImportSpec, Recipe, Store};
+use crate::image::share::{Offers, Placing, PullError, PullTerms, Pulled, Received};
+use crate::image::{
+    Agent, BuildTerms, Image, ImageError, ImportError as ForeignError, ImportSpec, Recipe, Store,
+};
 use crate::machine::{Accel, Ending, Qemu, QemuError};
 use crate::text;
 use guestline_protocol::PowerAction;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -66,9 +71,47 @@ impl Images {
     /// Makes an image of what others made. It blocks, and wants a tokio runtime around it.
     ///
     /// # Errors
-    /// [`ImportError`]; what was there is still there then.
-    pub fn import(&self, spec: &ImportSpec, terms: &BuildTerms<'_>) -> Result<Image, ImportError> {
+    /// [`ForeignError`]; what was there is still there then.
+    pub fn import(&self, spec: &ImportSpec, terms: &BuildTerms<'_>) -> Result<Image, ForeignError> {
         self.store.import(spec, &self.agent, terms, &|image| self.check(image, terms.cancel))
+    }
+
+    /// The agent that goes into images.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Takes an image out of its archive. It blocks, and wants a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn receive(
+        &self,
+        from: impl Read,
+        name: Option<&str>,
+        replace: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Received, ImportError> {
+        let check = |image: &Image| self.check(image, cancel);
+        let placing = Placing { agent: &self.agent, name, replace, check: &check };
+        import_image(&self.store, from, placing, cancel)
+    }
+
+    /// Brings a published image into the store, called `own_name` there where that is given. It blocks, and wants a tokio
+    /// runtime around it.
+    ///
+    /// # Errors
+    /// [`PullError`].
+    pub fn pull(
+        &self,
+        offers: &Offers,
+        name: &str,
+        own_name: Option<&str>,
+        terms: &PullTerms<'_>,
+    ) -> Result<Pulled, PullError> {
+        let check = |image: &Image| self.check(image, terms.cancel);
+        let placing = Placing { agent: &self.agent, name: own_name, replace: true, check: &check };
+        self.store.pull(offers, name, placing, terms)
     }
 
     /// Says what is wrong with an image: whether it boots, says hello, runs a line, and powers off.

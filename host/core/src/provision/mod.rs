@@ -35,8 +35,8 @@ mod workfolder;
 
 pub use crate::kept::{Condition, Removal};
 pub use cache::{
-    ArchiveError, Arrival, Cache, CacheEntry, Content, ExportError, Exported, Finding, Imported,
-    PruneSpec, Pruned, Reason, Verified,
+    ArchiveError, Arrival, Cache, CacheEntry, Content, ExportError, Exported, Finding, HEAD_LEN,
+    ImportError, Imported, PruneSpec, Pruned, Reason, Verified, export_image, is_archive,
 };
 pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
 pub use editing::{DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork};

@@ -3,13 +3,14 @@
 use super::list::template;
 use super::{BROKEN, DAMAGED};
 use crate::commands::image::print;
+use crate::commands::output::{self, Readers};
 use crate::context::Context;
 use crate::error::CommandError;
 use guestline::machine::Qemu;
 use guestline::provision::{ArchiveError, Arrival, ExportError, Exported, Imported};
 use guestline::text;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{self, BufReader, Write};
 use std::path::Path;
 
 pub(super) fn export(
@@ -19,39 +20,8 @@ pub(super) fn export(
     go_on: &dyn Fn() -> bool,
 ) -> Result<u8, CommandError> {
     let cache = context.cache();
-    if file == Path::new("-") {
-        let stdout = io::stdout();
-        if stdout.is_terminal() {
-            return Err(CommandError::new(
-                "the archive is no text, and standard output is a terminal",
-            )
-            .hint("name a file, or send the output into one"));
-        }
-        return exported(file, cache.export(ids, BufWriter::new(stdout), go_on));
-    }
-    let wrong = |error: io::Error| {
-        CommandError::new(format!("cannot write the archive to `{}`: {error}", file.display()))
-    };
-    // What a link leads to is written, and not the link.
-    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if target.is_dir() {
-        return Err(wrong(io::ErrorKind::IsADirectory.into()));
-    }
-    if target.exists() && !target.is_file() {
-        // A pipe or a device is no file that another could take the place of.
-        let pipe = std::fs::File::options().write(true).open(&target).map_err(wrong)?;
-        return exported(file, cache.export(ids, BufWriter::new(pipe), go_on));
-    }
-    // Whole or not at all.
-    let new = tempfile::Builder::new().prefix(".guestline-").tempfile_in(folder).map_err(wrong)?;
-    let result = cache.export(ids, BufWriter::new(new.as_file()), go_on);
-    if result.is_ok() {
-        new.persist(&target).map_err(|error| wrong(error.error))?;
-    }
+    let result =
+        output::to(file, "the archive", Readers::Owner, |to| cache.export(ids, to, go_on))?;
     exported(file, result)
 }
 
@@ -65,7 +35,7 @@ fn exported(file: &Path, result: Result<Exported, ExportError>) -> Result<u8, Co
         Err(error) => error,
     };
     let status = match error {
-        ExportError::Unknown { .. } | ExportError::Empty => {
+        ExportError::Unknown { .. } | ExportError::Empty | ExportError::NoManifest { .. } => {
             return Err(CommandError::new(error)
                 .hint("`guestline cache list` shows what there is; a check makes a template"));
         }
@@ -118,6 +88,9 @@ pub(super) fn import(
     };
     let status = match error {
         ArchiveError::Cancelled => return Ok(0),
+        ArchiveError::OfImage => {
+            return Err(CommandError::new(error).hint("take it in by `guestline image import`"));
+        }
         ArchiveError::Damaged { .. } | ArchiveError::Newer { .. } => DAMAGED,
         ArchiveError::NoRoom { .. } | ArchiveError::Cache { .. } => BROKEN,
     };
@@ -139,7 +112,7 @@ fn refused(file: &Path, error: &ArchiveError) -> String {
         ArchiveError::NoRoom { .. } => {
             "hint: make room: `guestline cache prune --all` removes all that is not in use\n"
         }
-        ArchiveError::Cache { .. } | ArchiveError::Cancelled => "",
+        ArchiveError::Cache { .. } | ArchiveError::Cancelled | ArchiveError::OfImage => "",
     };
     text
 }

@@ -47,7 +47,7 @@ fn rows(entries: &[CacheEntry], now: SystemTime) -> String {
 /// "template 0123456789ab", "image tiny/0123456789ab", "packages".
 pub(super) fn name(entry: &CacheEntry) -> String {
     match entry.content {
-        Content::Packages { .. } => entry.content.kind().to_owned(),
+        Content::Packages { .. } | Content::Downloads => entry.content.kind().to_owned(),
         _ => format!("{} {}", entry.content.kind(), text::one_line(&entry.id, 60)),
     }
 }
@@ -64,6 +64,7 @@ fn what(content: &Content) -> String {
         Content::Packages { count } => format!("{count} packages"),
         Content::Kernel => "unpacked for QEMU".to_owned(),
         Content::Lists => "what apt knows of this suite".to_owned(),
+        Content::Downloads => "parts of files of images".to_owned(),
     }
 }
 
@@ -124,7 +125,11 @@ fn object(entry: &CacheEntry) -> Value {
             "digest": manifest.digest(),
         }),
         Content::Packages { count } => json!({ "count": count }),
-        Content::Template(None) | Content::Image(None) | Content::Kernel | Content::Lists => {
+        Content::Template(None)
+        | Content::Image(None)
+        | Content::Kernel
+        | Content::Lists
+        | Content::Downloads => {
             json!({})
         }
     };

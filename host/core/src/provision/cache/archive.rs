@@ -18,7 +18,10 @@ use std::path::PathBuf;
 use tar::{EntryType, Header};
 
 /// The format's number.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
+
+/// The format of an archive without recipes, which older builds read as well.
+pub(super) const FORMAT_WITHOUT_RECIPES: u32 = 1;
 
 pub(super) const INDEX: &str = "guestline-cache.json";
 
@@ -47,6 +50,9 @@ pub(super) struct Index {
     /// Version of Guestline that made it.
     pub(super) guestline: String,
     pub(super) images: Vec<Manifest>,
+    /// Of an image by itself, what it is made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) recipes: Vec<String>,
     pub(super) templates: Vec<ArchivedTemplate>,
 }
 
@@ -67,7 +73,7 @@ pub(super) struct ArchivedTemplate {
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// It is none, or not as it was written.
-    #[error("it is no archive of a cache, or damaged: {what}")]
+    #[error("it is no archive of Guestline's, or damaged: {what}")]
     Damaged {
         /// What is wrong.
         what: String,
@@ -80,6 +86,9 @@ pub enum ArchiveError {
         /// Its format.
         format: u64,
     },
+    /// It is one of an image by itself.
+    #[error("it is the archive of an image, not of a cache")]
+    OfImage,
     /// There is no room for what it has.
     #[error("the disk of `{folder}` has {free_mib} MiB free, and {wanted_mib} MiB are wanted", folder = folder.display())]
     NoRoom {
@@ -312,7 +321,7 @@ mod tests {
         let text = r#"{"format":1,"guestline":"0.1.0","images":[],"templates":[]}"#;
         index(text).unwrap();
         let said = |text: &str| index(text).unwrap_err().to_string();
-        insta::assert_snapshot!(said(r#"{"format":7,"future":{}}"#), @"it was made by a newer Guestline: its format is 7, and this one reads 1");
+        insta::assert_snapshot!(said(r#"{"format":7,"future":{}}"#), @"it was made by a newer Guestline: its format is 7, and this one reads 2");
         assert!(said(r#"{"format":1}"#).contains("its index: missing field"));
         assert!(said("x").contains("its index: expected value"));
         assert!(matches!(index_of(b"hello"), Err(ArchiveError::Damaged { .. })));

@@ -1,8 +1,8 @@
 //! Templates, with the images they belong to, into an archive.
 
 use super::archive::{
-    ArchivedTemplate, FORMAT, INDEX, Index, MemberWriter, RAM_PAGES, STATE, disk_pages,
-    image_member, template_member,
+    ArchivedTemplate, FORMAT_WITHOUT_RECIPES, INDEX, Index, MemberWriter, RAM_PAGES, STATE,
+    disk_pages, image_member, template_member,
 };
 use super::frame::frame_writer;
 use super::{Cache, Content};
@@ -26,6 +26,12 @@ pub enum ExportError {
     Unknown {
         /// As it was named.
         id: String,
+    },
+    /// An image with packages that were asked for beside those of its manifest.
+    #[error("image `{name}` has no manifest of its own to go with it")]
+    NoManifest {
+        /// The image.
+        name: String,
     },
     /// No template at all.
     #[error("the cache has no template")]
@@ -96,9 +102,10 @@ impl Cache {
             without_image,
         };
         let index = Index {
-            format: FORMAT,
+            format: FORMAT_WITHOUT_RECIPES,
             guestline: env!("CARGO_PKG_VERSION").to_owned(),
             images: images.iter().map(|image| image.manifest.clone()).collect(),
+            recipes: Vec::new(),
             templates: templates.clone(),
         };
         let write = ExportError::Write;
@@ -106,11 +113,7 @@ impl Cache {
         let mut writer = MemberWriter::new(frame_writer(to));
         writer.member(INDEX, &text).map_err(write)?;
         for Held { manifest, folder, .. } in &images {
-            let what = format!("image {}", manifest.name);
-            for file in &manifest.files {
-                writer.begin(&image_member(manifest, file), file.size).map_err(write)?;
-                copy(&folder.join(&file.name), file, &what, &mut writer, go_on)?;
-            }
+            write_image(manifest, &|file| folder.join(file), &mut writer, go_on)?;
         }
         for (template, archived) in chosen.iter().zip(&templates) {
             let (what, name) = (what(template), template_member(archived, &archived.state));
@@ -191,6 +194,22 @@ impl Cache {
         let without = without.map(|template| template.id().to_string()).collect();
         (images, without)
     }
+}
+
+/// Writes the files of an image, in the order of its manifest.
+pub(super) fn write_image<W: Write>(
+    manifest: &Manifest,
+    place_of: &dyn Fn(&str) -> PathBuf,
+    writer: &mut MemberWriter<W>,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), ExportError> {
+    let what = format!("image {}", manifest.name);
+    for file in &manifest.files {
+        let begun = writer.begin(&image_member(manifest, file), file.size);
+        begun.map_err(ExportError::Write)?;
+        copy(&place_of(&file.name), file, &what, writer, go_on)?;
+    }
+    Ok(())
 }
 
 fn what(template: &Template) -> String {

@@ -12,6 +12,7 @@ use super::archive::{
 use super::frame::FrameReader;
 use crate::digest::{Digest, Hasher};
 use crate::host::free_mib;
+use crate::image::share::MAX_FILE;
 use crate::image::{Adopted, FileRecord, Manifest};
 use crate::machine::qcow2::check_overlay;
 use crate::machine::{MAX_DISKS, MEMORY_MIB, Qemu};
@@ -24,18 +25,17 @@ use std::path::{Path, PathBuf};
 
 const PIECE: usize = 256 * 1024;
 
-/// A machine has no more memory (MiB), its devices' state and an image's file no more bytes.
+/// The state of a machine's devices has no more bytes.
 const MAX_STATE: u64 = 1 << 30;
-const MAX_FILE: u64 = 4 << 30;
 
 /// Nor does what a disk holds.
 const MAX_DISK: u64 = 32 << 40;
 
 /// Beside what comes in, so much room has to stay on the disk.
-const ROOM_MIB: u64 = 16;
+pub(super) const ROOM_MIB: u64 = 16;
 
 /// After an archive's end its tar file may be padded with so much.
-const MAX_PADDING: u64 = 64 * 1024;
+pub(super) const MAX_PADDING: u64 = 64 * 1024;
 
 /// What became of something in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,6 +242,9 @@ impl Cache {
 
 /// Is what an index says possible?
 fn check(index: &Index) -> Result<(), ArchiveError> {
+    if !index.recipes.is_empty() {
+        return Err(ArchiveError::OfImage);
+    }
     for template in &index.templates {
         let (record, id) = (&template.record, template.record.key.id());
         let wrong = |what: &str| Err(ArchiveError::damaged(format!("template {id}: {what}")));
@@ -307,7 +310,7 @@ fn cannot(path: &Path) -> impl FnOnce(io::Error) -> ArchiveError {
 }
 
 /// Writes a member to a new file, and tells its digest.
-fn receive(
+pub(super) fn receive(
     mut member: impl Read,
     path: &Path,
     go_on: &dyn Fn() -> bool,

@@ -5,6 +5,7 @@
 //! templates (template/inventory) ─┐             ┌─> prune: what goes, and why
 //! images, packages (image/shelf) ─┴─> entries ──┼─> verify: all of it is read
 //!                                               └─> export ──> archive ──> import
+//!                           an image by itself ────> single ──────┴───────> single
 //! ```
 //! Nothing that is in use, that another user owns or that a newer Guestline made is ever removed here.
 
@@ -13,6 +14,7 @@ mod export;
 mod frame;
 mod import;
 mod prune;
+mod single;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -21,6 +23,8 @@ pub use archive::ArchiveError;
 pub use export::{ExportError, Exported};
 pub use import::{Arrival, Imported};
 pub use prune::{PruneSpec, Pruned, Reason};
+pub(super) use single::import_image;
+pub use single::{HEAD_LEN, ImportError, export_image, is_archive};
 pub use verify::{Finding, Verified};
 
 use super::template::{TemplateRecord, TemplateStore};
@@ -74,6 +78,8 @@ pub enum Content {
     Kernel,
     /// What apt knows of a suite.
     Lists,
+    /// Parts of files of images that are pulled.
+    Downloads,
 }
 
 impl Content {
@@ -85,6 +91,7 @@ impl Content {
             Self::Packages { .. } => "packages",
             Self::Kernel => "kernel",
             Self::Lists => "lists",
+            Self::Downloads => "downloads",
         }
     }
 }
@@ -128,6 +135,9 @@ impl Cache {
         for kept in self.images.kept_lists() {
             entries.push(CacheEntry::new(Content::Lists, kept.name.clone(), kept));
         }
+        if let Some(kept) = self.images.kept_downloads() {
+            entries.push(CacheEntry::new(Content::Downloads, "-".to_owned(), kept));
+        }
         entries
     }
 
@@ -153,7 +163,7 @@ impl Cache {
         }
         match entry.content {
             Content::Template(_) => self.templates.remove(&entry.kept),
-            Content::Image(_) | Content::Packages { .. } | Content::Lists => {
+            Content::Image(_) | Content::Packages { .. } | Content::Lists | Content::Downloads => {
                 self.images.remove(&entry.kept, go_on)
             }
             Content::Kernel => self.kernels.remove(&entry.kept),

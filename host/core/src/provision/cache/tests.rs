@@ -294,7 +294,7 @@ fn a_hostile_archive_leaves_nothing() {
         assert!(to.entries().is_empty(), "{name}");
         assert_eq!(files(home.path()), [""; 0], "{name}");
     }
-    let told = told.replace("it is no archive of a cache, or damaged: ", "");
+    let told = told.replace("it is no archive of Guestline's, or damaged: ", "");
     let id = record(manifest().digest()).key.id();
     let told = told.replace(id.as_str(), "ID").replace(manifest().digest().short(), "DIGEST");
     insta::assert_snapshot!(told);

@@ -50,7 +50,7 @@ impl Cache {
                     }
                     continue;
                 }
-                (Content::Lists, _) => continue,
+                (Content::Lists | Content::Downloads, _) => continue,
                 (Content::Kernel, condition) => self.verify_kernel(&entry, condition),
                 (Content::Template(_), _) => self.verify_template(&entry, go_on),
                 (Content::Image(manifest), condition) => {

@@ -1,6 +1,6 @@
-//! `guestline image import`: what others made becomes an image.
+//! `guestline image import` of what others made: it becomes an image.
 
-use super::image::{BROKEN, built};
+use super::{BROKEN, built};
 use crate::args::{FirmwareArg, GlobalArgs, ImageImportArgs};
 use crate::context::Context;
 use crate::error::CommandError;

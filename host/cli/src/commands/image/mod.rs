@@ -1,13 +1,20 @@
 //! `guestline image`: what machines boot.
 
-use super::{embed, import, lint};
+mod export;
+mod foreign;
+mod import;
+mod publish;
+mod pull;
+mod sbom;
+
+use super::{embed, lint};
 use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
 use crate::lease;
 use crate::signals;
 use crate::terminal::Progress;
-use guestline::image::{Image, ImageStatus, LockPolicy, Manifest, Recipe};
+use guestline::image::{Image, ImageStatus, LockPolicy, MANIFEST_SCHEMA, Manifest, Recipe};
 use guestline::provision::Removal;
 use guestline_harness::text;
 use serde_json::json;
@@ -21,7 +28,10 @@ pub(super) const DAMAGED: u8 = 1;
 pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
     match &args.command {
-        ImageCommand::List { json } => list(&context, global, *json),
+        ImageCommand::List { source, json } if source.from.is_some() => {
+            pull::list(&context, source, *json)
+        }
+        ImageCommand::List { json, .. } => list(&context, global, *json),
         ImageCommand::Show { name, json } => show(&context, global, name, *json),
         ImageCommand::Build(args) => build(&context, global, args),
         ImageCommand::Import(args) => import::run(&context, global, args),
@@ -30,7 +40,59 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
         ImageCommand::Embed(args) => embed::embed(&context, global, args),
         ImageCommand::Unembed(args) => embed::unembed(&context, global, args),
         ImageCommand::Lint(args) => lint::run(&context, global, args),
+        ImageCommand::Export { name, output } => {
+            export::run(&context, global, name, output.as_deref())
+        }
+        ImageCommand::Publish(args) => publish::run(&context, global, args),
+        ImageCommand::Pull(args) => pull::run(&context, global, args),
+        ImageCommand::Sbom { name, format, output } => {
+            sbom::run(&context, global, name, *format, output)
+        }
+        ImageCommand::Schema => print(MANIFEST_SCHEMA),
     }
+}
+
+/// Runs what ends early, with nothing half made, when its argument is cancelled: at the first signal.
+fn interruptible(
+    what: &str,
+    run: impl FnOnce(&CancellationToken) -> Result<u8, CommandError>,
+) -> Result<u8, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let cancel = CancellationToken::new();
+    let interrupted = signals::listen(cancel.clone(), false)?;
+    let status = run(&cancel);
+    if interrupted.get().is_some() {
+        eprintln!("aborted  image {what}");
+        return Ok(interrupted.status());
+    }
+    status
+}
+
+/// An image that is made, and what it is made of.
+fn made(
+    context: &Context,
+    global: &GlobalArgs,
+    name: &str,
+) -> Result<(Recipe, Image), CommandError> {
+    let recipe = context.recipe(name)?;
+    match context.store().find(&recipe, &agent(global)?) {
+        Ok(Some(image)) => Ok((recipe, image)),
+        Ok(None) => Err(CommandError::new(format!("image `{name}` is not made"))
+            .hint(format!("make it: guestline image build {name}"))),
+        Err(error) => {
+            let hint = error.hint();
+            Err(hint.into_iter().fold(CommandError::new(error), CommandError::hint))
+        }
+    }
+}
+
+/// Says why something could not be done, and what mends it.
+fn tell(what: &str, error: &dyn std::error::Error, hint: Option<String>) {
+    let mut lines = format!("error: {what}: {}\n", text::chain(error));
+    lines.extend(hint.map(|hint| format!("hint: {hint}\n")));
+    // Nothing is left to tell when standard error is gone.
+    let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
 fn build(
@@ -242,6 +304,17 @@ fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
             }
         }
         context.store().forget(&recipe.name)?;
+        let name = &recipe.name;
+        let forgotten = context.store().catalogue().forget(name);
+        match forgotten {
+            Ok(false) => {}
+            Ok(true) => println!("image {name}: the manifest that came with it is gone as well"),
+            Err(error) => {
+                return Err(CommandError::new(format!(
+                    "cannot remove the manifest that came with image `{name}`: {error}"
+                )));
+            }
+        }
     }
     Ok(0)
 }

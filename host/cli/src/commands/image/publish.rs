@@ -1,0 +1,97 @@
+//! `guestline image publish`: images into a folder that any web server can hold.
+
+use super::{BROKEN, DAMAGED, interruptible, made, print, tell};
+use crate::args::{GlobalArgs, ImagePublishArgs};
+use crate::context::{Context, agent};
+use crate::error::CommandError;
+use guestline::image::share::{IndexError, PublishError, Published, Shared, SigningKey, publish};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(super) fn run(
+    context: &Context,
+    global: &GlobalArgs,
+    args: &ImagePublishArgs,
+) -> Result<u8, CommandError> {
+    let images = match args.names.is_empty() {
+        // Who only removes adds nothing.
+        true if !args.remove.is_empty() => Vec::new(),
+        true => all(context, global)?,
+        false => {
+            let made = args.names.iter().map(|name| made(context, global, name));
+            made.map(|made| made.map(|(recipe, image)| Shared { image, recipe }))
+                .collect::<Result<_, _>>()?
+        }
+    };
+    let (key, is_new) = match &args.key {
+        Some(path) => (SigningKey::from_file(path)?, false),
+        None => SigningKey::from_own_file(&context.dirs.state.join("keys/images.key"))?,
+    };
+    if is_new {
+        let path = context.dirs.state.join("keys/images.key");
+        eprintln!("a key to sign with was made: {}", path.display());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let what = args.folder.display().to_string();
+    interruptible(&what, |cancel| {
+        let published = publish(&args.folder, &images, &args.remove, &key, now, cancel);
+        let error = match published {
+            Ok(published) => return print(&told(&published, args, &key)),
+            Err(error) => error,
+        };
+        let hint = error.hint();
+        let status = match &error {
+            PublishError::NoManifest { .. } | PublishError::NotThere { .. } => {
+                let error = CommandError::new(error);
+                return Err(hint.into_iter().fold(error, CommandError::hint));
+            }
+            PublishError::There { source, .. } => match **source {
+                IndexError::OtherKey { .. } => 2,
+                _ => DAMAGED,
+            },
+            PublishError::Damaged { .. } => DAMAGED,
+            _ => BROKEN,
+        };
+        if !cancel.is_cancelled() {
+            tell(&format!("nothing was published at `{what}`"), &error, hint);
+        }
+        Ok(status)
+    })
+}
+
+/// All images that are made.
+fn all(context: &Context, global: &GlobalArgs) -> Result<Vec<Shared>, CommandError> {
+    let (store, agent) = (context.store(), agent(global)?);
+    let mut images = Vec::new();
+    for name in store.catalogue().names() {
+        let recipe = context.recipe(&name)?;
+        if let Some(image) = store.find(&recipe, &agent)? {
+            images.push(Shared { image, recipe });
+        }
+    }
+    match images.is_empty() {
+        false => Ok(images),
+        true => Err(CommandError::new("no image is made that could be published")
+            .hint("make one: guestline image build tiny")),
+    }
+}
+
+fn told(published: &Published, args: &ImagePublishArgs, key: &SigningKey) -> String {
+    let mut text = String::new();
+    for (word, names) in [
+        ("new    ", &published.new),
+        ("there  ", &published.unchanged),
+        ("removed", &published.removed),
+    ] {
+        for name in names {
+            text += &format!("{word}  image {name}\n");
+        }
+    }
+    text + &format!(
+        "{} files written to {}, signed with the key {}\n\
+         others take them so: guestline image pull NAME --from URL --key {}\n",
+        published.files,
+        args.folder.display(),
+        key.public().id(),
+        key.public(),
+    )
+}
