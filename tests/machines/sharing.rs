@@ -69,7 +69,7 @@ fn other_agent(home: &Path) -> String {
 
 #[test]
 fn an_image_goes_to_another_host_in_a_file() {
-    let (here, there) = (Guestline::new(), host());
+    let (here, there) = (host(), host());
     own(&here, "mine", MINE);
     wrong(&here.run(&["image", "export", "mine"]), 2, "hint: make it: guestline image build mine");
     let agent = other_agent(here.home());
@@ -315,6 +315,18 @@ fn publishing_again_adds_and_replaces_and_writes_nothing_twice() {
     assert_eq!(fs::read(&signature).unwrap(), was);
     // Packages that were asked for beside a manifest's do not travel.
     wrong(&here.run(&["image", "publish", &folder, "debian-12+hello"]), 2, "is not made");
+    // No room: what was there is there as it was, and nothing else.
+    let small = here.home().join("small");
+    fs::create_dir(&small).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=16m,mode=0700 none '{0}'; \"$1\" image publish '{0}' tiny || echo status $?; \
+         find '{0}' -type f; shift $#; set -- true",
+        small.display()
+    );
+    let publisher = mounted(publisher.guestline, &script);
+    let ran = publisher.run(&[]);
+    assert_eq!(ran.stdout(), "status 125\n", "{}", ran.stderr);
+    assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
 }
 
 #[test]

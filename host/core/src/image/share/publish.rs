@@ -18,6 +18,7 @@ use crate::image::manifest::FileRecord;
 use crate::image::recipe::Recipe;
 use crate::image::sbom;
 use crate::image::store::{Image, MANIFEST};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -159,7 +160,7 @@ pub fn publish(
     }
     let mut done =
         Published { new: Vec::new(), unchanged: Vec::new(), removed: remove.to_vec(), files: 0 };
-    let writer = Writer { folder, cancel };
+    let writer = Writer { folder, cancel, written: RefCell::default() };
     for shared in images {
         let offer = writer.image(shared, &mut done.files)?;
         let name = offer.name.clone();
@@ -175,6 +176,7 @@ pub fn publish(
     }
     offers.sort_by(|a, b| a.name.cmp(&b.name));
     if before.as_ref().is_some_and(|signed| signed.index.images == offers) {
+        writer.written.take();
         return Ok(done);
     }
     let serial = before.as_ref().map_or(now, |signed| now.max(signed.index.serial + 1));
@@ -182,10 +184,23 @@ pub fn publish(
     let text = index.to_json();
     let signature = key.sign(&text)?;
     writer.bytes(&place_of(&Digest::of(&text)), &text)?;
-    writer.bytes(INDEX, &text)?;
-    writer.bytes(PUBLIC_KEY, key.public().to_text().as_bytes())?;
-    // From now on it is published.
-    writer.bytes(SIGNATURE, signature.as_bytes())?;
+    let last = [
+        (INDEX, &text[..]),
+        (PUBLIC_KEY, key.public().to_text().as_bytes()),
+        // From this one on it is published.
+        (SIGNATURE, signature.as_bytes()),
+    ]
+    .map(|(name, bytes)| writer.new_bytes(&folder.join(name), bytes));
+    // All are written before one of them is at its place: the disk may be full.
+    for (new, name) in last
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .zip([INDEX, PUBLIC_KEY, SIGNATURE])
+    {
+        writer.put(new, &folder.join(name))?;
+    }
+    writer.written.take();
     if let Some(before) = &before {
         tidy(&files, &index, &text, before);
     }
@@ -230,6 +245,16 @@ const NEW: &str = ".new-";
 struct Writer<'a> {
     folder: &'a Path,
     cancel: &'a CancellationToken,
+    /// What was not there before, and is named by nothing until all is published.
+    written: RefCell<Vec<PathBuf>>,
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        for path in self.written.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 impl Writer<'_> {
@@ -282,8 +307,11 @@ impl Writer<'_> {
 
     fn bytes(&self, place: &str, bytes: &[u8]) -> Result<(), PublishError> {
         let to = self.folder.join(place);
-        let ((), new) = self.write(&to, |new| new.write_all(bytes))?;
-        self.put(new, &to)
+        self.put(self.new_bytes(&to, bytes)?, &to)
+    }
+
+    fn new_bytes(&self, to: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile, PublishError> {
+        self.write(to, |new| new.write_all(bytes)).map(|((), new)| new)
     }
 
     /// A new file beside its place, which is there when [`Self::put`] was called.
@@ -305,7 +333,11 @@ impl Writer<'_> {
     }
 
     fn put(&self, new: tempfile::NamedTempFile, to: &Path) -> Result<(), PublishError> {
+        let was_there = to.exists();
         let put = new.persist(to).map(drop).map_err(|error| error.error);
+        if put.is_ok() && !was_there {
+            self.written.borrow_mut().push(to.to_owned());
+        }
         put.map_err(|source| PublishError::Write { path: to.to_owned(), source })
     }
 }
