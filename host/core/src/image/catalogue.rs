@@ -380,7 +380,7 @@ mod tests {
         let mut recipe = known_keys("no_such_key = 1");
         recipe.insert(EXTENDS.to_owned());
         assert_eq!(of_schema("/properties"), recipe);
-        for (table, others) in [("kernel", ""), ("busybox", "[kernel]\ncmdline = ''\n")] {
+        for (table, others) in [("kernel", ""), ("busybox", ""), ("root", ""), ("disk", "")] {
             let keys = known_keys(&format!("{others}[{table}]\nno_such_key = 1\n"));
             assert_eq!(of_schema(&format!("/properties/{table}/properties")), keys);
         }

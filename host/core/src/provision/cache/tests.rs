@@ -24,7 +24,7 @@ fn manifest() -> Manifest {
         sha256: Digest::of(name.as_bytes()),
     };
     Manifest {
-        format: 3,
+        format: 4,
         name: "tiny".to_owned(),
         recipe: Digest::of(b"recipe"),
         agent: Digest::of(b"agent"),
@@ -268,7 +268,7 @@ fn a_hostile_archive_leaves_nothing() {
             "a file of an image twice",
             index(&|index| index.images[0].files[1].name = "initrd.cpio".to_owned()),
         ),
-        ("an image of another format", index(&|index| index.images[0].format = 4)),
+        ("an image of another format", index(&|index| index.images[0].format = 5)),
         ("a file without end", index(&|index| index.images[0].files[0].size = u64::MAX)),
         ("a template of another format", index(&|index| index.templates[0].record.key.format = 3)),
         (
