@@ -6,6 +6,7 @@ mod checks;
 mod clients;
 mod debian;
 mod devices;
+mod embed;
 mod evidence;
 mod faults;
 mod guests;

@@ -240,10 +240,19 @@ pub fn dirs_of(home: &Path) -> Dirs {
 /// # Panics
 /// When it cannot be made.
 pub async fn tiny(dirs: &Dirs) -> Image {
+    image(dirs, "tiny").await
+}
+
+/// An image, by its name or the path of its manifest, made first when it is not there.
+///
+/// # Panics
+/// When it cannot be made.
+pub async fn image(dirs: &Dirs, reference: &str) -> Image {
+    let reference = reference.to_owned();
     let agent = Agent::from_file(&named_by("GUESTLINE_AGENT")).expect("an agent");
     let store = Store::new(dirs, PackageSource::Apt);
     let made = tokio::task::spawn_blocking(move || {
-        let recipe = store.catalogue().get("tiny").expect("a manifest");
+        let recipe = store.catalogue().get(&reference).expect("a manifest");
         let cancel = CancellationToken::new();
         let terms = BuildTerms { lock: LockPolicy::default(), cancel: &cancel, tell: &|_| () };
         store.get(&recipe, &agent, &terms, &|_| Ok(()))

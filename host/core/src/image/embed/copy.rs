@@ -47,6 +47,15 @@ pub enum CopyError {
         #[source]
         source: io::Error,
     },
+    /// The copy.
+    #[error("cannot write `{path}`", path = path.display())]
+    Write {
+        /// Where it is to be.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// cp(1).
     #[error("cannot copy `{path}`: {said}", path = path.display())]
     Failed {

@@ -5,7 +5,10 @@ use super::folder::FolderRoot;
 use super::tree::EmbedError;
 use super::work::{Work, Worked};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// Where what was worked on is to be.
@@ -50,12 +53,12 @@ pub fn edit_folder(
     }
     // What cannot be done is told before much is copied.
     work.run(&mut FolderRoot::new(folder), false)?;
-    let wrong = |source| CopyError::Io { path: to.clone(), source };
+    let wrong = |source| CopyError::Write { path: to.clone(), source };
     let above = to.parent().filter(|above| !above.as_os_str().is_empty());
     let mut making = tempfile::Builder::new();
     let making = making.prefix(".guestline-").tempdir_in(above.unwrap_or(Path::new(".")));
-    let making = making.map_err(wrong)?;
-    let copy = making.path().join("root");
+    let making = Making(making.map_err(wrong)?);
+    let copy = making.0.path().join("root");
     copy_folder(folder, &copy, cancel)?;
     let worked = work.run(&mut FolderRoot::new(&copy), true)?;
     if cancel.is_cancelled() {
@@ -67,4 +70,25 @@ pub fn edit_folder(
         error => wrong(error.into()),
     })?;
     Ok(worked)
+}
+
+/// A folder that goes with all that is in it, also where its owner has let nobody write.
+struct Making(TempDir);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if fs::remove_dir_all(self.0.path()).is_err() {
+            open_folders(self.0.path());
+        }
+    }
+}
+
+/// Lets their owner change folders.
+fn open_folders(folder: &Path) {
+    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_folders(&entry.path());
+        }
+    }
 }
