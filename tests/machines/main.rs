@@ -15,6 +15,7 @@ mod kernels;
 mod named;
 mod oldest_qemu;
 mod output;
+mod own_modules;
 mod pool;
 mod snapshots;
 mod templates;

@@ -3,12 +3,14 @@
 mod cache;
 mod devices;
 mod image;
+mod kernel;
 mod machines;
 mod pool;
 
 pub(crate) use cache::*;
 pub(crate) use devices::*;
 pub(crate) use image::*;
+pub(crate) use kernel::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
 
@@ -143,9 +145,8 @@ pub(crate) struct CheckArgs {
     /// Image that the machines boot
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     pub(crate) image: String,
-    /// Boot this kernel instead of the image's; it is judged then: if it panics, the check failed
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
     /// Time for each check, as 90, 90s, 500ms, 2m [default: 60 s, half as much again under TCG, more
     /// on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -162,7 +163,7 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
     /// Machines of this template (`guestline template create`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus", "packages", "disks", "nics"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "cmdline", "memory", "cpus", "packages", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,
     /// Boot every machine, instead of restoring it from a template that was saved after a boot
     #[arg(long)]

@@ -63,6 +63,7 @@ fn what(content: &Content) -> String {
         Content::Packages { count: 1 } => "1 package".to_owned(),
         Content::Packages { count } => format!("{count} packages"),
         Content::Kernel => "unpacked for QEMU".to_owned(),
+        Content::Modules => "of a kernel of yours".to_owned(),
         Content::Lists => "what apt knows of this suite".to_owned(),
     }
 }
@@ -124,9 +125,11 @@ fn object(entry: &CacheEntry) -> Value {
             "digest": manifest.digest(),
         }),
         Content::Packages { count } => json!({ "count": count }),
-        Content::Template(None) | Content::Image(None) | Content::Kernel | Content::Lists => {
-            json!({})
-        }
+        Content::Template(None)
+        | Content::Image(None)
+        | Content::Kernel
+        | Content::Modules
+        | Content::Lists => json!({}),
     };
     let condition = serde_json::to_value(&entry.condition).unwrap_or_default();
     if let Value::Object(object) = &mut object {
@@ -152,6 +155,7 @@ fn usage(entries: &[CacheEntry], limit: u64) -> String {
         row("template", "templates", true),
         row("image", "images", true),
         row("kernel", "kernels", true),
+        row("modules", "modules", true),
         row("packages", "packages", false),
         row("lists", "lists", true),
         ["in all".to_owned(), String::new(), size(all)],
