@@ -28,6 +28,7 @@ mod tree;
 pub(crate) use account::AccountFiles;
 pub(crate) use cgroup::cgroup_parent;
 
+use crate::linux;
 use crate::refusal::{errno, invalid, system};
 use crate::sys::spawn::{Plan, SpawnFailure, Spawner, Step, close_on_exec, wait_any};
 use cgroup::{Cgroups, Leaf};
@@ -62,8 +63,13 @@ const LEAVES: usize = 2;
 /// SIGPIPE, in a signal set: the runtime has it ignored here.
 const SIGPIPE_BIT: u64 = 1 << 12;
 
-/// Names and values that a command's environment begins with.
-type BaseEnvironment = Vec<(Vec<u8>, Vec<u8>)>;
+/// What a command begins with, if it says nothing else.
+struct Base {
+    /// Names and values of its environment.
+    environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What runs a line.
+    shell: Vec<u8>,
+}
 
 /// What a command has to say.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,7 +98,7 @@ enum End {
 /// All commands whose exit was not told yet.
 pub(crate) struct Processes {
     list: Vec<Process>,
-    base: BaseEnvironment,
+    base: Base,
     accounts: AccountFiles,
     cgroups: Option<Cgroups>,
     spawner: Spawner,
@@ -112,6 +118,12 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
+    /// Lines are run by this shell, if one is named, instead of `/bin/sh`.
+    pub(crate) fn with_shell(mut self, shell: Option<String>) -> Self {
+        self.base.shell = shell.map_or(self.base.shell, String::into_bytes);
+        self
+    }
+
     /// No commands yet. Their environment begins with `base`, or with the agent's own; their cgroups are made in
     /// `cgroup_parent`, usually [`cgroup_parent`]. Without that, or where it fails, trees are found by walking `/proc`.
     pub(crate) fn new(base: Option<&[(&str, &str)]>, cgroup_parent: Option<PathBuf>) -> Self {
@@ -119,7 +131,7 @@ impl Processes {
         let _ = nix::sys::prctl::set_child_subreaper(true);
         // What the agent was started with is no business of commands; what it opens is marked from the start.
         close_on_exec();
-        let base = match base {
+        let environment = match base {
             Some(base) => {
                 let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
                 base.iter().map(owned).collect()
@@ -131,7 +143,7 @@ impl Processes {
         };
         Self {
             list: Vec::new(),
-            base,
+            base: Base { environment, shell: linux::SHELL.into() },
             accounts: AccountFiles::default(),
             cgroups: cgroup_parent.and_then(Cgroups::new),
             spawner: Spawner::new(),

@@ -136,7 +136,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Command lines for the guest's `/bin/sh -c`; status 0 passes, 77 skips, any other fails
+    /// Command lines for the guest's shell, `/bin/sh -c` unless its image says another; status 0 passes, 77 skips, any other fails
     #[arg(value_name = "LINE", conflicts_with = "argv", required_unless_present = "argv")]
     pub(crate) lines: Vec<String>,
     /// One command of the guest and its arguments, without a shell
@@ -230,7 +230,7 @@ pub(crate) enum TemplateCommand {
 pub(crate) struct CreateArgs {
     /// Its name: a-z, 0-9, `.`, `_` and `-`, at most 64
     pub(crate) name: TemplateName,
-    /// A line for the guest's `/bin/sh -c`, run as root before the machine is saved; may be given several times
+    /// A line for the guest's shell, run as root before the machine is saved; may be given several times
     #[arg(short, long, value_name = "LINE")]
     pub(crate) exec: Vec<String>,
     /// Begin with this template instead of an image

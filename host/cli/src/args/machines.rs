@@ -110,7 +110,7 @@ pub(crate) struct ExecArgs {
     /// Kill it, with all that it started, after this time, as 90, 90s, 500ms, 2m; the status is 255 then
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) timeout: Option<Duration>,
-    /// The words are a line for the guest's `/bin/sh -c`
+    /// The words are a line for the guest's shell, `/bin/sh -c` unless its image says another
     #[arg(long)]
     pub(crate) shell: bool,
     /// The command and its arguments
