@@ -5,6 +5,7 @@
 //! guestline.modules=A,B   loaded in this order, each after what it needs
 //! guestline.root=…        where the root is (crate::root)
 //! guestline.modules_disk=… where all modules are (crate::root)
+//! guestline.shell=PATH    what runs a line, instead of /bin/sh
 //! guestline.init=PATH     the init that takes over; the agent lives on beside it, and answers before that is up
 //! ```
 

@@ -10,13 +10,16 @@ pub(crate) const VIRTIO_PORTS: &str = "/sys/class/virtio-ports";
 pub(crate) const DEV: &str = "/dev";
 pub(crate) const RESERVE_TTY: &str = "/dev/ttyS1";
 
+/// What runs a line, unless an image says another.
+pub(crate) const SHELL: &str = "/bin/sh";
+
 /// What a command run by the init finds in its environment (DESIGN.md, Defaults).
 pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/root"),
     ("USER", "root"),
     ("LOGNAME", "root"),
-    ("SHELL", "/bin/sh"),
+    ("SHELL", SHELL),
     ("LANG", "C.UTF-8"),
     ("TZ", "UTC"),
 ];

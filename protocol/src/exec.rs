@@ -67,7 +67,7 @@ impl ExecRequest {
 /// What to run; bytes, as the kernel takes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// A line for `/bin/sh -c`.
+    /// A line for the shell, with `-c`: `/bin/sh`, unless the image says another.
     Shell(ByteBuf),
     /// A program, looked up in `PATH` when it has no slash, and its arguments.
     Argv(Vec<ByteBuf>),

@@ -233,3 +233,18 @@ fn a_build_that_is_interrupted_leaves_nothing() {
     assert_eq!(guestline.run(&["cache", "prune"]).status, 0);
     assert_eq!(made(), 0);
 }
+
+#[test]
+fn lines_are_run_by_the_shell_that_the_image_names() {
+    let guestline = Guestline::new();
+    let text = "name = \"bashed\"\nsummary = \"Its shell is bash\"\nextends = \"debian-12\"\nshell = \"/bin/bash\"\n";
+    own(&guestline, "bashed", text);
+    let bashism = "[[ x == [a-z] ]] && a=(1 2 3) && echo ${#a[@]} $0";
+    let ran = guestline.run(&["check", "--image", "bashed", bashism]);
+    ran.assert_verdict(0, "passed");
+    assert_eq!(ran.stdout(), "3 /bin/bash\n");
+    // The other's is as it was.
+    let ran = guestline.run(&["check", "--image", "debian-12", bashism]);
+    ran.assert_verdict(1, "failed");
+    guestline.assert_nothing_left();
+}

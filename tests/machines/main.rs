@@ -17,6 +17,7 @@ mod kernels;
 mod named;
 mod oldest_qemu;
 mod output;
+mod own_modules;
 mod pool;
 mod sbom;
 mod sharing;

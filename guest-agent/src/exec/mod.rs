@@ -28,6 +28,7 @@ mod tree;
 pub(crate) use account::AccountFiles;
 pub(crate) use cgroup::cgroup_parent;
 
+use crate::linux;
 use crate::refusal::{errno, invalid, system};
 use crate::sys::spawn::{Plan, SpawnFailure, Spawner, Step, close_on_exec, wait_any};
 use cgroup::{Cgroups, Leaf};
@@ -63,8 +64,16 @@ const LEAVES: usize = 2;
 /// SIGPIPE, in a signal set: the runtime has it ignored here.
 const SIGPIPE_BIT: u64 = 1 << 12;
 
-/// Names and values that a command's environment begins with.
-type BaseEnvironment = Vec<(Vec<u8>, Vec<u8>)>;
+/// Names and values of variables.
+type Environment = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What a command begins with, if it says nothing else.
+struct Base {
+    /// Names and values of its environment.
+    environment: Environment,
+    /// What runs a line.
+    shell: Vec<u8>,
+}
 
 /// What the image adds to it, NAME=VALUE a line, as a container's image had it; at most so many bytes are read.
 const IMAGE_ENVIRONMENT: &str = "/etc/guestline/environment";
@@ -97,7 +106,7 @@ enum End {
 /// All commands whose exit was not told yet.
 pub(crate) struct Processes {
     list: Vec<Process>,
-    base: BaseEnvironment,
+    base: Base,
     accounts: AccountFiles,
     cgroups: Option<Cgroups>,
     spawner: Spawner,
@@ -116,7 +125,8 @@ pub(crate) struct Processes {
     turn: usize,
 }
 
-fn of_image(path: &Path) -> BaseEnvironment {
+/// What the image adds to the environment.
+fn of_image(path: &Path) -> Environment {
     let mut text = Vec::new();
     let read =
         File::open(path).and_then(|file| file.take(MAX_IMAGE_ENVIRONMENT).read_to_end(&mut text));
@@ -132,6 +142,12 @@ fn of_image(path: &Path) -> BaseEnvironment {
 }
 
 impl Processes {
+    /// Lines are run by this shell, if one is named, instead of `/bin/sh`.
+    pub(crate) fn with_shell(mut self, shell: Option<String>) -> Self {
+        self.base.shell = shell.map_or(self.base.shell, String::into_bytes);
+        self
+    }
+
     /// No commands yet. Their environment begins with `base`, or with the agent's own; their cgroups are made in
     /// `cgroup_parent`, usually [`cgroup_parent`]. Without that, or where it fails, trees are found by walking `/proc`.
     pub(crate) fn new(base: Option<&[(&str, &str)]>, cgroup_parent: Option<PathBuf>) -> Self {
@@ -139,7 +155,7 @@ impl Processes {
         let _ = nix::sys::prctl::set_child_subreaper(true);
         // What the agent was started with is no business of commands; what it opens is marked from the start.
         close_on_exec();
-        let base = match base {
+        let environment = match base {
             Some(base) => {
                 let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
                 base.iter().map(owned).chain(of_image(Path::new(IMAGE_ENVIRONMENT))).collect()
@@ -151,7 +167,7 @@ impl Processes {
         };
         Self {
             list: Vec::new(),
-            base,
+            base: Base { environment, shell: linux::SHELL.into() },
             accounts: AccountFiles::default(),
             cgroups: cgroup_parent.and_then(Cgroups::new),
             spawner: Spawner::new(),

@@ -2,7 +2,7 @@
 //! failed to an error.
 
 use super::account::{Account, AccountFiles};
-use super::{BaseEnvironment, invalid, shown, system};
+use super::{Base, invalid, shown, system};
 use crate::sys::spawn::{HasNul, Limit, SpawnFailure, Step, Strings};
 use guestline_files::describe;
 use guestline_protocol::{Command, ErrorKind, ExecRequest, RemoteError, Resource, ResourceLimit};
@@ -45,10 +45,10 @@ impl Order {
     /// `Invalid` for what makes no sense, `NotFound` for an unknown user or group.
     pub(super) fn new(
         request: &ExecRequest,
-        base: &BaseEnvironment,
+        base: &Base,
         accounts: &AccountFiles,
     ) -> Result<Self, RemoteError> {
-        let words = words(&request.command);
+        let words = words(&request.command, &base.shell);
         let Some(program) = words.first().filter(|program| !program.is_empty()) else {
             return Err(invalid("the command is empty".to_owned()));
         };
@@ -126,9 +126,9 @@ impl Order {
     }
 }
 
-fn words(command: &Command) -> Vec<&[u8]> {
+fn words<'a>(command: &'a Command, shell: &'a [u8]) -> Vec<&'a [u8]> {
     match command {
-        Command::Shell(line) => vec![b"/bin/sh", b"-c", line],
+        Command::Shell(line) => vec![shell, b"-c", line],
         Command::Argv(words) => words.iter().map(|word| word.as_slice()).collect(),
     }
 }
@@ -156,12 +156,14 @@ fn programs(program: &[u8], path: &[u8]) -> Result<Strings, RemoteError> {
 /// The base or nothing; what the user and the terminal set; then what the request changes.
 fn environment<'a>(
     request: &'a ExecRequest,
-    base: &'a BaseEnvironment,
+    base: &'a Base,
     account: &'a Account,
 ) -> Result<BTreeMap<&'a [u8], &'a [u8]>, RemoteError> {
     let mut environment = BTreeMap::new();
     if !request.clear_env {
-        environment.extend(base.iter().map(|(name, value)| (name.as_slice(), value.as_slice())));
+        environment.extend(
+            base.environment.iter().map(|(name, value)| (name.as_slice(), value.as_slice())),
+        );
     }
     environment.extend(account.variables.iter().map(|(name, value)| (*name, value.as_slice())));
     if request.terminal.is_some() {
@@ -216,8 +218,17 @@ mod tests {
         ExecRequest::new(Command::Argv(words))
     }
 
-    fn base() -> BaseEnvironment {
-        vec![(b"PATH".to_vec(), b"/a:/b".to_vec()), (b"HOME".to_vec(), b"/root".to_vec())]
+    fn base() -> Base {
+        let variable = |name: &str, value: &str| (name.into(), value.into());
+        let environment = vec![variable("PATH", "/a:/b"), variable("HOME", "/root")];
+        Base { environment, shell: b"/bin/x".to_vec() }
+    }
+
+    #[test]
+    fn a_line_is_for_the_shell() {
+        let order = order(&ExecRequest::new(Command::Shell(b"a b".to_vec().into()))).unwrap();
+        assert_eq!(texts(&order.argv), ["/bin/x", "-c", "a b"]);
+        assert_eq!(texts(&order.programs), ["/bin/x"]);
     }
 
     fn order(request: &ExecRequest) -> Result<Order, RemoteError> {

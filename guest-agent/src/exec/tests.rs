@@ -307,7 +307,7 @@ fn the_folder_is_judged_by_the_kernel() {
 #[test]
 fn the_environment_is_exactly_what_was_asked_for() {
     Bed::each(|bed| {
-        bed.processes.base =
+        bed.processes.base.environment =
             vec![(b"PATH".into(), b"/usr/bin:/bin".into()), (b"B".into(), b"1".into())];
         let mut request = argv(&["env"]);
         assert_eq!(bed.run(&request).text(), "B=1\nPATH=/usr/bin:/bin\n");

@@ -42,21 +42,23 @@ const TTY_LOOK: Duration = Duration::from_secs(1);
 /// How long a last word may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Name of the kernel parameter that says what runs a line.
+const SHELL_PARAMETER: &str = "guestline.shell";
+
 /// Serves until the link is over for good (service), or for ever.
 pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
     // Blocked before any child is there: none of their ends is missed.
     let init = config.role == Role::Init;
     let signals = signals(init)?;
+    let home = config.role.is_at_home().then_some(());
     let mut server = Server {
         opened: source::open(config)?,
         init,
         incarnation: sys::random_u64(),
         signals,
         session: SessionState::default(),
-        processes: Processes::new(
-            config.role.is_at_home().then_some(linux::ENVIRONMENT),
-            cgroup_parent(init),
-        ),
+        processes: Processes::new(home.map(|()| linux::ENVIRONMENT), cgroup_parent(init))
+            .with_shell(home.and_then(|()| linux::parameter(SHELL_PARAMETER))),
         jobs: Jobs::new()?,
         sockets: Sockets::default(),
         frozen: Vec::new(),

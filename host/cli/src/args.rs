@@ -4,6 +4,7 @@ mod cache;
 mod devices;
 mod embed;
 mod image;
+mod kernel;
 mod machines;
 mod pool;
 
@@ -11,6 +12,7 @@ pub(crate) use cache::*;
 pub(crate) use devices::*;
 pub(crate) use embed::*;
 pub(crate) use image::*;
+pub(crate) use kernel::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
 
@@ -136,7 +138,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Command lines for the guest's `/bin/sh -c`; status 0 passes, 77 skips, any other fails
+    /// Command lines for the guest's shell, `/bin/sh -c` unless its image says another; status 0 passes, 77 skips, any other fails
     #[arg(value_name = "LINE", conflicts_with = "argv", required_unless_present = "argv")]
     pub(crate) lines: Vec<String>,
     /// One command of the guest and its arguments, without a shell
@@ -145,9 +147,8 @@ pub(crate) struct CheckArgs {
     /// Image that the machines boot
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     pub(crate) image: String,
-    /// Boot this kernel instead of the image's; it is judged then: if it panics, the check failed
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
     /// Time for each check, as 90, 90s, 500ms, 2m [default: 60 s, half as much again under TCG, more
     /// on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -164,7 +165,7 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
     /// Machines of this template (`guestline template create`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "memory", "cpus", "packages", "disks", "nics"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "cmdline", "memory", "cpus", "packages", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,
     /// Boot every machine, instead of restoring it from a template that was saved after a boot
     #[arg(long)]
@@ -231,7 +232,7 @@ pub(crate) enum TemplateCommand {
 pub(crate) struct CreateArgs {
     /// Its name: a-z, 0-9, `.`, `_` and `-`, at most 64
     pub(crate) name: TemplateName,
-    /// A line for the guest's `/bin/sh -c`, run as root before the machine is saved; may be given several times
+    /// A line for the guest's shell, run as root before the machine is saved; may be given several times
     #[arg(short, long, value_name = "LINE")]
     pub(crate) exec: Vec<String>,
     /// Begin with this template instead of an image

@@ -7,6 +7,7 @@ mod context;
 mod error;
 mod lease;
 mod machines;
+mod own_kernel;
 mod signals;
 mod table;
 mod terminal;

@@ -45,6 +45,17 @@ impl TestCommand {
     }
 }
 
+/// Modules of a kernel, packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModulesWanted {
+    /// What comes behind the image's initial RAM file system.
+    pub early: Digest,
+    /// What is in it: what the agent is to load, if it is wanted.
+    pub names: Vec<String>,
+    /// A disk with all of them.
+    pub disk: Option<Digest>,
+}
+
 /// The machine a job wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineWanted {
@@ -52,6 +63,12 @@ pub struct MachineWanted {
     pub image: String,
     /// A kernel to boot instead of the image's; it is a subject then, and judged.
     pub kernel: Option<Digest>,
+    /// That kernel's modules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<ModulesWanted>,
+    /// What comes at the end of the kernel's command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<String>,
     /// Memory in MiB; the image's default when none is given.
     pub memory_mib: Option<u64>,
     /// Virtual CPUs.
@@ -112,6 +129,12 @@ mod tests {
             machine: MachineWanted {
                 image: "tiny".into(),
                 kernel: Some(Digest::of(b"kernel")),
+                modules: Some(ModulesWanted {
+                    early: Digest::of(b"early"),
+                    names: vec!["virtio_blk".into()],
+                    disk: None,
+                }),
+                cmdline: Some("nokaslr".into()),
                 memory_mib: None,
                 cpus: 2,
                 fresh_reboot: false,

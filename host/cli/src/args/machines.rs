@@ -1,6 +1,6 @@
 //! The command line of what is about named machines.
 
-use super::{DeviceArgs, parse_memory, parse_time};
+use super::{DeviceArgs, KernelArgs, parse_memory, parse_time};
 use clap::{Args, Subcommand, ValueEnum};
 use guestline::guest::PullOptions;
 use guestline::supervise::MachineName;
@@ -42,9 +42,8 @@ pub(crate) struct UpArgs {
     /// Image that the machine boots
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     pub(crate) image: String,
-    /// Boot this kernel instead of the image's
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
     /// Memory, as 512, 512M, 2G [default: the image's, 256M]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub(crate) memory: Option<u64>,
@@ -62,7 +61,7 @@ pub(crate) struct UpArgs {
     pub(crate) fresh_reboot: bool,
     /// Boot nothing: reach an agent elsewhere, as tty:/dev/ttyUSB0,115200, unix:/path, vsock:CID:PORT,
     /// exec:COMMAND or ssh:HOST
-    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "memory", "cpus", "packages", "disks", "nics", "fresh_reboot"])]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "cmdline", "memory", "cpus", "packages", "disks", "nics", "fresh_reboot"])]
     pub(crate) connect: Option<String>,
 }
 
@@ -111,7 +110,7 @@ pub(crate) struct ExecArgs {
     /// Kill it, with all that it started, after this time, as 90, 90s, 500ms, 2m; the status is 255 then
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) timeout: Option<Duration>,
-    /// The words are a line for the guest's `/bin/sh -c`
+    /// The words are a line for the guest's shell, `/bin/sh -c` unless its image says another
     #[arg(long)]
     pub(crate) shell: bool,
     /// The command and its arguments

@@ -4,9 +4,9 @@ use super::template::{self, Options};
 use crate::args::{CheckArgs, GlobalArgs, MessageFormat};
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::own_kernel::{self, Ready};
 use crate::signals::{self, Interrupted};
-use guestline::digest::Digest;
-use guestline::image::MAX_KERNEL_LEN;
+use crate::terminal::Progress;
 use guestline::machine::{Accel, Qemu, QemuError};
 use guestline::provision::{NamedTemplate, WorkRoot};
 use guestline_harness::event::RunEvent;
@@ -16,7 +16,6 @@ use guestline_harness::report::{Human, HumanConfig, Json, Report, feed};
 use guestline_harness::run::{self, Broken, Emitter, Executor, RunFolder};
 use guestline_harness::text;
 use serde_json::json;
-use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,24 +45,30 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let context = Context::new()?;
     let machine = machine(&context, args)?;
     context.recipe(&machine.image)?;
-    let kernel = args.kernel.as_deref().map(kernel).transpose()?;
+    let named = own_kernel::named(&args.kernel)?;
     start_log(global.verbose);
 
     let acceleration = context.acceleration(global.accel, false);
     let qemu = Qemu::find(&context.dirs).map_err(Arc::new);
     let images = context.images_by(global, qemu.clone(), acceleration.accel)?;
     let limits = limits(args, acceleration.accel);
-    let machine =
-        MachineWanted { kernel: kernel.as_ref().map(|(digest, _)| digest.clone()), ..machine };
-    let jobs: Vec<Job> = commands
-        .into_iter()
-        .map(|command| Job { command, machine: machine.clone(), limits })
-        .collect();
-
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();
     let cancel = CancellationToken::new();
     let interrupted = signals::listen(cancel.clone(), args.bisect)?;
+
+    let ready =
+        named.map(|named| named.ready(&context, &machine.image, &cancel, &mut Progress::new()));
+    let (own, broken) = match ready.transpose() {
+        Ok(ready) => (ready.unwrap_or_default(), None),
+        Err(reason) => {
+            (Ready::default(), Some(Broken { stage: Stage::Image, reason, hints: vec![] }))
+        }
+    };
+    let (kernel, modules) = own.wanted();
+    let machine = MachineWanted { kernel, modules, ..machine };
+    let job = |command| Job { command, machine: machine.clone(), limits };
+    let jobs: Vec<Job> = commands.into_iter().map(job).collect();
 
     let run_id = Ulid::generate();
     let folder = RunFolder::new(&context.dirs.state, run_id);
@@ -107,8 +112,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
             hints: vec![],
         }),
     };
-    let kernels: HashMap<Digest, PathBuf> = kernel.into_iter().collect();
-    let executor = Arc::new(Executor::new(provisioner, images, kernels, folder, facts));
+    let provisioner = broken.map_or(provisioner, Err);
+    let executor = Arc::new(Executor::new(provisioner, images, own.files(), folder, facts));
     let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
     let tally = runtime.block_on(async {
         emitter.emit(started).await;
@@ -159,7 +164,20 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
     let wanted = template::wanted(&context.dirs, args.template.as_ref(), options)?;
     let NamedTemplate { image, memory_mib, cpus, disks, nics, layers, .. } = wanted;
     let fresh_reboot = args.fresh_reboot;
-    Ok(MachineWanted { image, kernel: None, memory_mib, cpus, disks, nics, fresh_reboot, layers })
+    let cmdline = args.kernel.cmdline.clone();
+    let (kernel, modules) = (None, None);
+    Ok(MachineWanted {
+        image,
+        kernel,
+        modules,
+        cmdline,
+        memory_mib,
+        cpus,
+        disks,
+        nics,
+        fresh_reboot,
+        layers,
+    })
 }
 
 /// The tests that the command line names.
@@ -213,23 +231,6 @@ fn refuse_host_file(line: &str) -> Result<(), CommandError> {
             )));
     }
     Ok(())
-}
-
-/// The kernel's digest, so that the job names what is booted and not where it lies.
-pub(crate) fn kernel(path: &Path) -> Result<(Digest, PathBuf), CommandError> {
-    let wrong = |error: io::Error| {
-        CommandError::new(format!("cannot read the kernel `{}`: {error}", path.display()))
-            .hint("--kernel wants a bzImage, or a vmlinux with a PVH entry")
-    };
-    let path = std::path::absolute(path).map_err(wrong)?;
-    let found = path.metadata().map_err(wrong)?;
-    // What is not there is wrong usage. What is there and cannot be read or is no kernel is told as
-    // an outcome, before its digest is asked for.
-    let digest = match found.is_file() && found.len() <= MAX_KERNEL_LEN {
-        true => Digest::of_file(&path).unwrap_or_else(|_| Digest::of(b"")),
-        false => Digest::of(b""),
-    };
-    Ok((digest, path))
 }
 
 /// How long a boot may take on this host as it is now.
@@ -300,13 +301,13 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     add("image", Some(args.devices.image(&args.image)).filter(|image| image != "tiny"));
     add("template", args.template.as_ref().map(|name| name.as_str().to_owned()));
-    add("kernel", path(&args.kernel));
     add("timeout", args.timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
     add("boot-timeout", args.boot_timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
     add("memory", args.memory.map(|mib| format!("{mib}M")));
     add("cpus", Some(args.cpus.to_string()).filter(|cpus| cpus != "1"));
     add("agent", path(&global.agent));
     add("accel", global.accel.word().map(str::to_owned));
+    words.extend(args.kernel.words());
     words.extend(args.devices.words().iter().map(|word| text::quote(word)));
     if args.fresh_reboot {
         words.push("--fresh-reboot".to_owned());
@@ -372,6 +373,10 @@ mod tests {
             again(&global, &check),
             "guestline check --timeout 5000ms --memory 1024M --accel tcg"
         );
+        let (global, check) =
+            args(&["--kernel", "a b", "--modules=m", "--cmdline", "-x y", "--cpus=2", "true"]);
+        let said = "guestline check --cpus 2 --kernel 'a b' --modules m '--cmdline=-x y'";
+        assert_eq!(again(&global, &check), said);
         let (global, check) = args(&["--nic", "--nic=10.1.0.5/24", "--disk=1G", "true"]);
         let said = "guestline check --disk=1024M --nic= --nic=10.1.0.5/24";
         assert_eq!(again(&global, &check), said);

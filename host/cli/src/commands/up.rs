@@ -6,6 +6,7 @@ use crate::commands::check;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
+use crate::own_kernel;
 use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
 use guestline::link::Endpoint;
@@ -34,7 +35,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
     }
     endpoint(args)?;
     args.devices.check().map_err(CommandError::new)?;
-    let mut words = supervisor_words(global, args)?;
+    let named = own_kernel::named(&args.kernel)?;
+    let words = supervisor_words(global, args)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let _context = runtime.enter();
@@ -56,9 +58,15 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
                 return Ok(BROKEN);
             }
         }
-        if let Some(kernel) = &args.kernel {
-            words.push("--kernel".into());
-            words.push(check::kernel(kernel)?.1.into_os_string());
+        if let Some(named) = named {
+            match named.ready(&context, &image, &cancel, &mut progress) {
+                Ok(_) => {}
+                Err(_) if interrupted.get().is_some() => return aborted(),
+                Err(text) => {
+                    eprintln!("errored  up {name}: {text}");
+                    return Ok(BROKEN);
+                }
+            }
         }
     }
     progress.show(&format!("{name}: booting …"));
@@ -119,6 +127,7 @@ fn supervisor_words(
             add("image", Some(args.devices.image(&args.image).into()));
             add("memory", args.memory.map(|mib| format!("{mib}M").into()));
             add("cpus", Some(args.cpus.to_string().into()));
+            words.extend(args.kernel.absolute_words()?);
             words.extend(args.devices.words().into_iter().map(Into::into));
             if args.fresh_reboot {
                 words.push("--fresh-reboot".into());
@@ -186,11 +195,18 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
                     Ok(image) => image,
                     Err(text) => return Ok(Err(text)),
                 };
-            let kernel = args.kernel.as_deref().map(check::kernel).transpose()?;
+            let ready = own_kernel::named(&args.kernel)?
+                .map(|named| named.ready(&context, &args.image, &cancel, &mut Progress::new()));
+            let own = match ready.transpose() {
+                Ok(own) => own.unwrap_or_default(),
+                Err(text) => return Ok(Err(format!("{text}\n"))),
+            };
             let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
             let request = MachineRequest {
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
-                kernel: kernel.map(|(digest, path)| (path, digest)),
+                kernel: own.kernel,
+                modules: own.modules,
+                cmdline: args.kernel.cmdline.clone(),
                 cpus: args.cpus,
                 disks: args.devices.disks.clone(),
                 nics: args.devices.nics.clone(),

@@ -178,7 +178,7 @@ pub(super) fn build(
         agent: agent.digest().clone(),
         packages,
         kernel_release: release,
-        cmdline,
+        cmdline: cmdline + &recipe.shell_parameter(),
         memory_mib: recipe.memory_mib,
         warm_up: recipe.warm_up.clone(),
         ready: recipe.ready.clone(),

@@ -19,7 +19,7 @@ use super::packages::{
     run,
 };
 use super::recipe::Recipe;
-use super::squashfs::{EPOCH, Effort, TarWriter, pack};
+use super::squashfs::{Compression, EPOCH, TarWriter, pack};
 use crate::machine::on_path;
 use nix::unistd::Uid;
 use std::ffi::OsStr;
@@ -311,7 +311,7 @@ pub(super) fn make_root(
 
     terms.step("packs its root");
     let tar = File::open(&root_tar).map_err(wrong)?;
-    pack(tar, to, Effort::Small, terms.cancel)
+    pack(tar, to, Compression::Zstd, terms.cancel)
 }
 
 /// Where a root is put together. As root that is in the image's folder, where the next maker sweeps; else in the folder for

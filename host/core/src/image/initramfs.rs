@@ -36,6 +36,11 @@ impl Tree {
         self.add(path, Entry::CharDevice { major, minor });
     }
 
+    /// Leaves a folder out that is there without it.
+    pub(super) fn without_folder(&mut self, path: &str) {
+        self.entries.remove(path);
+    }
+
     fn add(&mut self, path: &str, entry: Entry) {
         let path = path.trim_start_matches('/');
         for (at, _) in path.match_indices('/') {

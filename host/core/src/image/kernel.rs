@@ -25,6 +25,12 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// It is a folder without a kernel.
+    #[error("`{path}` has no kernel: neither arch/x86/boot/bzImage nor vmlinux is in it", path = path.display())]
+    NotBuilt {
+        /// The folder.
+        path: PathBuf,
+    },
     /// It is something else.
     #[error("`{path}` is no x86 kernel: neither a bzImage nor a vmlinux with a PVH entry", path = path.display())]
     NotAKernel {
@@ -52,7 +58,10 @@ pub fn inspect(path: &Path) -> Result<Vec<u8>, KernelError> {
     let not_a_kernel = || KernelError::NotAKernel { path: path.to_owned() };
     // Reading a pipe or a device might never end.
     let found = fs::metadata(path).map_err(unreadable)?;
-    if !found.is_dir() && (!found.is_file() || found.len() > MAX_KERNEL_LEN) {
+    if found.is_dir() {
+        return Err(KernelError::NotBuilt { path: path.to_owned() });
+    }
+    if !found.is_file() || found.len() > MAX_KERNEL_LEN {
         return Err(not_a_kernel());
     }
     let bytes = fs::read(path).map_err(unreadable)?;
@@ -83,6 +92,26 @@ pub(super) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
     };
     let whole = vmlinux.len() == len && elf_len(&vmlinux).is_some_and(|end| end <= len as u64);
     (whole && has_pvh_entry(&vmlinux)).then_some(vmlinux)
+}
+
+/// `uname -r` of a kernel, as it says itself: a `bzImage` in its header ("kernel_version"), a `vmlinux` in its banner.
+pub(super) fn release(bytes: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let text = match bytes.starts_with(b"\x7fELF") {
+        true => {
+            let at = bytes.windows(BANNER.len()).position(|window| window == BANNER)?;
+            bytes.get(at + BANNER.len()..)?
+        }
+        false => {
+            BzImage::parse(bytes)?;
+            let at = usize::from(u16::from_le_bytes(bytes.get(0x20e..0x210)?.try_into().ok()?));
+            bytes.get(at.checked_add(0x200)?..)?
+        }
+    };
+    let end = text.iter().position(|byte| matches!(byte, 0 | b' '))?;
+    let release = str::from_utf8(text.get(..end)?).ok()?;
+    let is_one = !release.is_empty() && release.len() < 65 && !release.contains('/');
+    is_one.then(|| release.to_owned())
 }
 
 /// The legacy LZ4 frame: blocks of at most 8 MiB, each behind its length (LZ4 Frame Format, "Legacy
@@ -188,10 +217,22 @@ mod tests {
             "{cut:?}"
         );
         assert!(matches!(inspect_bytes(b"text"), Err(KernelError::NotAKernel { .. })));
-        assert!(matches!(inspect(Path::new("/")), Err(KernelError::Read { .. })));
+        assert!(matches!(inspect(Path::new("/")), Err(KernelError::NotBuilt { .. })));
+        assert!(matches!(inspect(Path::new("/none")), Err(KernelError::Read { .. })));
         // An ELF file without PVH entry.
         let myself = std::env::current_exe().unwrap();
         assert!(matches!(inspect(&myself), Err(KernelError::NotAKernel { .. })));
+    }
+
+    #[test]
+    fn a_kernel_says_its_release() {
+        let mut bytes = bzimage(b"payload");
+        bytes[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        bytes[0x300..0x30b].copy_from_slice(b"6.1.0-x (a)");
+        assert_eq!(release(&bytes).as_deref(), Some("6.1.0-x"));
+        let vmlinux = b"\x7fELF..Linux version 6.2.0+ (me)\0";
+        assert_eq!(release(vmlinux).as_deref(), Some("6.2.0+"));
+        assert_eq!(release(b"\x7fELF..Linux version "), None);
     }
 
     proptest! {
@@ -206,6 +247,7 @@ mod tests {
                 bytes[18..20].copy_from_slice(&62u16.to_le_bytes());
             }
             let _ = vmlinux(&bytes);
+            let _ = release(&bytes);
             let _ = elf_len(&bytes);
             has_pvh_entry(&bytes);
         }

@@ -4,8 +4,8 @@
 
 use super::build::BuildError;
 use super::module_index::{ModuleIndex, ModuleInfo, name_of};
-use super::packages::unpack;
-use super::squashfs::{Effort, TarWriter, pack};
+use super::packages::{PackageError, unpack};
+use super::squashfs::{Compression, TarWriter, pack};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -54,12 +54,7 @@ impl ModuleDisk {
             return Ok(());
         }
         if let Some(name) = name_of(path) {
-            let content = match content.starts_with(b"\x7fELF") {
-                true => content,
-                false => unpack(&content)?,
-            };
-            let end = path.rfind(".ko").unwrap_or(path.len());
-            let path = format!("{}.ko", &path[..end]);
+            let (path, content) = (unpacked_path(path), unpacked(content)?);
             self.index.add(&name, &path, ModuleInfo::of(&content));
             return self.write(&path, &content);
         }
@@ -97,6 +92,11 @@ impl ModuleDisk {
         Ok(())
     }
 
+    /// What is in it.
+    pub(super) fn index(&self) -> &ModuleIndex {
+        &self.index
+    }
+
     /// Packs it.
     ///
     /// # Errors
@@ -108,13 +108,27 @@ impl ModuleDisk {
         let path = tar_in(&self.scratch);
         let wrong = |source| BuildError::Write { path: path.clone(), source };
         self.tar.finish().map_err(wrong)?;
-        pack(File::open(&path).map_err(wrong)?, to, Effort::Small, cancel)
+        pack(File::open(&path).map_err(wrong)?, to, Compression::Gzip, cancel)
     }
 
     fn write(&mut self, path: &str, content: &[u8]) -> Result<(), BuildError> {
         let written = self.tar.file(path, 0o644, content);
         written.map_err(|source| BuildError::Write { path: tar_in(&self.scratch), source })
     }
+}
+
+/// A module's content, as the kernel loads it without help.
+pub(super) fn unpacked(content: Vec<u8>) -> Result<Vec<u8>, PackageError> {
+    match content.starts_with(b"\x7fELF") {
+        true => Ok(content),
+        false => unpack(&content),
+    }
+}
+
+/// A module's path when it is unpacked.
+pub(super) fn unpacked_path(path: &str) -> String {
+    let end = path.rfind(".ko").unwrap_or(path.len());
+    format!("{}.ko", &path[..end])
 }
 
 fn tar_in(scratch: &TempDir) -> PathBuf {

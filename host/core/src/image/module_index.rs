@@ -38,6 +38,11 @@ impl ModuleInfo {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
+    /// The kernel that it is for: the beginning of `vermagic`.
+    pub(super) fn release(&self) -> Option<&str> {
+        self.all("vermagic").next()?.split(' ').next()
+    }
+
     fn needs(&self) -> Vec<String> {
         let needs = self.all("depends").flat_map(|value| value.split(','));
         needs.filter(|name| !name.is_empty()).map(underscored).collect()
@@ -45,7 +50,7 @@ impl ModuleInfo {
 }
 
 /// The modules of a kernel.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct ModuleIndex {
     /// By name: path, and what it says of itself.
     modules: BTreeMap<String, (String, ModuleInfo)>,
@@ -79,6 +84,36 @@ impl ModuleIndex {
             .into_iter()
             .filter_map(|(key, alias)| Some((alias, key.strip_suffix(".alias").map(underscored)?)));
         self.builtin_aliases = aliases.collect();
+    }
+
+    /// Is it there: as a module, or built in?
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.modules.contains_key(name) || self.is_builtin(name)
+    }
+
+    pub(super) fn is_builtin(&self, name: &str) -> bool {
+        self.builtin.iter().any(|found| found == name)
+    }
+
+    /// All modules.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.modules.keys().cloned().collect()
+    }
+
+    /// The named modules and all that they need; what is built in or is not there is left out.
+    pub(super) fn closure(&self, names: &[String]) -> Vec<String> {
+        let mut order = Vec::new();
+        for name in names {
+            self.visit(&underscored(name), &mut order, &mut Vec::new());
+        }
+        order
+    }
+
+    /// With these alone.
+    pub(super) fn only(&self, names: &[String]) -> Self {
+        let kept = self.modules.iter().filter(|(name, _)| names.contains(name));
+        let modules = kept.map(|(name, module)| (name.clone(), module.clone())).collect();
+        Self { modules, ..self.clone() }
     }
 
     /// Name and content of the files.
@@ -298,6 +333,7 @@ mod tests {
                 ("depends", "virtio,failover"),
                 ("alias", "virtio:d00000001v*"),
                 ("softdep", "pre: virtio_pci"),
+                ("vermagic", "6.1.0 SMP"),
             ]),
         );
         let tun = [("alias", "devname:net/tun"), ("alias", "char-major-10-200")];
@@ -365,6 +401,10 @@ mod tests {
                 .map(|name| format!("{name}\n{}", text(name)))
                 .concat()
         );
+        assert_eq!(index().modules["virtio_net"].1.release(), Some("6.1.0"));
+        let early = index().closure(&["virtio-net".to_owned(), "ext4".to_owned()]);
+        assert_eq!(early, ["virtio_ring", "virtio", "virtio_net"]);
+        assert!(!index().only(&early).has("tun") && index().has("tun") && index().has("ext4"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Kernel modules: which ones a module needs, in which order to load them, and `modules.dep`.
 
+use super::module_disk::unpacked_path;
 use super::module_index::name_of;
 use super::packages::{PackageError, unpack};
 use std::collections::BTreeMap;
@@ -60,9 +61,7 @@ impl ModuleSet {
             let text = String::from_utf8_lossy(&content).into_owned();
             self.builtin = text.lines().filter_map(name_of).collect();
         } else if let Some(name) = name_of(path) {
-            // The kernel loads it without help only when it is unpacked, so here it is.
-            let end = path.rfind(".ko").unwrap_or(path.len());
-            let path = format!("{}.ko", &path[..end]);
+            let path = unpacked_path(path);
             self.modules.insert(name, Module { path, content, needs: None });
         }
     }

@@ -76,8 +76,11 @@ pub struct Recipe {
 /// Stands before packages that are asked for beside an image's own.
 pub(super) const MORE: char = '+';
 
+/// What runs a line where nothing else is said.
+const SHELL: &str = "/bin/sh";
+
 fn default_shell() -> String {
-    "/bin/sh".to_owned()
+    SHELL.to_owned()
 }
 
 /// A root that is there already.
@@ -246,6 +249,14 @@ fn place(path: Option<&PathBuf>) -> String {
 }
 
 impl Recipe {
+    /// What its kernel's command line says of the shell that runs lines.
+    pub(super) fn shell_parameter(&self) -> String {
+        match &*self.shell {
+            SHELL => String::new(),
+            shell => format!(" guestline.shell={shell}"),
+        }
+    }
+
     /// Of tables, each of which extends the one before.
     ///
     /// # Errors
@@ -350,7 +361,7 @@ impl Recipe {
         if let Some(suite) = self.suite.as_ref().filter(|suite| !is_package(suite)) {
             return Err(format!("`{suite}` is no name of a suite"));
         }
-        if !self.shell.starts_with('/') {
+        if !self.shell.starts_with('/') || !self.shell.chars().all(|c| c.is_ascii_graphic()) {
             return Err("shell is an absolute path".to_owned());
         }
         if self
@@ -537,6 +548,7 @@ mod tests {
             wrong("suite = \"bookworm\"", "suite = \"a b\""),
             wrong("package = \"linux-image-cloud-amd64\"", ""),
             wrong("summary", "shell = \"sh\"\nsummary"),
+            wrong("summary", "shell = \"/bin/a sh\"\nsummary"),
             wrong("summary", "ready = \"soon\"\nsummary"),
             wrong("summary", "ready = \"running\"\nsummary"),
             wrong("\"etc/hosts\"", "\"/etc/hosts\""),

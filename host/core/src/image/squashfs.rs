@@ -14,20 +14,22 @@ use tokio_util::sync::CancellationToken;
 /// The time of what has none: reproducible-builds.org, `SOURCE_DATE_EPOCH`.
 pub(super) const EPOCH: &str = "0";
 
-/// What is spent on a file system.
+/// How a file system is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effort {
-    /// It is to be small: it is passed on.
-    Small,
-    /// It is to be there soon: it is a tenth larger.
-    Soon,
+pub(super) enum Compression {
+    /// Small, and quick to read.
+    Zstd,
+    /// The same, quick to write and a tenth larger.
+    ZstdSoon,
+    /// What every kernel with squashfs can read; quick to write: the best level takes forty times as long for a tenth less.
+    Gzip,
 }
 
 /// Packs a tar file as squashfs.
 pub(super) fn pack(
     tar: File,
     to: &Path,
-    effort: Effort,
+    compression: Compression,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
     // The root folder has no member in the tar file, and is whose we are.
@@ -44,15 +46,18 @@ pub(super) fn pack(
         &to.to_string_lossy(),
         "-tar",
         "-comp",
-        "zstd",
+        match compression {
+            Compression::Zstd | Compression::ZstdSoon => "zstd",
+            Compression::Gzip => "gzip",
+        },
         "-noappend",
         "-no-progress",
         "-quiet",
     ]);
-    pack.args(["-root-mode", "0755"]);
-    if effort == Effort::Soon {
+    if compression != Compression::Zstd {
         pack.args(["-Xcompression-level", "3"]);
     }
+    pack.args(["-root-mode", "0755"]);
     pack.env("SOURCE_DATE_EPOCH", EPOCH);
     run_on(&mut pack, Some(tar), cancel)?;
     Ok(())

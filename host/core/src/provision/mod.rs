@@ -52,7 +52,7 @@ pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
 use crate::dirs::Dirs;
-use crate::image::{Bootable, Image, Kernels};
+use crate::image::{Bootable, Image, Kernels, OwnModules};
 use crate::machine::{Accel, Disk, DiskFile, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
@@ -82,6 +82,10 @@ pub struct MachineRequest {
     pub image: Image,
     /// A kernel to boot instead of the image's, with its digest.
     pub kernel: Option<(PathBuf, Digest)>,
+    /// That kernel's modules.
+    pub modules: Option<OwnModules>,
+    /// What comes at the end of the kernel's command line.
+    pub cmdline: Option<String>,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual CPUs.
@@ -161,6 +165,8 @@ impl MachineRequest {
             memory_mib: image.manifest.memory_mib,
             image,
             kernel: None,
+            modules: None,
+            cmdline: None,
             cpus: 1,
             boot_timeout,
             fresh_reboot: false,
@@ -202,6 +208,8 @@ pub struct Provisioner {
     working: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and unpacked or copied into the run's folder once.
     kernels: Mutex<HashMap<Digest, Bootable>>,
+    /// Initial RAM file systems with modules behind them, by a digest of both.
+    initrds: Mutex<HashMap<Digest, PathBuf>>,
     /// What unpacks them.
     unpacker: Kernels,
 }
@@ -223,6 +231,7 @@ impl Provisioner {
             limit: None,
             working: std::sync::Mutex::default(),
             kernels: Mutex::default(),
+            initrds: Mutex::default(),
             unpacker: Kernels::new(dirs),
         }
     }

@@ -24,7 +24,9 @@ pub(super) async fn wait(guest: &Guest, ready: &Ready) -> Result<(), LeaseError>
         ),
     };
     let line = format!("until [ -S /run/systemd/private ]; do sleep 0.1; done; {line}");
-    let request = ExecRequest::new(Command::Shell(line.into_bytes().into()));
+    // Ours, and not for whatever shell the image has for its tests.
+    let words = ["/bin/sh", "-c", &line].map(|word| word.as_bytes().to_vec().into());
+    let request = ExecRequest::new(Command::Argv(words.into()));
     let output = guest.run(request, &[], OUTPUT).await.map_err(LeaseError::Link)?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let is_up = output.exited.status == ExitStatus::Exited(0) || said == "degraded";

@@ -3,7 +3,7 @@
 use super::template::{self, TemplateId, TemplateKey};
 use super::{LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
-use crate::image::{Bootable, ImageDisk, inspect_kernel};
+use crate::image::{Bootable, ImageDisk, OwnModules, inspect_kernel};
 use crate::machine::{Disk, Drive, ExtraPort, Firmware, FirmwareKind, MachineSpec, Uefi};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,11 +34,11 @@ impl Provisioner {
             memory_mib: request.memory_mib,
             cpus: request.cpus,
             kernel: self.kernel(request).await?,
-            initrd: request.image.initrd.clone(),
+            initrd: self.initrd(request).await?,
             cmdline: self.cmdline(request),
             firmware: request.image.disk.as_ref().map(|disk| self.firmware(disk)).transpose()?,
             root: request.image.root.as_deref().map(shared_disk).transpose()?,
-            modules: request.image.modules.as_deref().map(shared_disk).transpose()?,
+            modules: modules_disk(request).map(shared_disk).transpose()?,
             disks: disks(request)?,
             nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
@@ -52,18 +52,26 @@ impl Provisioner {
     fn cmdline(&self, request: &MachineRequest) -> String {
         // What not every machine has.
         let nic = (!request.nics.is_empty()).then_some("virtio_net");
-        let has_modules = request.image.modules.is_some();
+        let has_modules = modules_disk(request).is_some();
         let has_disks = !request.disks.is_empty() || !request.given.is_empty();
         let disk = (has_modules || has_disks).then_some("virtio_blk");
         let squashfs = has_modules.then_some("squashfs");
         let drivers: Vec<&str> = nic.into_iter().chain(disk).chain(squashfs).collect();
         let mut line = with_drivers(&request.image.manifest.cmdline, &drivers);
+        if let Some(OwnModules { names, .. }) = &request.modules {
+            let has_disk = has_modules || request.image.root.is_some();
+            line = only_of(&with_drivers(&line, carriers(has_disk)), names);
+        }
         if has_modules {
             line = format!("{line} {MODULES_DISK}");
         }
         let line = request.link.cmdline(&line);
-        match self.tsc_khz {
+        let line = match self.tsc_khz {
             Some(khz) => format!("tsc_early_khz={khz} {line}"),
+            None => line,
+        };
+        match &request.cmdline {
+            Some(more) => format!("{line} {more}"),
             None => line,
         }
     }
@@ -75,12 +83,50 @@ impl Provisioner {
             image: request.image.manifest.digest(),
             agent: request.image.manifest.agent.clone(),
             kernel: request.kernel.as_ref().map(|(_, digest)| digest.clone()),
+            modules: request.modules.as_ref().map(|modules| {
+                let disk = modules.disk.as_ref().map(|(digest, _)| digest.clone());
+                (modules.early.0.clone(), disk)
+            }),
             cmdline: spec.cmdline.clone(),
             machine: spec.seen_by_guest(self.qemu.version),
             host_cpu: self.tsc_khz.is_none().then(template::host_cpu),
             qemu: self.qemu.digest.clone(),
             layers: request.layers.clone(),
         }
+    }
+
+    /// The initial RAM file system: the image's, with what the kernel's modules add to it. The kernel unpacks archives one
+    /// after the other, from places that four divides (Linux `init/initramfs.c`).
+    async fn initrd(&self, request: &MachineRequest) -> Result<Option<PathBuf>, LeaseError> {
+        let image = &request.image;
+        let (Some(OwnModules { early: (digest, early), .. }), Some(first)) =
+            (&request.modules, &image.initrd)
+        else {
+            return Ok(image.initrd.clone());
+        };
+        let both = Digest::of(format!("{}\n{digest}", image.manifest.digest()).as_bytes());
+        let mut initrds = self.initrds.lock().await;
+        if let Some(initrd) = initrds.get(&both) {
+            return Ok(Some(initrd.clone()));
+        }
+        let path = self.root.path().join(format!("initrd-{}", both.short()));
+        let (first, second, to, wanted) =
+            (first.clone(), early.clone(), path.clone(), digest.clone());
+        let joining = tokio::task::spawn_blocking(move || {
+            let more = std::fs::read(&second)?;
+            if Digest::of(&more) != wanted {
+                let why = format!("{} has another content", second.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            let mut bytes = std::fs::read(&first)?;
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(more);
+            std::fs::write(to, bytes)
+        });
+        let joined = joining.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        joined.map_err(|source| LeaseError::Write { path: path.clone(), source })?;
+        initrds.insert(both, path.clone());
+        Ok(Some(path))
     }
 
     /// The kernel to boot: the image's, or the one that was asked for, unpacked or as a private copy, so that what was
@@ -143,6 +189,34 @@ fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
     first.into_iter().chain(given).chain(asked).collect()
 }
 
+/// The disk with the modules of the kernel that is booted.
+fn modules_disk(request: &MachineRequest) -> Option<&Path> {
+    match &request.modules {
+        Some(modules) => modules.disk.as_ref().map(|(_, path)| &**path),
+        None => request.image.modules.as_deref(),
+    }
+}
+
+/// What carries the link, and a root or another disk that the agent mounts, whatever the image's own kernel has built in.
+fn carriers(has_disk: bool) -> &'static [&'static str] {
+    match has_disk {
+        true => &["virtio_pci", "virtio_console", "virtio_blk", "squashfs", "overlay"],
+        false => &["virtio_pci", "virtio_console"],
+    }
+}
+
+/// The kernel command line on which the agent loads those of its modules alone that there are.
+fn only_of(cmdline: &str, names: &[String]) -> String {
+    let words = cmdline.split(' ').map(|word| match word.strip_prefix(MODULES) {
+        Some(list) => {
+            let there = list.split(',').filter(|name| names.iter().any(|found| found == name));
+            format!("{MODULES}{}", there.collect::<Vec<_>>().join(","))
+        }
+        None => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn shared_disk(path: &Path) -> Result<Disk, LeaseError> {
     Disk::shared(path).map_err(|source| LeaseError::Image { path: path.to_owned(), source })
 }
@@ -174,6 +248,8 @@ mod tests {
             "quiet guestline.modules=virtio_pci,virtio_console,virtio_net,virtio_blk panic=-1"
         );
         assert_eq!(with_drivers(line, &["virtio_pci"]), line);
+        let there = ["virtio_console", "other"].map(str::to_owned);
+        assert_eq!(only_of(line, &there), "quiet guestline.modules=virtio_console panic=-1");
         assert_eq!(with_drivers("quiet", &["virtio_blk"]), "quiet guestline.modules=virtio_blk");
     }
 }

@@ -4,13 +4,13 @@ use super::Emitter;
 use super::evidence::{AttemptFolder, RunFolder};
 use super::judge::{Circumstances, Finding, judge, refused_status};
 use crate::event::{AttemptFinished, OutputData, PooledMachine, RunEvent};
-use crate::job::Job;
+use crate::job::{Job, ModulesWanted};
 use crate::outcome::{Outcome, Stage};
 use crate::text;
 use guestline::capture::{ConsoleLine, PANIC_MARK};
 use guestline::digest::Digest;
 use guestline::guest::{ExecEvent, ExecHandle};
-use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy};
+use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy, OwnModules};
 use guestline::machine::Ending;
 use guestline::provision::{Images, Lease, LeaseError, MachineRequest, Notice, Provisioner};
 use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus, Stream};
@@ -61,23 +61,23 @@ pub struct Broken {
 pub struct Executor {
     provisioner: Result<Provisioner, Broken>,
     maker: Arc<Images>,
-    kernels: HashMap<Digest, PathBuf>,
+    files: HashMap<Digest, PathBuf>,
     folder: RunFolder,
     facts: serde_json::Value,
     images: Mutex<HashMap<String, Result<Image, Broken>>>,
 }
 
 impl Executor {
-    /// `kernels` says where the kernels are that jobs name by digest; `facts` go into every attempt's `facts.json`.
+    /// `files` says where the kernels and modules are that jobs name by digest; `facts` go into every attempt's `facts.json`.
     pub fn new(
         provisioner: Result<Provisioner, Broken>,
         maker: Images,
-        kernels: HashMap<Digest, PathBuf>,
+        files: HashMap<Digest, PathBuf>,
         folder: RunFolder,
         facts: serde_json::Value,
     ) -> Self {
         let (maker, images) = (Arc::new(maker), Mutex::default());
-        Self { provisioner, maker, kernels, folder, facts, images }
+        Self { provisioner, maker, files, folder, facts, images }
     }
 
     /// Runs a job: its machine is made ready at once, its test waits for one of the `places`. Every outcome is told as an event before it is returned.
@@ -161,9 +161,12 @@ impl Executor {
             nics: job.machine.nics.clone(),
             fresh_reboot: job.machine.fresh_reboot,
             layers: job.machine.layers.clone(),
-            kernel: job.machine.kernel.as_ref().map(|digest| {
-                (self.kernels.get(digest).cloned().unwrap_or_default(), digest.clone())
+            kernel: job.machine.kernel.as_ref().map(|digest| (self.file(digest), digest.clone())),
+            modules: job.machine.modules.as_ref().map(|ModulesWanted { early, names, disk }| {
+                let file = |digest: &Digest| (digest.clone(), self.file(digest));
+                OwnModules::of_files(file(early), disk.as_ref().map(file), names.clone())
             }),
+            cmdline: job.machine.cmdline.clone(),
             set_up_timeout: job.limits.check(),
             ..MachineRequest::new(image, job.limits.boot())
         };
@@ -226,6 +229,11 @@ impl Executor {
             }
         }
         finding
+    }
+
+    /// A file that a job names by its digest; what is not there is told when it is read.
+    fn file(&self, digest: &Digest) -> PathBuf {
+        self.files.get(digest).cloned().unwrap_or_default()
     }
 
     /// Waits for what is still done for the next run.
@@ -493,6 +501,11 @@ impl Attempt {
             "disks_mib": request.disks,
             "nics": request.nics,
             "cmdline": manifest.cmdline,
+            "cmdline_more": request.cmdline,
+            "modules": request.modules.as_ref().map(|modules| json!({
+                "early": modules.early.0,
+                "disk": modules.disk.as_ref().map(|(digest, _)| digest),
+            })),
             "kernel": request.kernel.as_ref().map(|(path, digest)| json!({ "path": path, "sha256": digest })),
         });
         if let Some(pool) = pool {

@@ -63,6 +63,7 @@ fn what(content: &Content) -> String {
         Content::Packages { count: 1 } => "1 package".to_owned(),
         Content::Packages { count } => format!("{count} packages"),
         Content::Kernel => "unpacked for QEMU".to_owned(),
+        Content::Modules => "of a kernel of yours".to_owned(),
         Content::Lists => "what apt knows of this suite".to_owned(),
         Content::Downloads => "parts of files of images".to_owned(),
     }
@@ -128,6 +129,7 @@ fn object(entry: &CacheEntry) -> Value {
         Content::Template(None)
         | Content::Image(None)
         | Content::Kernel
+        | Content::Modules
         | Content::Lists
         | Content::Downloads => {
             json!({})
@@ -157,6 +159,7 @@ fn usage(entries: &[CacheEntry], limit: u64) -> String {
         row("template", "templates", true),
         row("image", "images", true),
         row("kernel", "kernels", true),
+        row("modules", "modules", true),
         row("packages", "packages", false),
         row("lists", "lists", true),
         ["in all".to_owned(), String::new(), size(all)],

@@ -18,5 +18,5 @@ pub use kind::{Kind, KindError, NoKind};
 pub use oci::OciError;
 pub(crate) use rootfs::Rootfs;
 pub use rootfs::RootfsError;
-pub use tree::TreeError;
+pub use tree::FileTreeError;
 pub(crate) use tree::What;

@@ -7,7 +7,7 @@
 
 use super::packing::Packed;
 use super::read::{TarKind, tar};
-use super::tree::{FileTree, TreeError, What};
+use super::tree::{FileTree, FileTreeError, What};
 use crate::digest::{Digest, Hasher};
 use crate::text;
 use serde::Deserialize;
@@ -61,7 +61,7 @@ pub enum OciError {
         digest: String,
         /// Why.
         #[source]
-        source: TreeError,
+        source: FileTreeError,
     },
 }
 
@@ -140,7 +140,7 @@ pub(super) fn oci(
         }
         let failed = |source| OciError::Layer { digest: layer.digest.clone(), source };
         let file = checked(blobs, &layer.digest)?;
-        let packed = Packed::open(file).map_err(|error| failed(TreeError::Read(error)))?;
+        let packed = Packed::open(file).map_err(|error| failed(FileTreeError::Read(error)))?;
         tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
     }
     Ok(config)
@@ -164,8 +164,8 @@ pub(super) fn docker(
     let config = usable(document(files, &manifest.config)?)?;
     for layer in &manifest.layers {
         let failed = |source| OciError::Layer { digest: layer.clone(), source };
-        let file = spooled(files, layer).map_err(|error| failed(TreeError::Read(error)))?;
-        let packed = Packed::open(file).map_err(|error| failed(TreeError::Read(error)))?;
+        let file = spooled(files, layer).map_err(|error| failed(FileTreeError::Read(error)))?;
+        let packed = Packed::open(file).map_err(|error| failed(FileTreeError::Read(error)))?;
         tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
     }
     Ok(config)

@@ -1,7 +1,7 @@
 //! Archives and folders into a tree.
 
 use super::packing::{Packed, Packing};
-use super::tree::{Content, FileTree, Node, TreeError, What};
+use super::tree::{Content, FileTree, FileTreeError, Node, What};
 use nix::sys::stat::{major, minor};
 use nix::unistd::Uid;
 use std::collections::HashMap;
@@ -31,9 +31,9 @@ pub(super) enum TarKind {
     Layer,
 }
 
-fn go_on(cancel: &CancellationToken) -> Result<(), TreeError> {
+fn go_on(cancel: &CancellationToken) -> Result<(), FileTreeError> {
     match cancel.is_cancelled() {
-        true => Err(TreeError::Read(io::Error::new(io::ErrorKind::Interrupted, "interrupted"))),
+        true => Err(FileTreeError::Read(io::Error::new(io::ErrorKind::Interrupted, "interrupted"))),
         false => Ok(()),
     }
 }
@@ -44,24 +44,25 @@ pub(super) fn tar(
     kind: TarKind,
     tree: &mut FileTree,
     cancel: &CancellationToken,
-) -> Result<(), TreeError> {
+) -> Result<(), FileTreeError> {
     let mut archive = tar::Archive::new(from);
-    for entry in archive.entries().map_err(TreeError::Read)? {
+    for entry in archive.entries().map_err(FileTreeError::Read)? {
         go_on(cancel)?;
-        let mut entry = entry.map_err(TreeError::Read)?;
+        let mut entry = entry.map_err(FileTreeError::Read)?;
         let name = entry.path_bytes().into_owned();
         if kind == TarKind::Layer && take_away(&name, tree)? {
             continue;
         }
         let target = entry.link_name_bytes().map(|target| target.into_owned());
         let target = target.unwrap_or_default();
-        let xattrs = xattrs(&mut entry).map_err(TreeError::Read)?;
+        let xattrs = xattrs(&mut entry).map_err(FileTreeError::Read)?;
         let header = entry.header().clone();
-        let number = |number: io::Result<u64>| number.map_err(TreeError::Read);
+        let number = |number: io::Result<u64>| number.map_err(FileTreeError::Read);
         let id = |id: u64| u32::try_from(id).unwrap_or(NOBODY);
-        let device = || -> Result<(u32, u32), TreeError> {
+        let device = || -> Result<(u32, u32), FileTreeError> {
             let (major, minor) = (header.device_major(), header.device_minor());
-            let (major, minor) = (major.map_err(TreeError::Read)?, minor.map_err(TreeError::Read)?);
+            let (major, minor) =
+                (major.map_err(FileTreeError::Read)?, minor.map_err(FileTreeError::Read)?);
             Ok((major.unwrap_or(0), minor.unwrap_or(0)))
         };
         let what = match header.entry_type() {
@@ -84,11 +85,11 @@ pub(super) fn tar(
                 What::File(tree.keep(&mut entry)?)
             }
             tar::EntryType::XGlobalHeader => continue,
-            _ => return Err(TreeError::name(&name, "is of no kind that a root has")),
+            _ => return Err(FileTreeError::name(&name, "is of no kind that a root has")),
         };
         let node = Node {
             what,
-            mode: header.mode().map_err(TreeError::Read)? & 0o7777,
+            mode: header.mode().map_err(FileTreeError::Read)? & 0o7777,
             uid: id(number(header.uid())?),
             gid: id(number(header.gid())?),
             mtime: number(header.mtime())?,
@@ -98,7 +99,7 @@ pub(super) fn tar(
     }
     // What comes behind the end: a file that is cut there shows here.
     let mut rest = archive.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(TreeError::Read)?;
+    io::copy(&mut rest, &mut io::sink()).map_err(FileTreeError::Read)?;
     Ok(())
 }
 
@@ -115,7 +116,7 @@ fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(String, Vec
 }
 
 /// Takes away what a layer's mark names; false when the name is no mark.
-fn take_away(name: &[u8], tree: &mut FileTree) -> Result<bool, TreeError> {
+fn take_away(name: &[u8], tree: &mut FileTree) -> Result<bool, FileTreeError> {
     let at = name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
     let (folder, last) = name.split_at(at);
     if last == OPAQUE {
@@ -133,25 +134,25 @@ pub(super) fn initramfs(
     mut file: File,
     tree: &mut FileTree,
     cancel: &CancellationToken,
-) -> Result<(), TreeError> {
+) -> Result<(), FileTreeError> {
     loop {
-        let Some(at) = next_archive(&mut file).map_err(TreeError::Read)? else { return Ok(()) };
-        file.seek(SeekFrom::Start(at)).map_err(TreeError::Read)?;
+        let Some(at) = next_archive(&mut file).map_err(FileTreeError::Read)? else { return Ok(()) };
+        file.seek(SeekFrom::Start(at)).map_err(FileTreeError::Read)?;
         let mut start = Vec::new();
-        (&mut file).take(8).read_to_end(&mut start).map_err(TreeError::Read)?;
-        file.seek(SeekFrom::Start(at)).map_err(TreeError::Read)?;
+        (&mut file).take(8).read_to_end(&mut start).map_err(FileTreeError::Read)?;
+        file.seek(SeekFrom::Start(at)).map_err(FileTreeError::Read)?;
         if Packing::of(&start) != Packing::Plain {
-            let mut packed = BufReader::new(Packed::open(file).map_err(TreeError::Read)?);
+            let mut packed = BufReader::new(Packed::open(file).map_err(FileTreeError::Read)?);
             cpio_archive(&mut packed, tree, cancel)?;
             // Zeros, or what shows that it is cut.
-            io::copy(&mut packed, &mut io::sink()).map_err(TreeError::Read)?;
+            io::copy(&mut packed, &mut io::sink()).map_err(FileTreeError::Read)?;
             return Ok(());
         }
-        let again = file.try_clone().map_err(TreeError::Read)?;
+        let again = file.try_clone().map_err(FileTreeError::Read)?;
         let mut counted = Counted { from: BufReader::new(again), count: at };
         cpio_archive(&mut counted, tree, cancel)?;
         let at = counted.count;
-        file.seek(SeekFrom::Start(at)).map_err(TreeError::Read)?;
+        file.seek(SeekFrom::Start(at)).map_err(FileTreeError::Read)?;
     }
 }
 
@@ -187,17 +188,17 @@ fn cpio_archive(
     from: &mut impl Read,
     tree: &mut FileTree,
     cancel: &CancellationToken,
-) -> Result<(), TreeError> {
+) -> Result<(), FileTreeError> {
     /// File type bits of a mode (stat(2), `S_IFMT`).
     const TYPE: u32 = 0o170_000;
     // Names of one file; its content comes with the last of them.
     let mut linked: HashMap<u32, Vec<Vec<u8>>> = HashMap::new();
     loop {
         go_on(cancel)?;
-        let mut reader = cpio::newc::Reader::new(&mut *from).map_err(TreeError::Read)?;
+        let mut reader = cpio::newc::Reader::new(&mut *from).map_err(FileTreeError::Read)?;
         let entry = reader.entry();
         if entry.is_trailer() {
-            reader.finish().map_err(TreeError::Read)?;
+            reader.finish().map_err(FileTreeError::Read)?;
             return Ok(());
         }
         let name = entry.name().as_bytes().to_vec();
@@ -216,7 +217,7 @@ fn cpio_archive(
             0o100_000 => What::File(tree.keep(&mut reader)?),
             0o120_000 => {
                 let mut target = Vec::new();
-                (&mut reader).take(4097).read_to_end(&mut target).map_err(TreeError::Read)?;
+                (&mut reader).take(4097).read_to_end(&mut target).map_err(FileTreeError::Read)?;
                 while target.last() == Some(&0) {
                     target.pop();
                 }
@@ -227,12 +228,12 @@ fn cpio_archive(
             0o010_000 => What::Fifo,
             // A socket is nobody's any more.
             0o140_000 => {
-                reader.finish().map_err(TreeError::Read)?;
+                reader.finish().map_err(FileTreeError::Read)?;
                 continue;
             }
-            _ => return Err(TreeError::name(&name, "is of no kind that a root has")),
+            _ => return Err(FileTreeError::name(&name, "is of no kind that a root has")),
         };
-        reader.finish().map_err(TreeError::Read)?;
+        reader.finish().map_err(FileTreeError::Read)?;
         let mode = mode & 0o7777;
         let node = Node { what, mode, uid, gid, mtime, xattrs: Vec::new() };
         if nlink > 1 && len > 0 {
@@ -249,7 +250,7 @@ pub(super) fn folder(
     folder: &Path,
     tree: &mut FileTree,
     cancel: &CancellationToken,
-) -> Result<(), TreeError> {
+) -> Result<(), FileTreeError> {
     let me = Some(Uid::effective()).filter(|me| !me.is_root()).map(Uid::as_raw);
     let mut walk = Walk { tree, cancel, me, linked: HashMap::new() };
     walk.below(folder, b"")
@@ -265,8 +266,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn below(&mut self, folder: &Path, place: &[u8]) -> Result<(), TreeError> {
-        let wrong = |source| TreeError::HostFile { path: folder.to_owned(), source };
+    fn below(&mut self, folder: &Path, place: &[u8]) -> Result<(), FileTreeError> {
+        let wrong = |source| FileTreeError::HostFile { path: folder.to_owned(), source };
         let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let mut names: Vec<OsString> =
             entries.map_err(wrong)?.into_iter().map(|entry| entry.file_name()).collect();
@@ -274,7 +275,7 @@ impl Walk<'_> {
         for name in names {
             go_on(self.cancel)?;
             let path = folder.join(&name);
-            let wrong = |source| TreeError::HostFile { path: path.clone(), source };
+            let wrong = |source| FileTreeError::HostFile { path: path.clone(), source };
             let place = match place.is_empty() {
                 true => name.as_bytes().to_vec(),
                 false => [place, b"/", name.as_bytes()].concat(),
@@ -365,7 +366,7 @@ mod tests {
         tar
     }
 
-    fn read_tar(bytes: &[u8], kind: TarKind, tree: &mut FileTree) -> Result<(), TreeError> {
+    fn read_tar(bytes: &[u8], kind: TarKind, tree: &mut FileTree) -> Result<(), FileTreeError> {
         tar(bytes, kind, tree, &CancellationToken::new())
     }
 
@@ -388,14 +389,14 @@ mod tests {
         assert_eq!(tree.read(b"sh", 100).unwrap(), b"content");
         // A cut one, and one whose member leads elsewhere.
         let cut = read_tar(&bytes[..1600], TarKind::Root, &mut tree);
-        assert!(matches!(cut, Err(TreeError::Read(_))), "{cut:?}");
+        assert!(matches!(cut, Err(FileTreeError::Read(_))), "{cut:?}");
         for member in
             [("../x", b'0', ""), ("/x", b'0', ""), ("x", b'1', "/etc/shadow"), ("x", b'2', "../y")]
         {
             let (name, kind, target) = member;
             let bytes = tar_of(&[(name, kind, target, "")]);
             let refused = read_tar(&bytes, TarKind::Root, &mut tree);
-            assert!(matches!(refused, Err(TreeError::Name { .. })), "{member:?}: {refused:?}");
+            assert!(matches!(refused, Err(FileTreeError::Name { .. })), "{member:?}: {refused:?}");
         }
     }
 

@@ -4,11 +4,11 @@ use super::kind::Kind;
 use super::oci::{self, ContainerConfig, OciError};
 use super::packing::Packed;
 use super::read::{self, TarKind};
-use super::tree::{Bounds, FileTree, Node, TreeError, What};
+use super::tree::{Bounds, FileTree, FileTreeError, Node, What};
 use super::write;
 use crate::host::free_mib;
 use crate::image::build::BuildError;
-use crate::image::squashfs::{Effort, pack};
+use crate::image::squashfs::{Compression, pack};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter};
 use std::os::fd::OwnedFd;
@@ -37,7 +37,7 @@ pub enum RootfsError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: TreeError,
+        source: FileTreeError,
     },
     /// A container image.
     #[error("cannot take {kind} `{path}`", path = path.display())]
@@ -57,7 +57,7 @@ pub enum RootfsError {
         name: String,
         /// Why.
         #[source]
-        source: TreeError,
+        source: FileTreeError,
     },
     /// It cannot be opened.
     #[error("cannot read `{path}`", path = path.display())]
@@ -84,7 +84,7 @@ impl RootfsError {
             Self::Oci { source: OciError::Several { .. }, .. } => {
                 Some("--pick NAME takes one of them".to_owned())
             }
-            Self::Tree { source: TreeError::Name { .. }, .. } => {
+            Self::Tree { source: FileTreeError::Name { .. }, .. } => {
                 Some("make it anew without that member, with names below its root".to_owned())
             }
             _ => None,
@@ -186,7 +186,7 @@ impl Rootfs {
         let (reader, writer) = io::pipe().map_err(failed)?;
         std::thread::scope(|scope| {
             let writing = scope.spawn(move || write::tar(&self.tree, BufWriter::new(writer)));
-            let packed = pack(File::from(OwnedFd::from(reader)), to, Effort::Soon, cancel);
+            let packed = pack(File::from(OwnedFd::from(reader)), to, Compression::ZstdSoon, cancel);
             let written = writing.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
             match written {
                 // Who reads has gone, and says why.

@@ -89,7 +89,7 @@ impl Content {
 
 /// What cannot be in a tree.
 #[derive(Debug, thiserror::Error)]
-pub enum TreeError {
+pub enum FileTreeError {
     /// A name that is none within a tree.
     #[error("its member `{name}` {why}")]
     Name {
@@ -135,7 +135,7 @@ pub enum TreeError {
     },
 }
 
-impl TreeError {
+impl FileTreeError {
     pub(super) fn name(name: &[u8], why: &'static str) -> Self {
         let shown = crate::text::one_line(&String::from_utf8_lossy(name), 200);
         Self::Name { name: shown, why }
@@ -167,9 +167,9 @@ impl FileTree {
     ///
     /// # Errors
     /// What making that file gives.
-    pub(crate) fn new(folder: &Path, bounds: Bounds) -> Result<Self, TreeError> {
+    pub(crate) fn new(folder: &Path, bounds: Bounds) -> Result<Self, FileTreeError> {
         let spool = tempfile::tempfile_in(folder)
-            .map_err(|source| TreeError::Spool { path: folder.to_owned(), source })?;
+            .map_err(|source| FileTreeError::Spool { path: folder.to_owned(), source })?;
         Ok(Self { nodes: BTreeMap::new(), spool, folder: folder.to_owned(), spooled: 0, bounds })
     }
 
@@ -181,18 +181,18 @@ impl FileTree {
     /// Adds a node; what had its name goes, but a folder stays with what is in it when a folder comes.
     ///
     /// # Errors
-    /// [`TreeError::Name`], [`TreeError::TooMany`].
-    pub(crate) fn add(&mut self, name: &[u8], node: Node) -> Result<(), TreeError> {
+    /// [`FileTreeError::Name`], [`FileTreeError::TooMany`].
+    pub(crate) fn add(&mut self, name: &[u8], node: Node) -> Result<(), FileTreeError> {
         let place = self.place(name, Missing::Make)?.unwrap_or_default();
         if place.is_empty() {
             return match node.what {
                 // The root itself.
                 What::Folder => Ok(()),
-                _ => Err(TreeError::name(name, "has the root's place and is no folder")),
+                _ => Err(FileTreeError::name(name, "has the root's place and is no folder")),
             };
         }
         if let What::Link(target) = &node.what {
-            stays_inside(&place, target).map_err(|why| TreeError::name(name, why))?;
+            stays_inside(&place, target).map_err(|why| FileTreeError::name(name, why))?;
         }
         let is_folder = |node: &Node| node.what == What::Folder;
         if self.nodes.get(&place).is_some_and(is_folder) && !is_folder(&node) {
@@ -201,9 +201,9 @@ impl FileTree {
         self.insert(place, node)
     }
 
-    fn insert(&mut self, place: Vec<u8>, node: Node) -> Result<(), TreeError> {
+    fn insert(&mut self, place: Vec<u8>, node: Node) -> Result<(), FileTreeError> {
         if self.nodes.len() >= self.bounds.members {
-            return Err(TreeError::TooMany { members: self.bounds.members });
+            return Err(FileTreeError::TooMany { members: self.bounds.members });
         }
         self.nodes.insert(place, node);
         Ok(())
@@ -212,21 +212,21 @@ impl FileTree {
     /// Adds a name for a file that is there already.
     ///
     /// # Errors
-    /// [`TreeError::Name`] when there is no such file in the tree.
-    pub(crate) fn hard_link(&mut self, name: &[u8], target: &[u8]) -> Result<(), TreeError> {
+    /// [`FileTreeError::Name`] when there is no such file in the tree.
+    pub(crate) fn hard_link(&mut self, name: &[u8], target: &[u8]) -> Result<(), FileTreeError> {
         let place = self.place(target, Missing::No)?;
         let node = place.and_then(|place| self.nodes.get(&place)).cloned();
         match node {
             Some(node) if node.what != What::Folder => self.add(name, node),
-            _ => Err(TreeError::name(name, "is a hard link to what is not in it")),
+            _ => Err(FileTreeError::name(name, "is a hard link to what is not in it")),
         }
     }
 
     /// Removes a name and what is below it.
     ///
     /// # Errors
-    /// [`TreeError::Name`].
-    pub(crate) fn remove(&mut self, name: &[u8]) -> Result<(), TreeError> {
+    /// [`FileTreeError::Name`].
+    pub(crate) fn remove(&mut self, name: &[u8]) -> Result<(), FileTreeError> {
         if let Some(place) = self.place(name, Missing::No)? {
             self.remove_below(&place);
             self.nodes.remove(&place);
@@ -237,8 +237,8 @@ impl FileTree {
     /// Removes what is in a folder.
     ///
     /// # Errors
-    /// [`TreeError::Name`].
-    pub(crate) fn empty(&mut self, name: &[u8]) -> Result<(), TreeError> {
+    /// [`FileTreeError::Name`].
+    pub(crate) fn empty(&mut self, name: &[u8]) -> Result<(), FileTreeError> {
         if let Some(place) = self.place(name, Missing::No)? {
             self.remove_below(&place);
         }
@@ -274,8 +274,8 @@ impl FileTree {
     }
 
     /// Where a name is, through links of its folders.
-    fn place(&mut self, name: &[u8], missing: Missing) -> Result<Option<Vec<u8>>, TreeError> {
-        let wrong = |why| TreeError::name(name, why);
+    fn place(&mut self, name: &[u8], missing: Missing) -> Result<Option<Vec<u8>>, FileTreeError> {
+        let wrong = |why| FileTreeError::name(name, why);
         let clean = clean(name).map_err(wrong)?;
         let mut links = 0;
         if let Some(place) = self.resolve_parent(&clean, &mut links).map_err(wrong)? {
@@ -358,8 +358,8 @@ impl FileTree {
     /// Keeps a content.
     ///
     /// # Errors
-    /// [`TreeError::TooLarge`], [`TreeError::Read`], [`TreeError::Spool`].
-    pub(crate) fn keep(&mut self, from: &mut impl Read) -> Result<Content, TreeError> {
+    /// [`FileTreeError::TooLarge`], [`FileTreeError::Read`], [`FileTreeError::Spool`].
+    pub(crate) fn keep(&mut self, from: &mut impl Read) -> Result<Content, FileTreeError> {
         let at = self.spooled;
         let mut piece = vec![0; PIECE];
         loop {
@@ -367,15 +367,15 @@ impl FileTree {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(TreeError::Read(error)),
+                Err(error) => return Err(FileTreeError::Read(error)),
             };
             if self.spooled + count as u64 > self.bounds.bytes {
                 let Bounds { bytes, why, .. } = self.bounds;
-                return Err(TreeError::TooLarge { bytes, why });
+                return Err(FileTreeError::TooLarge { bytes, why });
             }
             let bytes = piece.get(..count).unwrap_or_default();
             let written = self.spool.write_all_at(bytes, self.spooled);
-            written.map_err(|source| TreeError::Spool { path: self.folder.clone(), source })?;
+            written.map_err(|source| FileTreeError::Spool { path: self.folder.clone(), source })?;
             self.spooled += count as u64;
         }
         Ok(Content::Spooled { at, len: self.spooled - at })
@@ -512,12 +512,12 @@ mod tests {
         FileTree::new(&std::env::temp_dir(), BOUNDS).unwrap()
     }
 
-    fn file(tree: &mut FileTree, name: &str, text: &str) -> Result<(), TreeError> {
+    fn file(tree: &mut FileTree, name: &str, text: &str) -> Result<(), FileTreeError> {
         let content = tree.keep(&mut text.as_bytes())?;
         tree.add(name.as_bytes(), Node::of(What::File(content), 0o644))
     }
 
-    fn link(tree: &mut FileTree, name: &str, target: &str) -> Result<(), TreeError> {
+    fn link(tree: &mut FileTree, name: &str, target: &str) -> Result<(), FileTreeError> {
         tree.add(name.as_bytes(), Node::of(What::Link(target.into()), 0o777))
     }
 

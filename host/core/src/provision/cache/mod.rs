@@ -29,7 +29,7 @@ pub use verify::{Finding, Verified};
 
 use super::template::{TemplateRecord, TemplateStore};
 use crate::dirs::Dirs;
-use crate::image::{Kernels, Manifest, Shelf};
+use crate::image::{Drawer, Manifest, Shelf};
 use crate::kept::{Condition, Kept, Removal};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -41,7 +41,8 @@ pub struct Cache {
     folder: PathBuf,
     templates: TemplateStore,
     images: Shelf,
-    kernels: Kernels,
+    kernels: Drawer,
+    modules: Drawer,
 }
 
 /// Something that is kept there.
@@ -76,6 +77,8 @@ pub enum Content {
     },
     /// A kernel, unpacked for QEMU.
     Kernel,
+    /// Modules of a kernel of the user's, packed.
+    Modules,
     /// What apt knows of a suite.
     Lists,
     /// Parts of files of images that are pulled.
@@ -90,6 +93,7 @@ impl Content {
             Self::Image(_) => "image",
             Self::Packages { .. } => "packages",
             Self::Kernel => "kernel",
+            Self::Modules => "modules",
             Self::Lists => "lists",
             Self::Downloads => "downloads",
         }
@@ -100,10 +104,11 @@ impl Cache {
     /// In the cache folder.
     pub fn new(dirs: &Dirs) -> Self {
         let (templates, images) = (TemplateStore::new(dirs), Shelf::new(dirs));
-        Self { folder: dirs.cache.clone(), templates, images, kernels: Kernels::new(dirs) }
+        let (kernels, modules) = (Drawer::of_kernels(dirs), Drawer::of_modules(dirs));
+        Self { folder: dirs.cache.clone(), templates, images, kernels, modules }
     }
 
-    /// All that is there: templates, images, packages, kernels, lists of packages.
+    /// All that is there: templates, images, packages, kernels, modules, lists of packages.
     pub fn entries(&self) -> Vec<CacheEntry> {
         let mut used_by = HashMap::new();
         let mut entries = Vec::new();
@@ -131,6 +136,9 @@ impl Cache {
         }
         for kept in self.kernels.kept() {
             entries.push(CacheEntry::new(Content::Kernel, kept.name.clone(), kept));
+        }
+        for kept in self.modules.kept() {
+            entries.push(CacheEntry::new(Content::Modules, kept.name.clone(), kept));
         }
         for kept in self.images.kept_lists() {
             entries.push(CacheEntry::new(Content::Lists, kept.name.clone(), kept));
@@ -167,6 +175,7 @@ impl Cache {
                 self.images.remove(&entry.kept, go_on)
             }
             Content::Kernel => self.kernels.remove(&entry.kept),
+            Content::Modules => self.modules.remove(&entry.kept),
         }
         .into()
     }

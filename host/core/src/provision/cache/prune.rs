@@ -106,7 +106,7 @@ impl Cache {
 fn in_order(entries: &[CacheEntry]) -> Vec<usize> {
     let rank = |content: &Content| match content {
         Content::Template(_) => 0,
-        Content::Image(_) | Content::Kernel | Content::Downloads => 1,
+        Content::Image(_) | Content::Kernel | Content::Modules | Content::Downloads => 1,
         Content::Packages { .. } | Content::Lists => 2,
     };
     let mut order: Vec<(usize, &CacheEntry)> = entries

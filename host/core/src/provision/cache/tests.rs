@@ -49,6 +49,7 @@ fn record(image: Digest) -> TemplateRecord {
         image,
         agent: Digest::of(b"agent"),
         kernel: None,
+        modules: None,
         cmdline: "quiet".to_owned(),
         machine: "-m\n8M".to_owned(),
         host_cpu: None,

@@ -1,7 +1,7 @@
 //! Everything is read: templates, images and packages are compared with the digests of when they were made.
 
 use super::{Cache, CacheEntry, Content};
-use crate::image::{Manifest, verify_image, verify_kernel};
+use crate::image::{Manifest, verify_drawn, verify_image};
 use crate::kept::{Condition, Removal};
 use crate::provision::template::Found;
 use std::io;
@@ -51,7 +51,9 @@ impl Cache {
                     continue;
                 }
                 (Content::Lists | Content::Downloads, _) => continue,
-                (Content::Kernel, condition) => self.verify_kernel(&entry, condition),
+                (Content::Kernel | Content::Modules, condition) => {
+                    self.verify_drawn(&entry, condition)
+                }
                 (Content::Template(_), _) => self.verify_template(&entry, go_on),
                 (Content::Image(manifest), condition) => {
                     self.verify_image(&entry, manifest.as_deref(), condition)
@@ -106,13 +108,14 @@ impl Cache {
         Some(Finding { what: format!("image {}", entry.id), why, removal: Some(removal) })
     }
 
-    fn verify_kernel(&self, entry: &CacheEntry, condition: &Condition) -> Option<Finding> {
+    fn verify_drawn(&self, entry: &CacheEntry, condition: &Condition) -> Option<Finding> {
         let why = match condition {
             Condition::Damaged(why) => why.clone(),
-            _ => verify_kernel(&entry.kept).err()?,
+            _ => verify_drawn(&entry.kept).err()?,
         };
         let removal = if entry.in_use { Removal::InUse } else { self.remove(entry) };
-        Some(Finding { what: format!("kernel {}", entry.id), why, removal: Some(removal) })
+        let what = format!("{} {}", entry.content.kind(), entry.id);
+        Some(Finding { what, why, removal: Some(removal) })
     }
 
     fn verify_packages(&self, go_on: &dyn Fn() -> bool) -> Vec<Finding> {

@@ -19,6 +19,9 @@ pub struct TemplateKey {
     pub agent: Digest,
     /// Digest of the kernel that is booted instead of the image's.
     pub kernel: Option<Digest>,
+    /// Digests of that kernel's modules: of what comes behind the image's initial RAM file system, and of their disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<(Digest, Option<Digest>)>,
     /// Kernel command line.
     pub cmdline: String,
     /// Machine type, CPU, memory and devices, as QEMU's options; see [`crate::machine::MachineSpec::seen_by_guest`].
@@ -80,6 +83,7 @@ pub(super) fn example() -> TemplateKey {
         image: Digest::of(b"image"),
         agent: Digest::of(b"agent"),
         kernel: None,
+        modules: None,
         cmdline: "quiet".to_owned(),
         machine: "-m\n256M".to_owned(),
         host_cpu: None,
@@ -103,6 +107,8 @@ mod tests {
             TemplateKey { image: Digest::of(b"x"), ..example() },
             TemplateKey { agent: Digest::of(b"x"), ..example() },
             TemplateKey { kernel: Some(Digest::of(b"x")), ..example() },
+            TemplateKey { modules: Some((Digest::of(b"x"), None)), ..example() },
+            TemplateKey { modules: Some((Digest::of(b"x"), Some(Digest::of(b"y")))), ..example() },
             TemplateKey { cmdline: String::new(), ..example() },
             TemplateKey { machine: String::new(), ..example() },
             TemplateKey { host_cpu: Some(host_cpu()), ..example() },

@@ -46,6 +46,8 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
         machine: MachineWanted {
             image: "tiny".into(),
             kernel: None,
+            modules: None,
+            cmdline: None,
             memory_mib: None,
             cpus: 1,
             fresh_reboot: false,
