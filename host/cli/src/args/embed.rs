@@ -4,8 +4,9 @@ use clap::Args;
 use std::path::PathBuf;
 
 pub(crate) const EMBED_HELP: &str = "\
-IN is a root folder or a disk image (raw, qcow2); what it is, its content tells. A disk is changed inside a machine of
-the image `tools`, so root is not needed; partitions, LVM and btrfs are found.
+IN is a root folder, a tar, an initramfs, an OCI or docker image, or a disk image (raw, qcow2); what it is, its content
+tells. A container image gets a layer more. A disk is changed inside a machine of the image `tools`, so root is not
+needed; partitions, LVM and btrfs are found.
 
   guestline image embed disk.qcow2 -o with-agent.qcow2
   guestline image embed rootfs/ -o rootfs-with-agent/
@@ -14,7 +15,8 @@ the image `tools`, so root is not needed; partitions, LVM and btrfs are found.
 Exit status: 0, 2 wrong usage, 125 it cannot be done, 129, 130, 143 interrupted.";
 
 pub(crate) const LINT_HELP: &str = "\
-FILE is a root folder, a disk image (raw, qcow2) or the manifest of an image (NAME.toml).
+FILE is a root folder, a tar, an initramfs, an OCI or docker image, a disk image (raw, qcow2) or the manifest of an image
+(NAME.toml).
 
 Exit status: 0 nothing keeps checks from running, 1 something does, 2 it cannot be read, 125 no machine to look at it
 with, 129, 130, 143 interrupted.";
@@ -34,6 +36,9 @@ pub(crate) struct OutputArgs {
     /// The file system of a disk that holds the system, where several do: the number of a partition, VG/LV, `disk`
     #[arg(long, value_name = "NAME")]
     pub(crate) root: Option<String>,
+    /// Which image of a container archive, where it holds several: its tag or digest
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pick: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -44,7 +49,7 @@ pub(crate) struct ImageEmbedArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     /// Write a small disk that has cloud-init put the agent in, for cloud images that are used as they are
-    #[arg(long, conflicts_with_all = ["input", "in_place", "dry_run", "root"], requires = "output")]
+    #[arg(long, conflicts_with_all = ["input", "in_place", "dry_run", "root", "pick"], requires = "output")]
     pub(crate) nocloud: bool,
 }
 
@@ -64,6 +69,9 @@ pub(crate) struct ImageLintArgs {
     /// The file system of a disk that holds the system, where several do
     #[arg(long, value_name = "NAME")]
     pub(crate) root: Option<String>,
+    /// Which image of a container archive, where it holds several: its tag or digest
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pick: Option<String>,
     /// One JSON object
     #[arg(long)]
     pub(crate) json: bool,

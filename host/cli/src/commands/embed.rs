@@ -10,7 +10,7 @@ use crate::terminal::Progress;
 use guestline::image::embed::{
     Boots, CopyError, FolderError, Output, Root, Work, Worked, edit_folder,
 };
-use guestline::image::{Agent, Kind, nocloud_seed};
+use guestline::image::{Agent, ArchiveEditError, ArchiveInput, Kind, edit_archive, nocloud_seed};
 use guestline::machine::Qemu;
 use guestline::provision::{
     DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork, WorkRoot,
@@ -20,7 +20,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 /// The image that disks are changed in.
@@ -132,6 +132,29 @@ impl From<FolderError> for Failed {
     }
 }
 
+impl From<ArchiveEditError> for Failed {
+    fn from(error: ArchiveEditError) -> Self {
+        let (hint, is_usage) = match &error {
+            ArchiveEditError::Rootfs(error) => (error.hint(), false),
+            ArchiveEditError::Embed(error) => (error.hint().map(str::to_owned), false),
+            ArchiveEditError::Exists { .. } | ArchiveEditError::Copy(CopyError::Exists { .. }) => {
+                (Some("name a place where nothing is".to_owned()), true)
+            }
+            _ => (None, false),
+        };
+        Self::new(&error, hint, is_usage)
+    }
+}
+
+/// Where contents of archives are kept while they are worked on.
+pub(crate) fn scratch(context: &Context) -> Result<PathBuf, CommandError> {
+    let cache = &context.dirs.cache;
+    std::fs::create_dir_all(cache).map_err(|error| {
+        CommandError::new(format!("cannot make `{}`: {error}", cache.display()))
+    })?;
+    Ok(cache.clone())
+}
+
 impl From<EditError> for Failed {
     fn from(error: EditError) -> Self {
         if let EditError::Machine(failed) = &error {
@@ -172,8 +195,8 @@ fn run(
         let error = CommandError::new(text::chain(&error));
         hint.into_iter().fold(error, CommandError::hint)
     })?;
-    if let (Some(_), Kind::Folder) = (&args.root, kind) {
-        return Err(CommandError::new("--root is for disks, and this is a folder"));
+    if args.root.is_some() && !matches!(kind, Kind::Qcow2 | Kind::RawDisk) {
+        return Err(CommandError::new(format!("--root is for disks, and this is a {kind}")));
     }
     let cancelling = Cancelling::new()?;
     let worked = match kind {
@@ -194,7 +217,19 @@ fn run(
                 (found, Some((place, notes)))
             })
         }
-        kind => {
+        Kind::Tar | Kind::Cpio | Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
+            let work = work.of(kind);
+            let input = ArchiveInput {
+                path: input,
+                kind,
+                pick: args.pick.as_deref(),
+                scratch: &scratch(context)?,
+            };
+            edit_archive(input, &output, &work, &cancelling.token)
+                .map(|worked| (worked, None))
+                .map_err(Failed::from)
+        }
+        Kind::Squashfs | Kind::Iso | Kind::Guestline => {
             return Err(CommandError::new(format!(
                 "`{}` is a {kind}, and nothing is embedded into one",
                 input.display()

@@ -1,13 +1,13 @@
 //! `guestline image lint`: what something lacks for checks to run in it.
 
-use super::embed::{Cancelling, Failed, Job, on_disk};
+use super::embed::{Cancelling, Failed, Job, on_disk, scratch};
 use super::image::{BROKEN, DAMAGED, print};
 use crate::args::{GlobalArgs, ImageLintArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
-use guestline::image::Kind;
 use guestline::image::embed::{Boots, FolderRoot, Output, Root};
 use guestline::image::lint::{Finding, Linted, lint, lint_recipe};
+use guestline::image::{ArchiveEditError, ArchiveInput, Kind, look_into_archive};
 use guestline::provision::Edited;
 use guestline::text;
 use serde_json::json;
@@ -54,7 +54,18 @@ pub(crate) fn run(
                 }
             }
         }
-        kind => {
+        Kind::Tar | Kind::Cpio | Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
+            let scratch = scratch(context)?;
+            let input =
+                ArchiveInput { path: file, kind, pick: args.pick.as_deref(), scratch: &scratch };
+            let look = |root: &mut dyn Root| {
+                lint(root, &agent, Boots::of(kind), false).map_err(ArchiveEditError::from)
+            };
+            look_into_archive(input, &cancelling.token, look)
+                .map(|linted| (linted, None))
+                .map_err(|error| (Failed { is_usage: true, ..Failed::from(error) }, false))
+        }
+        Kind::Squashfs | Kind::Iso | Kind::Guestline => {
             return Err(CommandError::new(format!(
                 "`{name}` is a {kind}, and none is looked into"
             )));

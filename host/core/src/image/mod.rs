@@ -48,7 +48,10 @@ pub use agent::{Agent, AgentError};
 pub use build::{BuildError, BuildNews, BuildTerms};
 pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA};
 pub(crate) use drawer::{Drawer, verify as verify_drawn};
-pub use foreign::{FileTreeError, Kind, KindError, NoKind, OciError, RootfsError};
+pub use foreign::{
+    ArchiveEditError, ArchiveInput, FileTreeError, Kind, KindError, NoKind, OciError, RootfsError,
+    edit_archive, look_into_archive,
+};
 pub use import::{ImportError, ImportSpec};
 pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
 pub(crate) use kernels::{Bootable, Kernels};

@@ -4,6 +4,7 @@ use super::inittab::Dialect;
 use super::root::Node;
 use super::tree::{EmbedError, Tree};
 use super::units::AGENT_PATH;
+use crate::image::Kind;
 use crate::text;
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,16 @@ pub enum Boots {
     Disk,
     /// `/init`, as of an initial RAM file system.
     Initramfs,
+}
+
+impl Boots {
+    /// What a kernel starts in a root that is in something of this kind.
+    pub fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Cpio => Self::Initramfs,
+            _ => Self::Disk,
+        }
+    }
 }
 
 /// What starts services.

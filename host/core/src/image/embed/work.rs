@@ -5,7 +5,7 @@ use super::root::Root;
 use super::survey::{Boots, System};
 use super::tree::EmbedError;
 use super::undo::unembed;
-use crate::image::Agent;
+use crate::image::{Agent, Kind};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -35,6 +35,14 @@ pub struct Worked {
 }
 
 impl Work {
+    /// The same on what is of this kind.
+    pub fn of(self, kind: Kind) -> Self {
+        match self {
+            Self::Embed { agent, .. } => Self::Embed { agent, boots: Boots::of(kind) },
+            Self::Unembed => Self::Unembed,
+        }
+    }
+
     /// Finds out what is to be done, and does it if that is wanted.
     ///
     /// # Errors

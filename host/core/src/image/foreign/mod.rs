@@ -6,14 +6,19 @@
 //! ```
 //! Nothing of it is trusted: a tree is read into memory and never onto this host's file system.
 
+mod edit;
+mod edited;
 mod kind;
+mod layer;
 mod oci;
+mod pack;
 mod packing;
 mod read;
 mod rootfs;
 mod tree;
 mod write;
 
+pub use edit::{ArchiveEditError, ArchiveInput, edit_archive, look_into_archive};
 pub use kind::{Kind, KindError, NoKind};
 pub use oci::OciError;
 pub(crate) use rootfs::Rootfs;

@@ -20,7 +20,7 @@ const OS: &str = "linux";
 const ARCHITECTURE: &str = "amd64";
 
 /// No document is longer, in bytes.
-const MAX_DOCUMENT: u64 = 16 << 20;
+pub(super) const MAX_DOCUMENT: u64 = 16 << 20;
 
 /// An index may lead to an index, and not on for ever.
 const MAX_INDEXES: u32 = 4;
@@ -74,16 +74,16 @@ pub(crate) struct ContainerConfig {
 }
 
 #[derive(Debug, Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
+pub(super) struct Index {
+    pub(super) manifests: Vec<Descriptor>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(super) struct Descriptor {
     #[serde(default)]
-    media_type: String,
-    digest: String,
+    pub(super) media_type: String,
+    pub(super) digest: String,
     platform: Option<Platform>,
     #[serde(default)]
     annotations: std::collections::BTreeMap<String, String>,
@@ -110,11 +110,11 @@ struct ImageConfig {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct DockerManifest {
-    config: String,
+pub(super) struct DockerManifest {
+    pub(super) config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    pub(super) layers: Vec<String>,
 }
 
 /// Puts the layers of an image, whose files `blobs` has, into `tree`. `name` chooses where there are several.
@@ -153,14 +153,7 @@ pub(super) fn docker(
     tree: &mut FileTree,
     cancel: &CancellationToken,
 ) -> Result<ContainerConfig, OciError> {
-    let all: Vec<DockerManifest> = document(files, "manifest.json")?;
-    let tags = |manifest: &DockerManifest| manifest.repo_tags.clone().unwrap_or_default();
-    let names: Vec<String> = all.iter().flat_map(tags).collect();
-    let wanted = match name {
-        Some(name) => all.iter().find(|manifest| tags(manifest).iter().any(|tag| tag == name)),
-        None => Some(&all).filter(|all| all.len() == 1).and_then(|all| all.first()),
-    };
-    let manifest = wanted.ok_or(OciError::Several { names })?;
+    let manifest = choose_docker(files, name)?;
     let config = usable(document(files, &manifest.config)?)?;
     for layer in &manifest.layers {
         let failed = |source| OciError::Layer { digest: layer.clone(), source };
@@ -171,8 +164,26 @@ pub(super) fn docker(
     Ok(config)
 }
 
+/// The image that is wanted, of those that `docker save` wrote.
+pub(super) fn choose_docker(
+    files: &FileTree,
+    name: Option<&str>,
+) -> Result<DockerManifest, OciError> {
+    let mut all: Vec<DockerManifest> = document(files, "manifest.json")?;
+    let tags = |manifest: &DockerManifest| manifest.repo_tags.clone().unwrap_or_default();
+    let names: Vec<String> = all.iter().flat_map(tags).collect();
+    let at = match name {
+        Some(name) => all.iter().position(|image| tags(image).iter().any(|tag| tag == name)),
+        None => (all.len() == 1).then_some(0),
+    };
+    match at {
+        Some(at) => Ok(all.swap_remove(at)),
+        None => Err(OciError::Several { names }),
+    }
+}
+
 /// The manifest that is wanted, out of an index and those it leads to.
-fn choose(
+pub(super) fn choose(
     blobs: &FileTree,
     index: Index,
     name: Option<&str>,
@@ -235,14 +246,17 @@ fn usable(config: ImageConfig) -> Result<ContainerConfig, OciError> {
     }
 }
 
-fn document<T: for<'de> Deserialize<'de>>(files: &FileTree, name: &str) -> Result<T, OciError> {
+pub(super) fn document<T: for<'de> Deserialize<'de>>(
+    files: &FileTree,
+    name: &str,
+) -> Result<T, OciError> {
     let wrong = |why: String| OciError::Document { name: text::one_line(name, 100), why };
     let bytes = files.read(name.as_bytes(), MAX_DOCUMENT);
     let bytes = bytes.ok_or_else(|| wrong("is missing".to_owned()))?;
     serde_json::from_slice(&bytes).map_err(|error| wrong(format!("is wrong: {error}")))
 }
 
-fn blob_document<T: for<'de> Deserialize<'de>>(
+pub(super) fn blob_document<T: for<'de> Deserialize<'de>>(
     blobs: &FileTree,
     digest: &str,
 ) -> Result<T, OciError> {

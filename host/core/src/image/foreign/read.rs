@@ -156,6 +156,32 @@ pub(super) fn initramfs(
     }
 }
 
+/// Where the packed archive begins that is the last of an initial RAM file system; 0 where none is packed.
+pub(super) fn packed_from(path: &Path) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    while let Some(at) = next_archive(&mut file)? {
+        file.seek(SeekFrom::Start(at))?;
+        let mut start = Vec::new();
+        (&mut file).take(8).read_to_end(&mut start)?;
+        if Packing::of(&start) != Packing::Plain {
+            return Ok(at);
+        }
+        file.seek(SeekFrom::Start(at))?;
+        let mut counted = Counted { from: BufReader::new(file.try_clone()?), count: at };
+        loop {
+            let reader = cpio::newc::Reader::new(&mut counted)?;
+            let is_last = reader.entry().is_trailer();
+            reader.finish()?;
+            if is_last {
+                break;
+            }
+        }
+        let at = counted.count;
+        file.seek(SeekFrom::Start(at))?;
+    }
+    Ok(0)
+}
+
 /// Where the next archive begins, behind zeros; none at the file's end.
 fn next_archive(file: &mut File) -> io::Result<Option<u64>> {
     let mut at = file.stream_position()?;

@@ -10,7 +10,7 @@ use crate::host::free_mib;
 use crate::image::build::BuildError;
 use crate::image::squashfs::{Compression, pack};
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
@@ -117,12 +117,7 @@ impl Rootfs {
             Kind::Tar => read::tar(packed()?, TarKind::Root, &mut tree, cancel).map_err(failed)?,
             Kind::Cpio => read::initramfs(open()?, &mut tree, cancel).map_err(failed)?,
             Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
-                let mut files = FileTree::new(scratch, bounds).map_err(failed)?;
-                match kind {
-                    Kind::OciLayout => read::folder(path, &mut files, cancel),
-                    _ => read::tar(packed()?, TarKind::Root, &mut files, cancel),
-                }
-                .map_err(failed)?;
+                let files = Self::read_files(path, kind, scratch, cancel)?;
                 config = match kind {
                     Kind::DockerArchive => oci::docker(&files, name, &mut tree, cancel),
                     _ => oci::oci(&files, name, &mut tree, cancel),
@@ -137,6 +132,51 @@ impl Rootfs {
             }
         }
         Ok(Self { tree, config })
+    }
+
+    /// The files of a container image, as they are in its archive or folder.
+    ///
+    /// # Errors
+    /// [`RootfsError`].
+    pub(super) fn read_files(
+        path: &Path,
+        kind: Kind,
+        scratch: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<FileTree, RootfsError> {
+        let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
+        let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
+        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let mut files = FileTree::new(scratch, bounds).map_err(failed)?;
+        let read = match kind {
+            Kind::OciLayout => read::folder(path, &mut files, cancel),
+            _ => {
+                let packed = File::open(path).and_then(Packed::open).map_err(unreadable)?;
+                read::tar(BufReader::new(packed), TarKind::Root, &mut files, cancel)
+            }
+        };
+        read.map_err(failed)?;
+        Ok(files)
+    }
+
+    /// The last archive of an initial RAM file system, where that is packed; else all of them.
+    ///
+    /// # Errors
+    /// [`RootfsError`].
+    pub(super) fn read_last(
+        path: &Path,
+        scratch: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<FileTree, RootfsError> {
+        let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
+        let failed = |source| RootfsError::Tree { kind: Kind::Cpio, path: path.to_owned(), source };
+        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
+        let from = read::packed_from(path).map_err(unreadable)?;
+        let mut file = File::open(path).map_err(unreadable)?;
+        file.seek(SeekFrom::Start(from)).map_err(unreadable)?;
+        read::initramfs(file, &mut tree, cancel).map_err(failed)?;
+        Ok(tree)
     }
 
     /// Adds a file of root's.

@@ -257,6 +257,23 @@ impl FileTree {
         }
     }
 
+    /// The node of a clean name, none of whose folders is a link.
+    pub(crate) fn node(&self, name: &[u8]) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The names in a folder, whose own name is clean.
+    pub(crate) fn names_in<'a>(&'a self, folder: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+        let prefix = match folder.is_empty() {
+            true => Vec::new(),
+            false => [folder, b"/"].concat(),
+        };
+        let below = self.nodes.range(prefix.clone()..).map(|(name, _)| name.as_slice());
+        below
+            .map_while(move |name| name.strip_prefix(prefix.as_slice()))
+            .filter(|name| !name.is_empty() && !name.contains(&b'/'))
+    }
+
     /// The node of a name itself, which may be a link; folders on the way may be links.
     #[cfg(test)]
     pub(crate) fn look(&self, name: &[u8]) -> Option<&Node> {

@@ -1,6 +1,7 @@
-//! A tree as a tar archive.
+//! A tree as a tar archive or an initial RAM file system.
 
 use super::tree::{Content, FileTree, Node, What};
+use cpio::newc::{Builder, ModeFileType};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -91,4 +92,64 @@ impl<R: io::Read> io::Read for Exactly<R> {
         self.left -= count as u64;
         Ok(count)
     }
+}
+
+/// Writes all of a tree as a cpio archive (newc); the content of hard links comes with the last of their names.
+///
+/// # Errors
+/// What reading contents and writing gives; a file of 4 GiB or more is one.
+pub(super) fn cpio<W: Write>(tree: &FileTree, mut to: W) -> io::Result<W> {
+    let mut names: HashMap<&Content, (u32, u32)> = HashMap::new();
+    for ((_, node), number) in tree.iter().zip(1..) {
+        if let What::File(content) = &node.what
+            && content.len() > 0
+        {
+            names.entry(content).or_insert((number, 0)).1 += 1;
+        }
+    }
+    let mut left: HashMap<&Content, u32> =
+        names.iter().map(|(content, (_, count))| (*content, *count)).collect();
+    for ((name, node), number) in tree.iter().zip(1..) {
+        let name = std::str::from_utf8(name).map_err(io::Error::other)?;
+        let mtime = u32::try_from(node.mtime).unwrap_or(u32::MAX);
+        let (mut ino, mut links) = (number, if node.what == What::Folder { 2 } else { 1 });
+        let mut is_last = true;
+        if let What::File(content) = &node.what
+            && let (Some(shared), Some(left)) = (names.get(content), left.get_mut(content))
+        {
+            (ino, links) = *shared;
+            *left -= 1;
+            is_last = *left == 0;
+        }
+        let builder = Builder::new(name).ino(ino).nlink(links);
+        let builder = builder.uid(node.uid).gid(node.gid).mtime(mtime).mode(node.mode);
+        let of_kind = |kind| builder.set_mode_file_type(kind);
+        to = match &node.what {
+            What::Folder => of_kind(ModeFileType::Directory).write(to, 0).finish()?,
+            What::File(_) if !is_last => of_kind(ModeFileType::Regular).write(to, 0).finish()?,
+            What::File(content) => {
+                let len = u32::try_from(content.len()).map_err(io::Error::other)?;
+                let mut writer = of_kind(ModeFileType::Regular).write(to, len);
+                let mut exactly = Exactly { from: tree.open(content)?, left: content.len() };
+                io::copy(&mut exactly, &mut writer)?;
+                writer.finish()?
+            }
+            What::Link(target) => {
+                let len = u32::try_from(target.len()).map_err(io::Error::other)?;
+                let mut writer = of_kind(ModeFileType::Symlink).write(to, len);
+                writer.write_all(target)?;
+                writer.finish()?
+            }
+            What::Char { major, minor } => {
+                let builder = of_kind(ModeFileType::Char).rdev_major(*major).rdev_minor(*minor);
+                builder.write(to, 0).finish()?
+            }
+            What::Block { major, minor } => {
+                let builder = of_kind(ModeFileType::Block).rdev_major(*major).rdev_minor(*minor);
+                builder.write(to, 0).finish()?
+            }
+            What::Fifo => of_kind(ModeFileType::Fifo).write(to, 0).finish()?,
+        };
+    }
+    cpio::newc::trailer(to)
 }
