@@ -76,6 +76,8 @@ pub enum BuildError {
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRD: &str = "initrd.cpio";
 pub(super) const ROOT: &str = "root.squashfs";
+/// The kernel's configuration, where its package has it.
+pub(super) const CONFIG: &str = "config";
 /// The content of `/lib/modules/RELEASE`, where the root has it not.
 pub(super) const MODULES: &str = "modules.squashfs";
 
@@ -119,7 +121,7 @@ pub(super) fn build(
     folder: &Path,
     terms: &BuildTerms<'_>,
 ) -> Result<Manifest, BuildError> {
-    let Made { packages, release, bzimage, initrd, cmdline } = match &recipe.busybox {
+    let Made { packages, release, bzimage, config, initrd, cmdline } = match &recipe.busybox {
         Some(busybox) => in_memory(recipe, &busybox.program, agent, supply, folder, terms)?,
         None => on_disk(recipe, agent, supply, folder, terms)?,
     };
@@ -132,6 +134,9 @@ pub(super) fn build(
         initrd.map_err(|source| BuildError::Write { path: folder.join(INITRD), source })?;
     write(INITRD, &initrd)?;
     write(KERNEL, &bzimage)?;
+    if let Some(config) = &config {
+        write(CONFIG, config)?;
+    }
     let record = |name: &str| {
         let path = folder.join(name);
         let found =
@@ -140,6 +145,9 @@ pub(super) fn build(
         Ok::<_, BuildError>(FileRecord { name: name.to_owned(), size, sha256 })
     };
     let mut files = vec![record(INITRD)?, record(KERNEL)?];
+    if config.is_some() {
+        files.push(record(CONFIG)?);
+    }
     if recipe.suite.is_some() {
         files.push(record(ROOT)?);
     }
@@ -169,6 +177,7 @@ struct Made {
     packages: Vec<PackageRecord>,
     release: String,
     bzimage: Vec<u8>,
+    config: Option<Vec<u8>>,
     initrd: Tree,
     cmdline: String,
 }
@@ -194,7 +203,7 @@ fn in_memory(
             content.add(busybox, &path, bytes);
         }
     }
-    let Content { kernel, release, mut modules, busybox: program } = content;
+    let Content { kernel, config, release, mut modules, busybox: program } = content;
     let missing = |what: &str| BuildError::Missing { what: what.to_owned() };
     let bzimage = kernel.ok_or_else(|| missing("boot/vmlinuz-*"))?;
     let program = program.ok_or_else(|| missing(busybox))?;
@@ -220,7 +229,7 @@ fn in_memory(
     }
     let packages = packages.into_iter().map(|package| package.record).collect();
     let cmdline = format!("{} guestline.modules={}", recipe.kernel.cmdline, load.join(","));
-    Ok(Made { packages, release, bzimage, initrd: tree, cmdline })
+    Ok(Made { packages, release, bzimage, config, initrd: tree, cmdline })
 }
 
 /// A root on a disk, and an initramfs that finds it.
@@ -235,7 +244,7 @@ fn on_disk(
     terms.step("unpacks its kernel");
     let scratch = scratch_for(folder)?;
     let parts = kernel_parts(&kernel, scratch.path(), terms.cancel)?;
-    let KernelParts { bzimage, release, mut modules } = parts;
+    let KernelParts { bzimage, config, release, mut modules } = parts;
     let load = modules.closure(&recipe.kernel.load)?;
     make_root(recipe, &installed, &release, scratch.path(), &folder.join(ROOT), terms)?;
 
@@ -250,7 +259,7 @@ fn on_disk(
     if let Some(init) = &recipe.init {
         cmdline += &format!(" guestline.init={init}");
     }
-    Ok(Made { packages: packages.collect(), release, bzimage, initrd: tree, cmdline })
+    Ok(Made { packages: packages.collect(), release, bzimage, config, initrd: tree, cmdline })
 }
 
 /// What every initramfs has.
@@ -279,6 +288,7 @@ fn add_modules(tree: &mut Tree, modules: &mut ModuleSet, names: &[String], relea
 #[derive(Default)]
 struct Content {
     kernel: Option<Vec<u8>>,
+    config: Option<Vec<u8>>,
     release: String,
     modules: ModuleSet,
     busybox: Option<Vec<u8>>,
@@ -292,6 +302,7 @@ fn below_root(path: &str) -> &str {
 fn content_wants(busybox: &str, path: &str) -> bool {
     let path = below_root(path);
     path.starts_with("boot/vmlinuz-")
+        || path.starts_with("boot/config-")
         || path == below_root(busybox)
         || path.starts_with("lib/modules/")
             && (path.contains(".ko") || path.ends_with("/modules.builtin"))
@@ -303,6 +314,8 @@ impl Content {
         if let Some(release) = path.strip_prefix("boot/vmlinuz-") {
             self.release = release.to_owned();
             self.kernel = Some(bytes);
+        } else if path.starts_with("boot/config-") {
+            self.config = Some(bytes);
         } else if path == below_root(busybox) {
             self.busybox = Some(bytes);
         } else if let Some((_, path)) =

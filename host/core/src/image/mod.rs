@@ -17,6 +17,7 @@ mod debian;
 mod drawer;
 mod elf;
 mod initramfs;
+mod kconfig;
 mod kernel;
 mod kernels;
 mod lock;
@@ -39,7 +40,10 @@ pub use agent::{Agent, AgentError};
 pub use build::{BuildError, BuildNews, BuildTerms};
 pub use catalogue::Catalogue;
 pub(crate) use drawer::{Drawer, verify as verify_drawn};
-pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
+pub use kconfig::{Kconfig, Lack};
+pub use kernel::{
+    KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel, release as release_of_kernel,
+};
 pub(crate) use kernels::{Bootable, Kernels};
 pub use lock::{LockPolicy, Moved};
 pub use manifest::{FileRecord, Manifest, PackageRecord};

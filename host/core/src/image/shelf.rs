@@ -1,6 +1,6 @@
 //! What there is of images and packages in the cache folder, however whole it is, and the way out.
 
-use super::build::{INITRD, KERNEL, MODULES, ROOT};
+use super::build::{CONFIG, INITRD, KERNEL, MODULES, ROOT};
 use super::kernels::Kernels;
 use super::manifest::{FORMAT, FileRecord, Manifest};
 use super::store::{MANIFEST, check};
@@ -240,7 +240,7 @@ fn condition(folder: &Path, making: bool) -> Condition {
 
 /// A file that no image has, or one that is missing.
 pub(super) fn strange_file(manifest: &Manifest) -> Option<&str> {
-    let ours = [INITRD, KERNEL, ROOT, MODULES];
+    let ours = [INITRD, KERNEL, CONFIG, ROOT, MODULES];
     let strange = manifest.files.iter().map(|file| &*file.name).find(|name| !ours.contains(name));
     let missing = || [INITRD, KERNEL].into_iter().find(|name| manifest.file(name).is_none());
     let mut names: Vec<&str> = manifest.files.iter().map(|file| &*file.name).collect();

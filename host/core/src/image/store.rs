@@ -3,15 +3,16 @@
 //! ```text
 //! CACHE/packages/                    pool of packages
 //! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, lock,
-//!                                    perhaps root.squashfs, modules.squashfs
+//!                                    perhaps config, root.squashfs, modules.squashfs
 //! CACHE/images/.lock                 held while one is made
 //! ```
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
-use super::build::{self, BuildError, BuildTerms, INITRD, KERNEL, MODULES, ROOT};
+use super::build::{self, BuildError, BuildTerms, CONFIG, INITRD, KERNEL, MODULES, ROOT};
 use super::catalogue::Catalogue;
 use super::debian::{Supply, lock_path};
+use super::kconfig::Kconfig;
 use super::kernels::Bootable;
 use super::manifest::{FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
@@ -46,6 +47,8 @@ pub struct Image {
     pub root: Option<PathBuf>,
     /// The disk with its kernel's modules, where the root has them not.
     pub modules: Option<PathBuf>,
+    /// Its kernel's configuration.
+    pub config: Option<PathBuf>,
     /// How long it took to make, when it was made just now.
     pub made_in: Option<Duration>,
     /// Held so that nobody prunes it, where it can be.
@@ -312,8 +315,8 @@ impl Store {
             true => self.shelf.kernels.bootable(&folder.join(KERNEL), &digest),
             false => Bootable::plain(folder.join(KERNEL)),
         };
-        let disk = |name: &str| manifest.file(name).map(|_| folder.join(name));
-        let (root, modules) = (disk(ROOT), disk(MODULES));
+        let file = |name: &str| manifest.file(name).map(|_| folder.join(name));
+        let (root, modules, config) = (file(ROOT), file(MODULES), file(CONFIG));
         if let Some(lock) = lock.as_ref().filter(|_| is_use) {
             lock.note_use();
         }
@@ -323,6 +326,7 @@ impl Store {
             initrd: folder.join(INITRD),
             root,
             modules,
+            config,
             made_in: None,
             _lock: lock,
             _kernel: kernel,
@@ -401,6 +405,11 @@ pub(super) fn seal(folder: &Path, manifest: &Manifest) -> io::Result<()> {
 }
 
 impl Image {
+    /// The configuration of its kernel, where that is known.
+    pub fn kconfig(&self) -> Option<Kconfig> {
+        Kconfig::read(self.config.as_ref()?)
+    }
+
     /// An initial RAM file system with nothing but this image's busybox: the floor that a boot is
     /// measured against.
     ///
