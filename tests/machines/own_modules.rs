@@ -134,3 +134,61 @@ fn modules_of_another_kernel_are_wrong_usage() {
     wrong(&["--cmdline", "a\nb"], "control characters");
     guestline.assert_nothing_left();
 }
+
+#[test]
+fn a_kernel_that_cannot_work_is_told_what_it_lacks() {
+    let guestline = Guestline::new();
+    let tree = guestline.home().join("linux");
+    build_tree(&tree);
+    let config = fs::read_to_string(tree.join(".config")).unwrap();
+    let configured = |from: &str, to: &str| {
+        assert!(config.contains(from), "{from}");
+        fs::write(tree.join(".config"), config.replace(from, to)).unwrap();
+    };
+    let check =
+        |image: &str| guestline.run(&["check", "--image", image, "--kernel", "linux", "true"]);
+    configured("CONFIG_BINFMT_ELF=y", "# CONFIG_BINFMT_ELF is not set");
+    let ran = check("tiny");
+    ran.assert_verdict(125, "boot: kernel `");
+    ran.assert_verdict(125, "cannot run this image: it lacks CONFIG_BINFMT_ELF");
+    let hint = "  hint: scripts/config -e BINFMT_ELF && make olddefconfig\n";
+    assert!(ran.stderr.contains(hint), "{}", ran.stderr);
+    // What only a root on a disk needs.
+    configured("CONFIG_SQUASHFS_ZSTD=y", "");
+    check("tiny").assert_verdict(0, "passed");
+    check("debian-12").assert_verdict(125, "it lacks CONFIG_SQUASHFS_ZSTD");
+    // Modules that are not at hand.
+    fs::remove_file(tree.join("modules.order")).unwrap();
+    configured("CONFIG_SERIAL_8250=y", "");
+    let ran = check("tiny");
+    ran.assert_verdict(125, "CONFIG_VIRTIO_CONSOLE (a module, which is not at hand)");
+    assert!(ran.stderr.contains("; or name its modules: --modules DIR\n"), "{}", ran.stderr);
+    let up = guestline.run(&["up", "m", "--kernel", "linux"]);
+    assert_eq!(up.status, 125, "{}", up.stderr);
+    assert!(
+        up.stderr.contains("hint: scripts/config -e VIRTIO_PCI -e VIRTIO_CONSOLE"),
+        "{}",
+        up.stderr
+    );
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn options_of_an_images_kernel_are_capabilities() {
+    let guestline = Guestline::new();
+    guestline.run(&["check", "true"]).assert_verdict(0, "passed");
+    let shown = guestline.run(&["image", "show", "tiny", "--kconfig", "virtio_con"]);
+    assert_eq!(
+        (shown.status, &*shown.stdout()),
+        (0, "kconfig.VIRTIO_CONSOLE=m\n"),
+        "{}",
+        shown.stderr
+    );
+    let json = guestline.run(&["image", "show", "tiny", "--kconfig", "--json"]).stdout();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["kconfig.64BIT"], "y");
+    let facts = guestline.home().join("state/guestline/runs/latest/1/facts.json");
+    let facts: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(facts).unwrap()).unwrap();
+    assert_eq!(facts["machine"]["kconfig"].as_str().map(str::len), Some(64), "{facts:#}");
+}

@@ -7,7 +7,7 @@ use crate::terminal::Progress;
 use guestline::digest::Digest;
 use guestline::image::{MAX_KERNEL_LEN, ModuleTree, OwnKernel, OwnModules, TreeError};
 use guestline::text;
-use guestline_harness::job::ModulesWanted;
+use guestline_harness::job::{MachineWanted, ModulesWanted};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ pub(crate) struct Named {
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     pub(crate) kernel: Option<(PathBuf, Digest)>,
+    pub(crate) kconfig: Option<(PathBuf, Digest)>,
     pub(crate) modules: Option<OwnModules>,
 }
 
@@ -70,13 +71,15 @@ impl Named {
         progress: &mut Progress,
     ) -> Result<Ready, String> {
         let Self { own, digest, modules } = self;
+        let kconfig =
+            own.config().and_then(|path| Some((path.clone(), Digest::of_file(&path).ok()?)));
         let kernel = Some((own.kernel, digest));
         let explained = |error: &TreeError| match error.hint() {
             Some(hint) => format!("{}; {hint}", text::chain(error)),
             None => text::chain(error),
         };
         let Some(tree) = modules.as_ref().map_err(explained)? else {
-            return Ok(Ready { kernel, modules: None });
+            return Ok(Ready { kernel, kconfig, modules: None });
         };
         let load = context.recipe(image).map(|recipe| recipe.kernel.load).unwrap_or_default();
         let progress = std::cell::RefCell::new(progress);
@@ -86,24 +89,29 @@ impl Named {
         };
         let packed = OwnModules::pack(&context.dirs, tree, &load, &begin, cancel);
         progress.borrow_mut().clear();
-        Ok(Ready { kernel, modules: Some(packed.map_err(|error| text::chain(&error))?) })
+        let modules = packed.map_err(|error| text::chain(&error))?;
+        Ok(Ready { kernel, kconfig, modules: Some(modules) })
     }
 }
 
 impl Ready {
     /// As a job names it.
-    pub(crate) fn wanted(&self) -> (Option<Digest>, Option<ModulesWanted>) {
-        let modules = self.modules.as_ref().map(|modules| ModulesWanted {
+    pub(crate) fn name_in(&self, machine: &mut MachineWanted) {
+        let digest =
+            |file: &Option<(PathBuf, Digest)>| file.as_ref().map(|(_, digest)| digest.clone());
+        machine.kernel = digest(&self.kernel);
+        machine.kconfig = digest(&self.kconfig);
+        machine.modules = self.modules.as_ref().map(|modules| ModulesWanted {
             early: modules.early.0.clone(),
             names: modules.names.clone(),
             disk: modules.disk.as_ref().map(|(digest, _)| digest.clone()),
         });
-        (self.kernel.as_ref().map(|(_, digest)| digest.clone()), modules)
     }
 
     /// The files that a job names.
     pub(crate) fn files(&self) -> HashMap<Digest, PathBuf> {
-        let kernel = self.kernel.iter().map(|(path, digest)| (digest.clone(), path.clone()));
+        let kernel = self.kernel.iter().chain(&self.kconfig);
+        let kernel = kernel.map(|(path, digest)| (digest.clone(), path.clone()));
         let modules = self.modules.iter();
         let modules =
             modules.flat_map(|modules| [Some(modules.early.clone()), modules.disk.clone()]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TestCommand {
-    /// A line for `/bin/sh -c`.
+    /// A line for the shell, with `-c`: `/bin/sh`, unless the image says another.
     Line(String),
     /// A program and its arguments.
     Argv(Vec<String>),
@@ -63,6 +63,9 @@ pub struct MachineWanted {
     pub image: String,
     /// A kernel to boot instead of the image's; it is a subject then, and judged.
     pub kernel: Option<Digest>,
+    /// Its configuration, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kconfig: Option<Digest>,
     /// That kernel's modules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules: Option<ModulesWanted>,
@@ -129,6 +132,7 @@ mod tests {
             machine: MachineWanted {
                 image: "tiny".into(),
                 kernel: Some(Digest::of(b"kernel")),
+                kconfig: None,
                 modules: Some(ModulesWanted {
                     early: Digest::of(b"early"),
                     names: vec!["virtio_blk".into()],

@@ -41,6 +41,9 @@ pub(crate) enum ImageCommand {
         /// One JSON object
         #[arg(long)]
         json: bool,
+        /// The options of its kernel, as capabilities: all, or those whose name has PATTERN in it
+        #[arg(long, value_name = "PATTERN", num_args = 0..=1, default_missing_value = "")]
+        kconfig: Option<String>,
     },
     /// Make an image anew, from the packages of its lock if they can be had
     Build(ImageBuildArgs),

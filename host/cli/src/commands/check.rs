@@ -65,8 +65,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
             (Ready::default(), Some(Broken { stage: Stage::Image, reason, hints: vec![] }))
         }
     };
-    let (kernel, modules) = own.wanted();
-    let machine = MachineWanted { kernel, modules, ..machine };
+    let mut machine = machine;
+    own.name_in(&mut machine);
     let job = |command| Job { command, machine: machine.clone(), limits };
     let jobs: Vec<Job> = commands.into_iter().map(job).collect();
 
@@ -165,10 +165,11 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
     let NamedTemplate { image, memory_mib, cpus, disks, nics, layers, .. } = wanted;
     let fresh_reboot = args.fresh_reboot;
     let cmdline = args.kernel.cmdline.clone();
-    let (kernel, modules) = (None, None);
+    let (kernel, kconfig, modules) = (None, None, None);
     Ok(MachineWanted {
         image,
         kernel,
+        kconfig,
         modules,
         cmdline,
         memory_mib,

@@ -205,6 +205,7 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
             let request = MachineRequest {
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
                 kernel: own.kernel,
+                kconfig: own.kconfig,
                 modules: own.modules,
                 cmdline: args.kernel.cmdline.clone(),
                 cpus: args.cpus,

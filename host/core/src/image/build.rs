@@ -90,6 +90,8 @@ pub enum BuildError {
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRD: &str = "initrd.cpio";
 pub(super) const ROOT: &str = "root.squashfs";
+/// The kernel's configuration, where its package has it.
+pub(super) const CONFIG: &str = "config";
 /// The content of `/lib/modules/RELEASE`, where the root has it not.
 pub(super) const MODULES: &str = "modules.squashfs";
 
@@ -97,7 +99,7 @@ pub(super) const MODULES: &str = "modules.squashfs";
 pub(super) const DISK: &str = "disk";
 
 /// All files that an image may have.
-pub(super) const FILES: [&str; 5] = [INITRD, KERNEL, ROOT, MODULES, DISK];
+pub(super) const FILES: [&str; 6] = [INITRD, KERNEL, CONFIG, ROOT, MODULES, DISK];
 
 /// The serial number of the disk that an image's root is.
 pub(super) const ROOT_SERIAL: &str = "root";
@@ -150,12 +152,15 @@ pub(super) fn build(
         let path = folder.join(name);
         fs::write(&path, bytes).map_err(|source| BuildError::Write { path, source })
     };
-    if let Some(KernelMade { bzimage, initrd }) = kernel {
+    if let Some(KernelMade { bzimage, config, initrd }) = kernel {
         let initrd = initrd.to_cpio();
         let initrd =
             initrd.map_err(|source| BuildError::Write { path: folder.join(INITRD), source })?;
         write(INITRD, &initrd)?;
         write(KERNEL, &bzimage)?;
+        if let Some(config) = &config {
+            write(CONFIG, config)?;
+        }
     }
     let record = |name: &str| {
         let path = folder.join(name);
@@ -204,6 +209,7 @@ pub(super) struct Made {
 /// A kernel, and what it starts with.
 pub(super) struct KernelMade {
     pub(super) bzimage: Vec<u8>,
+    pub(super) config: Option<Vec<u8>>,
     pub(super) initrd: Tree,
 }
 
@@ -228,7 +234,7 @@ fn in_memory(
             content.add(busybox, &path, bytes);
         }
     }
-    let Content { kernel, release, mut modules, busybox: program } = content;
+    let Content { kernel, config, release, mut modules, busybox: program } = content;
     let missing = |what: &str| BuildError::Missing { what: what.to_owned() };
     let bzimage = kernel.ok_or_else(|| missing("boot/vmlinuz-*"))?;
     let program = program.ok_or_else(|| missing(busybox))?;
@@ -254,7 +260,8 @@ fn in_memory(
     }
     let packages = packages.into_iter().map(|package| package.record).collect();
     let cmdline = format!("{} guestline.modules={}", recipe.kernel.cmdline, load.join(","));
-    Ok(Made { packages, release, kernel: Some(KernelMade { bzimage, initrd: tree }), cmdline })
+    let kernel = Some(KernelMade { bzimage, config, initrd: tree });
+    Ok(Made { packages, release, kernel, cmdline })
 }
 
 /// The busybox of a recipe that has one.
@@ -289,7 +296,7 @@ fn on_disk(
     terms.step("unpacks its kernel");
     let scratch = scratch_for(folder)?;
     let parts = kernel_parts(&kernel, scratch.path(), terms.cancel)?;
-    let KernelParts { bzimage, release, mut modules } = parts;
+    let KernelParts { bzimage, config, release, mut modules } = parts;
     let load = modules.closure(&recipe.kernel.load)?;
     make_root(recipe, &installed, &release, scratch.path(), &folder.join(ROOT), terms)?;
 
@@ -304,7 +311,7 @@ fn on_disk(
     if let Some(init) = &recipe.init {
         cmdline += &format!(" guestline.init={init}");
     }
-    let kernel = Some(KernelMade { bzimage, initrd: tree });
+    let kernel = Some(KernelMade { bzimage, config, initrd: tree });
     Ok(Made { packages: packages.collect(), release, kernel, cmdline })
 }
 
@@ -339,6 +346,7 @@ pub(super) fn add_modules(
 #[derive(Default)]
 struct Content {
     kernel: Option<Vec<u8>>,
+    config: Option<Vec<u8>>,
     release: String,
     modules: ModuleSet,
     busybox: Option<Vec<u8>>,
@@ -352,6 +360,7 @@ fn below_root(path: &str) -> &str {
 fn content_wants(busybox: &str, path: &str) -> bool {
     let path = below_root(path);
     path.starts_with("boot/vmlinuz-")
+        || path.starts_with("boot/config-")
         || path == below_root(busybox)
         || path.starts_with("lib/modules/")
             && (path.contains(".ko") || path.ends_with("/modules.builtin"))
@@ -363,6 +372,8 @@ impl Content {
         if let Some(release) = path.strip_prefix("boot/vmlinuz-") {
             self.release = release.to_owned();
             self.kernel = Some(bytes);
+        } else if path.starts_with("boot/config-") {
+            self.config = Some(bytes);
         } else if path == below_root(busybox) {
             self.busybox = Some(bytes);
         } else if let Some((_, path)) =

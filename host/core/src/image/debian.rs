@@ -66,6 +66,7 @@ pub(super) struct Packages {
 /// The kernel's package, unpacked.
 pub(super) struct KernelParts {
     pub(super) bzimage: Vec<u8>,
+    pub(super) config: Option<Vec<u8>>,
     pub(super) release: String,
     pub(super) modules: ModuleSet,
 }
@@ -220,8 +221,12 @@ pub(super) fn kernel_parts(
 ) -> Result<KernelParts, BuildError> {
     let kernel_tar = scratch.join(KERNEL_TAR);
     let write = |source| BuildError::Write { path: kernel_tar.clone(), source };
-    let mut parts =
-        KernelParts { bzimage: Vec::new(), release: String::new(), modules: ModuleSet::default() };
+    let mut parts = KernelParts {
+        bzimage: Vec::new(),
+        config: None,
+        release: String::new(),
+        modules: ModuleSet::default(),
+    };
     let mut tar = TarWriter::create(&kernel_tar).map_err(write)?;
     let mut written = Ok(());
     let want = |path: &str| {
@@ -250,7 +255,9 @@ pub(super) fn kernel_parts(
             if written.is_ok() {
                 written = tar.file(&target, 0o644, &bytes);
             }
-            if let Some((_, module)) = in_modules {
+            if path.starts_with("boot/config-") {
+                parts.config = Some(bytes);
+            } else if let Some((_, module)) = in_modules {
                 parts.modules.add(module, bytes);
             }
         })?;

@@ -32,7 +32,7 @@ pub(super) fn root(
     let Packages { kernel, .. } = supply.packages(recipe, terms)?;
     terms.step("unpacks its kernel");
     let scratch = scratch_for(folder)?;
-    let KernelParts { bzimage, release, mut modules } =
+    let KernelParts { bzimage, config, release, mut modules } =
         kernel_parts(&kernel, scratch.path(), terms.cancel)?;
     let mut disk = ModuleDisk::new(scratch.path())?;
     disk.add_tar(&scratch.path().join(KERNEL_TAR), &release)?;
@@ -50,7 +50,12 @@ pub(super) fn root(
         cmdline += &format!(" guestline.init={init}");
     }
     let packages = kernel.into_iter().map(|package| package.record).collect();
-    Ok(Made { packages, release, kernel: Some(KernelMade { bzimage, initrd: tree }), cmdline })
+    Ok(Made {
+        packages,
+        release,
+        kernel: Some(KernelMade { bzimage, config, initrd: tree }),
+        cmdline,
+    })
 }
 
 /// A disk that is booted as it is.

@@ -80,7 +80,7 @@ pub fn inspect(path: &Path) -> Result<Vec<u8>, KernelError> {
 }
 
 /// The `vmlinux` in a `bzImage`, if we know its compression and it has a PVH entry.
-pub(super) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
     let payload = bytes.get(BzImage::parse(bytes)?.payload)?;
     // The last four bytes are the length of what is inside.
     let (packed, len) = payload.split_at_checked(payload.len().checked_sub(4)?)?;
@@ -95,7 +95,7 @@ pub(super) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// `uname -r` of a kernel, as it says itself: a `bzImage` in its header ("kernel_version"), a `vmlinux` in its banner.
-pub(super) fn release(bytes: &[u8]) -> Option<String> {
+pub fn release(bytes: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
     let text = match bytes.starts_with(b"\x7fELF") {
         true => {

@@ -22,6 +22,7 @@ mod foreign;
 mod given;
 mod import;
 mod initramfs;
+mod kconfig;
 mod kernel;
 mod kernels;
 pub mod lint;
@@ -53,7 +54,10 @@ pub use foreign::{
     edit_archive, look_into_archive,
 };
 pub use import::{ImportError, ImportSpec};
-pub use kernel::{KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel};
+pub use kconfig::{Kconfig, Lack};
+pub use kernel::{
+    KernelError, MAX_KERNEL_LEN, inspect as inspect_kernel, release as release_of_kernel,
+};
 pub(crate) use kernels::{Bootable, Kernels};
 pub use lock::{LockPolicy, Moved};
 pub use manifest::{DiskRecord, FileRecord, Manifest, PackageRecord};

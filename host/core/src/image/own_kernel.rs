@@ -50,6 +50,22 @@ impl OwnKernel {
         kernel::release(&fs::read(&self.kernel).ok().filter(|_| is_one)?)
     }
 
+    /// The file with its configuration: of its tree, or beside it as distributions leave it (`config-RELEASE`).
+    pub fn config(&self) -> Option<PathBuf> {
+        let beside = || {
+            let name = self.kernel.file_name()?.to_str()?;
+            let release = ["vmlinuz-", "vmlinux-", "bzImage-"]
+                .iter()
+                .find_map(|begin| name.strip_prefix(begin))?;
+            Some(self.kernel.with_file_name(format!("config-{release}")))
+        };
+        let path = match &self.build {
+            Some(build) => build.join(".config"),
+            None => beside()?,
+        };
+        path.is_file().then_some(path)
+    }
+
     /// Its modules: those of `modules`, where that is given, else those that were built with it.
     ///
     /// # Errors
@@ -90,5 +106,12 @@ mod tests {
         assert_eq!(tree().release().as_deref(), Some("6.9.0-me"));
         assert_eq!(tree().vmlinux, Some(folder.path().join("vmlinux")));
         assert!(OwnKernel::at(&folder.path().join("none")).is_err());
+        for name in [".config", "vmlinuz-6.1", "config-6.1", "vmlinuz-6.2"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(tree().config(), Some(folder.path().join(".config")));
+        let beside = |name| OwnKernel::at(&folder.path().join(name)).unwrap().config();
+        assert_eq!(beside("vmlinuz-6.1"), Some(folder.path().join("config-6.1")));
+        assert_eq!((beside("vmlinuz-6.2"), beside("vmlinux")), (None, None));
     }
 }

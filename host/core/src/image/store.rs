@@ -3,17 +3,18 @@
 //! ```text
 //! CACHE/packages/                    pool of packages
 //! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, lock,
-//!                                    perhaps root.squashfs, modules.squashfs
+//!                                    perhaps config, root.squashfs, modules.squashfs
 //! CACHE/images/.lock                 held while one is made
 //! ```
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
-use super::build::{self, BuildError, BuildTerms, DISK, INITRD, KERNEL, MODULES, ROOT};
+use super::build::{self, BuildError, BuildTerms, CONFIG, DISK, INITRD, KERNEL, MODULES, ROOT};
 use super::catalogue::Catalogue;
 use super::debian::{Supply, lock_path};
 use super::foreign::Kind;
 use super::import::{self, Busybox, Import, ImportError, ImportSpec};
+use super::kconfig::Kconfig;
 use super::kernels::Bootable;
 use super::manifest::{DiskRecord, FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
@@ -53,6 +54,8 @@ pub struct Image {
     pub root: Option<PathBuf>,
     /// The disk with its kernel's modules, where the root has them not.
     pub modules: Option<PathBuf>,
+    /// Its kernel's configuration.
+    pub config: Option<PathBuf>,
     /// How long it took to make, when it was made just now.
     pub made_in: Option<Duration>,
     /// Held so that nobody prunes it, where it can be.
@@ -390,6 +393,7 @@ impl Store {
             Some(_) => Some(Bootable::plain(folder.join(KERNEL))),
         };
         let (initrd, root, modules) = (file(INITRD), file(ROOT), file(MODULES));
+        let config = file(CONFIG);
         let disk = manifest.disk.clone();
         let disk = disk.map(|record| ImageDisk { file: folder.join(DISK), record });
         if let Some(lock) = lock.as_ref().filter(|_| is_use) {
@@ -403,6 +407,7 @@ impl Store {
             disk,
             root,
             modules,
+            config,
             made_in: None,
             _lock: lock,
             _kernel: kernel,
@@ -484,6 +489,11 @@ impl Image {
     /// Where a file of it is; its kernel as it was made, and not as QEMU takes it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The configuration of its kernel, where that is known.
+    pub fn kconfig(&self) -> Option<Kconfig> {
+        Kconfig::read(self.config.as_ref()?)
     }
 
     /// An initial RAM file system with nothing but this image's busybox: the floor that a boot is

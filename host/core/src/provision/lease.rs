@@ -7,7 +7,7 @@ use super::template::{Draft, Notice, Template, TemplateId};
 use super::workfolder::WorkFolder;
 use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
-use crate::image::{Image, KernelError};
+use crate::image::{Image, KernelError, Lack};
 use crate::link::LinkError;
 use crate::machine::{Ending, Machine, StartError, StateError, UefiError};
 use crate::text;
@@ -75,6 +75,14 @@ pub enum LeaseError {
     /// What starts UEFI disks.
     #[error(transparent)]
     Uefi(#[from] UefiError),
+    /// The kernel's configuration lacks what machine or image need.
+    #[error("kernel `{kernel}` cannot run this image: it lacks {}", lacks_in_words(lacks), kernel = kernel.display())]
+    KernelLacks {
+        /// The kernel.
+        kernel: PathBuf,
+        /// What it lacks.
+        lacks: Vec<Lack>,
+    },
     /// QEMU cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -209,6 +217,17 @@ impl fmt::Display for SetUpFailure {
 }
 
 impl LeaseError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let Self::KernelLacks { lacks, .. } = self else { return None };
+        let options: String = lacks.iter().map(|lack| format!(" -e {}", lack.option)).collect();
+        let modules = match lacks.iter().any(|lack| lack.is_module) {
+            true => "; or name its modules: --modules DIR",
+            false => "",
+        };
+        Some(format!("scripts/config{options} && make olddefconfig{modules}"))
+    }
+
     /// The machine ended before it was ready.
     pub(super) fn ended(ending: Ending) -> Self {
         match ending {
@@ -239,6 +258,15 @@ fn after_colon(text: &str) -> String {
         Some(line) => format!(": {line}"),
         None => String::new(),
     }
+}
+
+/// "CONFIG_A, CONFIG_B (a module, which is not at hand)".
+fn lacks_in_words(lacks: &[Lack]) -> String {
+    let words = lacks.iter().map(|Lack { option, is_module }| match is_module {
+        true => format!("CONFIG_{option} (a module, which is not at hand)"),
+        false => format!("CONFIG_{option}"),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// "panicked", "powered off", "reset".

@@ -52,13 +52,14 @@ pub use workfolder::{WorkFolder, WorkRoot};
 
 use crate::digest::Digest;
 use crate::dirs::Dirs;
-use crate::image::{Bootable, Image, Kernels, OwnModules};
+use crate::image::{Image, Kernels, OwnModules};
 use crate::machine::{Accel, Disk, DiskFile, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
 use set_up::{SetUpTerms, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
+use spec::Prepared;
 use start::{Launched, NotStarted, Running, launch};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -82,6 +83,8 @@ pub struct MachineRequest {
     pub image: Image,
     /// A kernel to boot instead of the image's, with its digest.
     pub kernel: Option<(PathBuf, Digest)>,
+    /// The file with that kernel's configuration, and its digest.
+    pub kconfig: Option<(PathBuf, Digest)>,
     /// That kernel's modules.
     pub modules: Option<OwnModules>,
     /// What comes at the end of the kernel's command line.
@@ -165,6 +168,7 @@ impl MachineRequest {
             memory_mib: image.manifest.memory_mib,
             image,
             kernel: None,
+            kconfig: None,
             modules: None,
             cmdline: None,
             cpus: 1,
@@ -207,7 +211,7 @@ pub struct Provisioner {
     /// Digests that are being taken of templates' memory, and room that is being made.
     working: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and unpacked or copied into the run's folder once.
-    kernels: Mutex<HashMap<Digest, Bootable>>,
+    kernels: Mutex<HashMap<Digest, Prepared>>,
     /// Initial RAM file systems with modules behind them, by a digest of both.
     initrds: Mutex<HashMap<Digest, PathBuf>>,
     /// What unpacks them.

@@ -3,7 +3,9 @@
 use super::template::{self, TemplateId, TemplateKey};
 use super::{LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
-use crate::image::{Bootable, ImageDisk, OwnModules, inspect_kernel};
+use crate::image::{
+    Bootable, ImageDisk, Kconfig, Kernels, Lack, OwnModules, inspect_kernel, release_of_kernel,
+};
 use crate::machine::{Disk, Drive, ExtraPort, Firmware, FirmwareKind, MachineSpec, Uefi};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,7 +132,7 @@ impl Provisioner {
     }
 
     /// The kernel to boot: the image's, or the one that was asked for, unpacked or as a private copy, so that what was
-    /// checked is what is booted.
+    /// checked is what is booted. What is known of its configuration is compared with what it is for.
     async fn kernel(&self, request: &MachineRequest) -> Result<Option<PathBuf>, LeaseError> {
         let Some((path, digest)) = &request.kernel else {
             return Ok(request.image.kernel.clone());
@@ -139,33 +141,30 @@ impl Provisioner {
             return Err(LeaseError::OwnKernel { image: request.image.manifest.name.clone() });
         }
         let mut kernels = self.kernels.lock().await;
-        if let Some(kernel) = kernels.get(digest) {
-            return Ok(Some(kernel.path.clone()));
+        if !kernels.contains_key(digest) {
+            let copy = self.root.path().join(format!("kernel-{}", digest.short()));
+            let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
+            let (unpacker, config) = (self.unpacker.clone(), request.kconfig.clone());
+            let preparing =
+                tokio::task::spawn_blocking(move || prepare(from, to, wanted, config, &unpacker));
+            let prepared = match preparing.await {
+                Ok(prepared) => prepared?,
+                Err(error) => {
+                    return Err(LeaseError::Write { path: copy, source: io::Error::other(error) });
+                }
+            };
+            kernels.insert(digest.clone(), prepared);
         }
-        let copy = self.root.path().join(format!("kernel-{}", digest.short()));
-        let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
-        let unpacker = self.unpacker.clone();
-        let copying = tokio::task::spawn_blocking(move || {
-            let bytes = inspect_kernel(&from)?;
-            if Digest::of(&bytes) != wanted {
-                return Err(LeaseError::KernelChanged { path: from });
-            }
-            if let Some(unpacked) = unpacker.unpacked(&wanted, || Ok(bytes.clone())) {
-                return Ok(unpacked);
-            }
-            let written = std::fs::write(&to, bytes);
-            written.map_err(|source| LeaseError::Write { path: to.clone(), source })?;
-            Ok(Bootable::plain(to))
-        });
-        let kernel = match copying.await {
-            Ok(copied) => copied?,
-            Err(error) => {
-                return Err(LeaseError::Write { path: copy, source: io::Error::other(error) });
-            }
+        let Some(Prepared { kernel, release, config }) = kernels.get(digest) else {
+            return Err(LeaseError::KernelChanged { path: path.clone() });
         };
-        let path = kernel.path.clone();
-        kernels.insert(digest.clone(), kernel);
-        Ok(Some(path))
+        let lacks = config.as_ref().map(|config| lacks(config, release.as_deref(), request));
+        match lacks {
+            Some(lacks) if !lacks.is_empty() => {
+                Err(LeaseError::KernelLacks { kernel: path.clone(), lacks })
+            }
+            _ => Ok(Some(kernel.path.clone())),
+        }
     }
 
     /// What starts an image's disk.
@@ -187,6 +186,54 @@ fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
     let asked = request.disks.iter().map(|disk| Ok(disk.disk()));
     let given = request.given.iter().cloned().map(Ok);
     first.into_iter().chain(given).chain(asked).collect()
+}
+
+/// A kernel of the user's, as it is booted.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    kernel: Bootable,
+    /// `uname -r`, and its configuration, where it says them.
+    release: Option<String>,
+    config: Option<Kconfig>,
+}
+
+fn prepare(
+    from: PathBuf,
+    to: PathBuf,
+    wanted: Digest,
+    config: Option<(PathBuf, Digest)>,
+    unpacker: &Kernels,
+) -> Result<Prepared, LeaseError> {
+    let bytes = inspect_kernel(&from)?;
+    if Digest::of(&bytes) != wanted {
+        return Err(LeaseError::KernelChanged { path: from });
+    }
+    let release = release_of_kernel(&bytes);
+    let config = config.and_then(|(path, _)| Kconfig::read(&path));
+    let unpacked = unpacker.unpacked(&wanted, || Ok(bytes.clone()));
+    let config = config.or_else(|| match &unpacked {
+        Some(unpacked) => Kconfig::embedded(&std::fs::read(&unpacked.path).ok()?),
+        None => Kconfig::embedded(&bytes),
+    });
+    let kernel = match unpacked {
+        Some(unpacked) => unpacked,
+        None => {
+            let written = std::fs::write(&to, bytes);
+            written.map_err(|source| LeaseError::Write { path: to.clone(), source })?;
+            Bootable::plain(to)
+        }
+    };
+    Ok(Prepared { kernel, release, config })
+}
+
+/// What a kernel lacks for an image. Modules are at hand when they were named, or when the image's are of this very kernel.
+fn lacks(config: &Kconfig, release: Option<&str>, request: &MachineRequest) -> Vec<Lack> {
+    let image = &request.image;
+    let has = |module: &str| match &request.modules {
+        Some(modules) => modules.names.iter().any(|name| name == module),
+        None => release == Some(&*image.manifest.kernel_release),
+    };
+    config.lacks(image.root.is_some(), &has)
 }
 
 /// The disk with the modules of the kernel that is booted.

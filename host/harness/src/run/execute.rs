@@ -162,6 +162,12 @@ impl Executor {
             fresh_reboot: job.machine.fresh_reboot,
             layers: job.machine.layers.clone(),
             kernel: job.machine.kernel.as_ref().map(|digest| (self.file(digest), digest.clone())),
+            kconfig: job
+                .machine
+                .kconfig
+                .as_ref()
+                .map(|digest| (digest.clone(), self.file(digest)))
+                .map(|(digest, path)| (path, digest)),
             modules: job.machine.modules.as_ref().map(|ModulesWanted { early, names, disk }| {
                 let file = |digest: &Digest| (digest.clone(), self.file(digest));
                 OwnModules::of_files(file(early), disk.as_ref().map(file), names.clone())
@@ -501,6 +507,10 @@ impl Attempt {
             "disks_mib": request.disks,
             "nics": request.nics,
             "cmdline": manifest.cmdline,
+            "kconfig": match &request.kernel {
+                Some(_) => request.kconfig.as_ref().map(|(_, digest)| digest),
+                None => manifest.file("config").map(|file| &file.sha256),
+            },
             "cmdline_more": request.cmdline,
             "modules": request.modules.as_ref().map(|modules| json!({
                 "early": modules.early.0,
@@ -572,6 +582,11 @@ impl Attempt {
         if let Finding::Broken(broken) = finding {
             notes.extend(broken.hints.iter().map(|hint| format!("hint: {hint}")));
         }
+        if let Finding::NoMachine(error) = finding {
+            notes.extend(error.hint().map(|hint| format!("hint: {hint}")));
+            let is_judged = self.kernel_is_subject && went_down;
+            notes.extend(is_judged.then(|| boot_hint(&self.console)).flatten());
+        }
         if let Finding::NoMachine(LeaseError::Memory(_)) = finding {
             let default = "--memory 256M is the default; `guestline doctor` shows what is free";
             notes.push(format!("hint: {default}"));
@@ -618,6 +633,28 @@ impl Attempt {
             None => format!("{text}   (console)"),
         }
     }
+}
+
+/// What the console of a kernel that does not get to the agent says of its configuration.
+fn boot_hint(console: &[ConsoleLine]) -> Option<String> {
+    const SAYS: [(&str, &str); 5] = [
+        (
+            "Unable to mount root fs",
+            "it found no initramfs: CONFIG_BLK_DEV_INITRD (a packed one also wants CONFIG_RD_GZIP or its like)",
+        ),
+        ("No working init found", "it cannot run the agent: CONFIG_BINFMT_ELF and CONFIG_64BIT"),
+        ("Failed to execute /init", "it cannot run the agent: CONFIG_BINFMT_ELF and CONFIG_64BIT"),
+        (
+            "unable to open an initial console",
+            "CONFIG_TTY and CONFIG_SERIAL_8250_CONSOLE give it one",
+        ),
+        ("Out of memory", "more memory may do: --memory"),
+    ];
+    let said = |mark: &str| console.iter().any(|line| line.text.contains(mark));
+    let known = SAYS.iter().find(|(mark, _)| said(mark)).map(|(_, hint)| *hint);
+    let silent = "a kernel that says nothing may lack CONFIG_SERIAL_8250_CONSOLE";
+    let hint = known.or(console.is_empty().then_some(silent))?;
+    Some(format!("hint: {hint}"))
 }
 
 /// The program that a shell's or the agent's last complaint names: "sh: nginx: not found",

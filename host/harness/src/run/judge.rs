@@ -112,9 +112,10 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::KernelChanged { .. }
         | LeaseError::OwnKernel { .. }
         | LeaseError::Image { .. } => Stage::Image,
-        LeaseError::Ended { .. } | LeaseError::Silent { .. } | LeaseError::NotReady { .. } => {
-            Stage::Boot
-        }
+        LeaseError::KernelLacks { .. }
+        | LeaseError::Ended { .. }
+        | LeaseError::Silent { .. }
+        | LeaseError::NotReady { .. } => Stage::Boot,
         LeaseError::NoPort { .. } => Stage::Link,
         LeaseError::Link(LinkError::Version { .. } | LinkError::Refused(_))
         | LeaseError::Settle(_) => Stage::Agent,

@@ -32,7 +32,10 @@ pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandEr
             pull::list(&context, source, *json)
         }
         ImageCommand::List { json, .. } => list(&context, global, *json),
-        ImageCommand::Show { name, json } => show(&context, global, name, *json),
+        ImageCommand::Show { name, json, kconfig: Some(pattern) } => {
+            kconfig(&context, global, name, pattern, *json)
+        }
+        ImageCommand::Show { name, json, kconfig: None } => show(&context, global, name, *json),
         ImageCommand::Build(args) => build(&context, global, args),
         ImageCommand::Import(args) => import::run(&context, global, args),
         ImageCommand::Verify { names } => verify(&context, global, names),
@@ -207,6 +210,37 @@ fn list(context: &Context, global: &GlobalArgs, json: bool) -> Result<u8, Comman
     }
     print(&lines)?;
     Ok(if wrong { 2 } else { 0 })
+}
+
+/// What the kernel of an image is configured with, as capabilities.
+fn kconfig(
+    context: &Context,
+    global: &GlobalArgs,
+    name: &str,
+    pattern: &str,
+    json: bool,
+) -> Result<u8, CommandError> {
+    let recipe = context.recipe(name)?;
+    let image = context.store().find(&recipe, &agent(global)?)?;
+    let build = |why: &str| {
+        CommandError::new(format!("image `{name}` {why}"))
+            .hint(format!("guestline image build {name}"))
+    };
+    let image = image.ok_or_else(|| build("is not made"))?;
+    let config = image.kconfig().ok_or_else(|| build("says nothing of its kernel's options"))?;
+    let pattern = pattern.to_lowercase();
+    let wanted: Vec<(String, &str)> = config
+        .capabilities()
+        .filter(|(option, _)| option.to_lowercase().contains(&pattern))
+        .collect();
+    if json {
+        let object: serde_json::Map<String, serde_json::Value> =
+            wanted.into_iter().map(|(option, value)| (option, json!(value))).collect();
+        return print(&format!("{}\n", serde_json::Value::from(object)));
+    }
+    let lines =
+        wanted.iter().map(|(option, value)| format!("{option}={}\n", text::printable(value)));
+    print(&lines.collect::<String>())
 }
 
 fn show(

@@ -46,6 +46,7 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
         machine: MachineWanted {
             image: "tiny".into(),
             kernel: None,
+            kconfig: None,
             modules: None,
             cmdline: None,
             memory_mib: None,
