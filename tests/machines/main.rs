@@ -7,6 +7,7 @@ mod clients;
 mod debian;
 mod devices;
 mod evidence;
+mod fail_on;
 mod faults;
 mod guests;
 mod images;
