@@ -8,6 +8,7 @@ mod debian;
 mod devices;
 mod embed;
 mod evidence;
+mod fail_on;
 mod faults;
 mod guests;
 mod images;

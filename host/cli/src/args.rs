@@ -170,6 +170,9 @@ pub(crate) struct CheckArgs {
     /// Boot every machine, instead of restoring it from a template that was saved after a boot
     #[arg(long)]
     pub(crate) fresh_reboot: bool,
+    /// Fail a test that passed, when meanwhile the guest's kernel warned (or worse), oopsed, or became tainted
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) fail_on: Vec<FailOnArg>,
     /// At most N machines at once [default: as many as the host has cores, and memory for]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,
@@ -185,6 +188,16 @@ pub(crate) struct CheckArgs {
     /// `json`: one event a line on stdout, and nothing else there
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = MessageFormat::Human)]
     pub(crate) message_format: MessageFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOnArg {
+    /// A warning, an oops or a BUG
+    Warn,
+    /// Any new taint
+    Taint,
+    /// An oops or a BUG
+    Oops,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

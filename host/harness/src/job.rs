@@ -110,6 +110,18 @@ impl Limits {
     }
 }
 
+/// What a guest's kernel is not to do while a test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailOn {
+    /// Warn, or worse.
+    Warn,
+    /// Become tainted in any way.
+    Taint,
+    /// Oops, or find a bug.
+    Oops,
+}
+
 /// One test on one pristine machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -119,6 +131,9 @@ pub struct Job {
     pub machine: MachineWanted,
     /// How long.
     pub limits: Limits,
+    /// It has failed, whatever it says, when the kernel did one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fail_on: Vec<FailOn>,
 }
 
 #[cfg(test)]
@@ -147,6 +162,7 @@ mod tests {
                 layers: Vec::new(),
             },
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },
+            fail_on: vec![FailOn::Warn],
         };
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);

@@ -1,16 +1,17 @@
 //! `guestline check`: command lines, each a test in its own pristine machine.
 
 use super::template::{self, Options};
-use crate::args::{CheckArgs, GlobalArgs, MessageFormat};
+use crate::args::{CheckArgs, FailOnArg, GlobalArgs, MessageFormat};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::own_kernel::{self, Ready};
 use crate::signals::{self, Interrupted};
 use crate::terminal::Progress;
+use clap::ValueEnum;
 use guestline::machine::{Accel, Qemu, QemuError};
 use guestline::provision::{NamedTemplate, WorkRoot};
 use guestline_harness::event::RunEvent;
-use guestline_harness::job::{Job, Limits, MachineWanted, TestCommand};
+use guestline_harness::job::{FailOn, Job, Limits, MachineWanted, TestCommand};
 use guestline_harness::outcome::{RunEnd, Stage};
 use guestline_harness::report::{Human, HumanConfig, Json, Report, feed};
 use guestline_harness::run::{self, Broken, Emitter, Executor, RunFolder};
@@ -67,7 +68,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     };
     let mut machine = machine;
     own.name_in(&mut machine);
-    let job = |command| Job { command, machine: machine.clone(), limits };
+    let fail_on: Vec<FailOn> = args.fail_on.iter().map(|what| what.wanted()).collect();
+    let job = |command| Job { command, machine: machine.clone(), limits, fail_on: fail_on.clone() };
     let jobs: Vec<Job> = commands.into_iter().map(job).collect();
 
     let run_id = Ulid::generate();
@@ -179,6 +181,16 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
         fresh_reboot,
         layers,
     })
+}
+
+impl FailOnArg {
+    fn wanted(self) -> FailOn {
+        match self {
+            Self::Warn => FailOn::Warn,
+            Self::Taint => FailOn::Taint,
+            Self::Oops => FailOn::Oops,
+        }
+    }
 }
 
 /// The tests that the command line names.
@@ -309,6 +321,12 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     add("agent", path(&global.agent));
     add("accel", global.accel.word().map(str::to_owned));
     words.extend(args.kernel.words());
+    let words_of =
+        |what: &FailOnArg| what.to_possible_value().map(|value| value.get_name().to_owned());
+    let fail_on: Vec<String> = args.fail_on.iter().filter_map(words_of).collect();
+    if !fail_on.is_empty() {
+        words.push(format!("--fail-on {}", fail_on.join(",")));
+    }
     words.extend(args.devices.words().iter().map(|word| text::quote(word)));
     if args.fresh_reboot {
         words.push("--fresh-reboot".to_owned());
@@ -378,6 +396,8 @@ mod tests {
             args(&["--kernel", "a b", "--modules=m", "--cmdline", "-x y", "--cpus=2", "true"]);
         let said = "guestline check --cpus 2 --kernel 'a b' --modules m '--cmdline=-x y'";
         assert_eq!(again(&global, &check), said);
+        let (global, check) = args(&["--fail-on", "warn,oops", "--fail-on=taint", "true"]);
+        assert_eq!(again(&global, &check), "guestline check --fail-on warn,oops,taint");
         let (global, check) = args(&["--nic", "--nic=10.1.0.5/24", "--disk=1G", "true"]);
         let said = "guestline check --disk=1024M --nic= --nic=10.1.0.5/24";
         assert_eq!(again(&global, &check), said);

@@ -3,6 +3,7 @@
 use super::Emitter;
 use super::evidence::{AttemptFolder, RunFolder};
 use super::judge::{Circumstances, Finding, judge, refused_status};
+use super::kernel_watch::KernelWatch;
 use crate::event::{AttemptFinished, OutputData, PooledMachine, RunEvent};
 use crate::job::{Job, ModulesWanted};
 use crate::outcome::{Outcome, Stage};
@@ -11,6 +12,7 @@ use guestline::capture::{ConsoleLine, PANIC_MARK};
 use guestline::digest::Digest;
 use guestline::guest::{ExecEvent, ExecHandle};
 use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy, OwnModules};
+use guestline::link::LinkError;
 use guestline::machine::Ending;
 use guestline::provision::{Images, Lease, LeaseError, MachineRequest, Notice, Provisioner};
 use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus, Stream};
@@ -29,6 +31,9 @@ const CONSOLE_SHOWN: usize = 5;
 
 /// How long a guest that has gone down is still listened to.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Reading the kernel's log may take so long.
+const WATCH: Duration = Duration::from_secs(30);
 
 /// How often the clock is looked at; much later than that, and this process itself was stopped.
 const TICK: Duration = Duration::from_millis(500);
@@ -217,7 +222,7 @@ impl Executor {
         };
         attempt.waited = waiting.elapsed();
         let finding = match &place {
-            Some(Ok(_)) => check(job, &lease, attempt, emitter, cancel).await,
+            Some(Ok(_)) => watched(job, &lease, attempt, emitter, cancel).await,
             Some(Err(error)) => Finding::Broken(Broken {
                 stage: Stage::Host,
                 reason: text::chain(error),
@@ -332,6 +337,53 @@ async fn tell(notices: Vec<Notice>, emitter: &mut Emitter) {
             Notice::Without { why } => RunEvent::TemplateMissing { why: text::one_line(&why, 300) },
         };
         emitter.emit(event).await;
+    }
+}
+
+/// As [`check`], with an eye on the kernel where that is wanted.
+async fn watched(
+    job: &Job,
+    lease: &Lease,
+    attempt: &mut Attempt,
+    emitter: &mut Emitter,
+    cancel: &CancellationToken,
+) -> Finding {
+    let watch = match look_at(lease, cancel, KernelWatch::begin(&job.fail_on, &lease.guest)).await {
+        Ok(watch) => watch,
+        Err(finding) => return finding,
+    };
+    let finding = check(job, lease, attempt, emitter, cancel).await;
+    let passed =
+        matches!(&finding, Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(0), .. }));
+    match watch.filter(|_| passed) {
+        Some(before) => match look_at(lease, cancel, before.complaint(&lease.guest)).await {
+            Ok(Some(complaint)) => Finding::Complained(complaint),
+            Ok(None) => finding,
+            Err(finding) => finding,
+        },
+        None => finding,
+    }
+}
+
+/// Looks at the kernel of a machine, which may end or hang over that.
+async fn look_at<T>(
+    lease: &Lease,
+    cancel: &CancellationToken,
+    looking: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, Finding> {
+    tokio::select! {
+        biased;
+        ending = lease.machine.ended() => Err(Finding::MachineEnded(ending)),
+        looked = timeout(WATCH, looking) => match looked {
+            Ok(Ok(looked)) => Ok(looked),
+            Ok(Err(error)) => Err(Finding::LinkLost(error)),
+            Err(_) => Err(Finding::Broken(Broken {
+                stage: Stage::Agent,
+                reason: format!("the kernel's log cannot be read within {}", text::limit(WATCH)),
+                hints: vec![],
+            })),
+        },
+        () = cancel.cancelled() => Err(Finding::Cancelled),
     }
 }
 
@@ -578,6 +630,9 @@ impl Attempt {
         }
         if let Finding::NoMachine(LeaseError::SetUp { failure, .. }) = finding {
             notes.extend(failure.output_before_last(CONSOLE_SHOWN));
+        }
+        if let Finding::Complained(complaint) = finding {
+            notes.extend(complaint.line.as_ref().map(|line| format!("{line}   (kernel's log)")));
         }
         if let Finding::Broken(broken) = finding {
             notes.extend(broken.hints.iter().map(|hint| format!("hint: {hint}")));

@@ -1,6 +1,7 @@
 //! From what was found to an outcome: no I/O, one table.
 
 use super::execute::Broken;
+use super::kernel_watch::Complaint;
 use crate::outcome::{Outcome, Stage};
 use crate::text;
 use guestline::link::LinkError;
@@ -22,6 +23,8 @@ pub(super) enum Finding {
     Refused(RemoteError),
     /// Its time was over; for so much of it the host kept QEMU waiting for a CPU, or had it stopped.
     TimedOut { limit: Duration, waited: Duration, stopped: bool },
+    /// It passed, and the kernel did what was not to be.
+    Complained(Complaint),
     /// Its machine ended.
     MachineEnded(Ending),
     /// The link ended while the machine lived.
@@ -73,6 +76,7 @@ pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
                 None => failed(after),
             }
         }
+        Finding::Complained(Complaint { reason, .. }) => failed(reason.clone()),
         Finding::MachineEnded(ending) => match guest_ending(ending, around) {
             Some(words) => failed(words.to_owned()),
             None => errored(Stage::Host, qemu_died(ending)),

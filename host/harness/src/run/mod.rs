@@ -3,6 +3,7 @@
 mod evidence;
 mod execute;
 mod judge;
+mod kernel_watch;
 
 pub use evidence::{AttemptFolder, RunFolder};
 pub use execute::{Broken, Executor};

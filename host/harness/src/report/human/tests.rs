@@ -57,6 +57,7 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
             layers: Vec::new(),
         },
         limits: Limits { check_ms: 1, boot_ms: 1 },
+        fail_on: Vec::new(),
     };
     let event = RunEvent::AttemptStarted { number, test: line.to_owned(), job: Box::new(job) };
     (number.into(), event)
