@@ -425,13 +425,15 @@ mod tests {
         assert!(DiskInput::open(&path, true).is_err());
         drop(_first);
         let mut io = Command::new("qemu-io")
-            .args(["-f", "raw", "-c", "read 0 512", "-c", "sleep 20000"])
+            .args(["-f", "raw", "-c", "sleep 20000"])
             .arg(&path)
-            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        // It has the file when it has read of it.
-        std::io::Read::read_exact(io.stdout.as_mut().unwrap(), &mut [0].unwrap();
+        // Looked for where it is no trial: one would keep qemu-io from it (proc_locks(5)).
+        let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+        while !fs::read_to_string("/proc/locks").unwrap().contains(&format!(":{inode} ")) {
+            assert!(io.try_wait().unwrap().is_none(), "qemu-io has gone");
+        }
         let said = taken(&path);
         io.kill().unwrap();
         io.wait().unwrap();
