@@ -164,6 +164,8 @@ pub(crate) struct CheckArgs {
     pub(crate) cpus: u32,
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) with: WithArgs,
     /// Machines of this template (`guestline template create`)
     #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "kernel", "cmdline", "memory", "cpus", "packages", "disks", "nics"])]
     pub(crate) template: Option<TemplateName>,

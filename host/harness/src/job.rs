@@ -82,11 +82,23 @@ pub struct MachineWanted {
     /// Network cards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicWanted>,
+    /// Files and folders that are put into it before the test.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<FilesWanted>,
     /// Boot it, instead of restoring it from a template.
     pub fresh_reboot: bool,
     /// Lines that are run in it before the test, each layer a template of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Vec<String>>,
+}
+
+/// A file or folder that is put into a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesWanted {
+    /// Of what its files are.
+    pub digest: Digest,
+    /// Its place in the guest.
+    pub to: String,
 }
 
 /// How long things may take.
@@ -159,6 +171,7 @@ mod tests {
                 fresh_reboot: false,
                 disks: Vec::new(),
                 nics: Vec::new(),
+                with: Vec::new(),
                 layers: Vec::new(),
             },
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },

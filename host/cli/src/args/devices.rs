@@ -1,9 +1,14 @@
 //! Options for what a machine has beside what every machine of its image has.
 
 use super::parse_mib;
+use crate::error::CommandError;
 use clap::Args;
+use guestline::guest::Brought;
+use guestline::image::folder_digest;
 use guestline::machine::{MAX_DISKS, MAX_NICS};
 use guestline::provision::{DiskWanted, NicWanted};
+use guestline_harness::job::FilesWanted;
+use std::path::PathBuf;
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct DeviceArgs {
@@ -19,6 +24,36 @@ pub(crate) struct DeviceArgs {
         long = "nic", value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = ""
     )]
     pub(crate) nics: Vec<NicWanted>,
+}
+
+/// Files of this host that a machine gets.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct WithArgs {
+    /// Put a file or folder of this host into the machine, at PATH [default: /mnt/NAME]; may be given several times
+    #[arg(long = "with", value_name = "DIR[:PATH]", value_parser = parse_brought)]
+    pub(crate) with: Vec<Brought>,
+}
+
+fn parse_brought(text: &str) -> Result<Brought, String> {
+    text.parse()
+}
+
+impl WithArgs {
+    /// What jobs name, and where it is.
+    pub(crate) fn wanted(&self) -> Result<Vec<(FilesWanted, PathBuf)>, CommandError> {
+        let wanted = |Brought { from, to }: &Brought| {
+            let digest = folder_digest(from).map_err(|error| {
+                CommandError::new(format!("cannot read `{}`: {error}", from.display()))
+            })?;
+            Ok((FilesWanted { digest, to: to.clone() }, from.clone()))
+        };
+        self.with.iter().map(wanted).collect()
+    }
+
+    /// The words of a command line that say the same.
+    pub(crate) fn words(&self) -> impl Iterator<Item = String> {
+        self.with.iter().map(|Brought { from, to }| format!("--with={}:{to}", from.display()))
+    }
 }
 
 impl DeviceArgs {

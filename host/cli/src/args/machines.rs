@@ -1,6 +1,6 @@
 //! The command line of what is about named machines.
 
-use super::{DeviceArgs, KernelArgs, parse_memory, parse_time};
+use super::{DeviceArgs, KernelArgs, WithArgs, parse_memory, parse_time};
 use clap::{Args, Subcommand, ValueEnum};
 use guestline::guest::PullOptions;
 use guestline::supervise::MachineName;
@@ -52,6 +52,8 @@ pub(crate) struct UpArgs {
     pub(crate) cpus: u32,
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) with: WithArgs,
     /// Time for each boot, until the agent answers [default: 120 s, half as much again under TCG,
     /// more on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]

@@ -68,6 +68,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     };
     let mut machine = machine;
     own.name_in(&mut machine);
+    let with = args.with.wanted()?;
+    machine.with = with.iter().map(|(wanted, _)| wanted.clone()).collect();
     let fail_on: Vec<FailOn> = args.fail_on.iter().map(|what| what.wanted()).collect();
     let job = |command| Job { command, machine: machine.clone(), limits, fail_on: fail_on.clone() };
     let jobs: Vec<Job> = commands.into_iter().map(job).collect();
@@ -115,7 +117,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
         }),
     };
     let provisioner = broken.map_or(provisioner, Err);
-    let executor = Arc::new(Executor::new(provisioner, images, own.files(), folder, facts));
+    let mut files = own.files();
+    files.extend(with.into_iter().map(|(wanted, path)| (wanted.digest, path)));
+    let executor = Arc::new(Executor::new(provisioner, images, files, folder, facts));
     let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
     let tally = runtime.block_on(async {
         emitter.emit(started).await;
@@ -178,6 +182,7 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
         cpus,
         disks,
         nics,
+        with: Vec::new(),
         fresh_reboot,
         layers,
     })
@@ -328,6 +333,7 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
         words.push(format!("--fail-on {}", fail_on.join(",")));
     }
     words.extend(args.devices.words().iter().map(|word| text::quote(word)));
+    words.extend(args.with.words().map(|word| text::quote(&word)));
     if args.fresh_reboot {
         words.push("--fresh-reboot".to_owned());
     }

@@ -6,8 +6,10 @@
 //! ```
 //! What the guest sends is hostile until the writer has checked it: it makes nothing outside the target.
 
+mod bring;
 mod options;
 
+pub use bring::Brought;
 pub use options::{FilesError, PullOptions, PushOptions, Transferred};
 
 use super::{Guest, Way};

@@ -26,7 +26,7 @@ mod snapshots;
 pub use control::Skew;
 pub use exec::{ExecControl, ExecEvent, ExecHandle, ExecInput, ExecOutput};
 pub use facts::{Cpu, Disk, Facts, Memory, Nic, Samples};
-pub use files::{FilesError, PullOptions, PushOptions, Transferred};
+pub use files::{Brought, FilesError, PullOptions, PushOptions, Transferred};
 pub use forward::{ForwardError, Forwarding, HostTarget, Listening};
 pub use logs::{Log, LogLine, LogStream};
 pub use ping::PingStatistics;

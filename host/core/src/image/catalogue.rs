@@ -199,7 +199,7 @@ impl Catalogue {
     fn of_folder(&self, folder: &Path) -> Result<Recipe, RecipeError> {
         let wrong = |source| RecipeError::Read { path: folder.to_owned(), source };
         let folder = fs::canonicalize(folder).map_err(wrong)?;
-        let sha256 = digest_of(&folder).map_err(wrong)?;
+        let sha256 = folder_digest(&folder).map_err(wrong)?;
         let kernel = self.named(DEFAULT_KERNEL)?;
         let table = import::of_folder(&folder, &sha256, kernel);
         Recipe::of([table]).map_err(|why| RecipeError::Wrong {
@@ -233,7 +233,10 @@ impl Catalogue {
 }
 
 /// Digest of what the files of a folder are: their names, sizes, times and inodes (stat(2)).
-fn digest_of(folder: &Path) -> io::Result<Digest> {
+///
+/// # Errors
+/// What looking at one of them gives.
+pub fn folder_digest(folder: &Path) -> io::Result<Digest> {
     let (mut hasher, mut open) = (Hasher::default(), vec![folder.to_owned()]);
     while let Some(path) = open.pop() {
         let found = fs::symlink_metadata(&path)?;

@@ -47,7 +47,7 @@ mod store;
 pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
 pub use build::{BuildError, BuildNews, BuildTerms};
-pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA};
+pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA, folder_digest};
 pub(crate) use drawer::{Drawer, verify as verify_drawn};
 pub use foreign::{
     ArchiveEditError, ArchiveInput, FileTreeError, Kind, KindError, NoKind, OciError, RootfsError,

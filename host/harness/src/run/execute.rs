@@ -5,12 +5,12 @@ use super::evidence::{AttemptFolder, RunFolder};
 use super::judge::{Circumstances, Finding, judge, refused_status};
 use super::kernel_watch::KernelWatch;
 use crate::event::{AttemptFinished, OutputData, PooledMachine, RunEvent};
-use crate::job::{Job, ModulesWanted};
+use crate::job::{FilesWanted, Job, ModulesWanted};
 use crate::outcome::{Outcome, Stage};
 use crate::text;
 use guestline::capture::{ConsoleLine, PANIC_MARK};
 use guestline::digest::Digest;
-use guestline::guest::{ExecEvent, ExecHandle};
+use guestline::guest::{ExecEvent, ExecHandle, FilesError};
 use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy, OwnModules};
 use guestline::link::LinkError;
 use guestline::machine::Ending;
@@ -222,7 +222,10 @@ impl Executor {
         };
         attempt.waited = waiting.elapsed();
         let finding = match &place {
-            Some(Ok(_)) => watched(job, &lease, attempt, emitter, cancel).await,
+            Some(Ok(_)) => match self.bring(job, &lease, cancel).await {
+                Ok(()) => watched(job, &lease, attempt, emitter, cancel).await,
+                Err(finding) => finding,
+            },
             Some(Err(error)) => Finding::Broken(Broken {
                 stage: Stage::Host,
                 reason: text::chain(error),
@@ -240,6 +243,32 @@ impl Executor {
             }
         }
         finding
+    }
+
+    /// Puts the files that the job has into its machine.
+    async fn bring(
+        &self,
+        job: &Job,
+        lease: &Lease,
+        cancel: &CancellationToken,
+    ) -> Result<(), Finding> {
+        for FilesWanted { digest, to } in &job.machine.with {
+            let from = self.file(digest);
+            let brought = tokio::select! {
+                brought = lease.guest.bring(&from, to) => brought,
+                () = cancel.cancelled() => return Err(Finding::Cancelled),
+            };
+            brought.map_err(|error| {
+                let stage = match &error {
+                    FilesError::Link(_) => Stage::Link,
+                    _ => Stage::Fixture,
+                };
+                let from = from.display();
+                let reason = format!("cannot put `{from}` at `{to}`: {}", text::chain(&error));
+                Finding::Broken(Broken { stage, reason, hints: vec![] })
+            })?;
+        }
+        Ok(())
     }
 
     /// A file that a job names by its digest; what is not there is told when it is read.

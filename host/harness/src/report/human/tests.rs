@@ -54,6 +54,7 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
             fresh_reboot: false,
             disks: Vec::new(),
             nics: Vec::new(),
+            with: Vec::new(),
             layers: Vec::new(),
         },
         limits: Limits { check_ms: 1, boot_ms: 1 },
