@@ -9,6 +9,7 @@ mod devices;
 mod evidence;
 mod fail_on;
 mod faults;
+mod gdb;
 mod guests;
 mod images;
 mod interrupts;

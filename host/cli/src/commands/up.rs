@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 /// The set-up broke, or the usage was wrong.
@@ -129,8 +130,8 @@ fn supervisor_words(
             add("cpus", Some(args.cpus.to_string().into()));
             words.extend(args.kernel.absolute_words()?);
             words.extend(args.devices.words().into_iter().map(Into::into));
-            if args.fresh_reboot {
-                words.push("--fresh-reboot".into());
+            for (given, word) in [(args.fresh_reboot, "--fresh-reboot"), (args.gdb, "--gdb")] {
+                words.extend(given.then(|| word.into()));
             }
         }
     }
@@ -195,19 +196,25 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
                     Ok(image) => image,
                     Err(text) => return Ok(Err(text)),
                 };
-            let ready = own_kernel::named(&args.kernel)?
+            let named = own_kernel::named(&args.kernel)?;
+            let vmlinux = named.as_ref().and_then(own_kernel::Named::vmlinux);
+            let ready = named
                 .map(|named| named.ready(&context, &args.image, &cancel, &mut Progress::new()));
             let own = match ready.transpose() {
                 Ok(own) => own.unwrap_or_default(),
                 Err(text) => return Ok(Err(format!("{text}\n"))),
             };
-            let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
+            let limit = args.boot_timeout.unwrap_or_else(|| match args.gdb {
+                true => own_kernel::NO_LIMIT,
+                false => check::boot_limit(accel),
+            });
             let request = MachineRequest {
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
                 kernel: own.kernel,
                 kconfig: own.kconfig,
                 modules: own.modules,
-                cmdline: args.kernel.cmdline.clone(),
+                cmdline: own_kernel::cmdline(&args.kernel, args.gdb),
+                gdb: args.gdb.then(|| tell_of_gdb(vmlinux)),
                 cpus: args.cpus,
                 disks: args.devices.disks.clone(),
                 nics: args.devices.nics.clone(),
@@ -223,6 +230,18 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
     let boot_timeout = args.boot_timeout.unwrap_or(limit);
     let supervision = Supervision { name: args.name.clone(), source, boot_timeout };
     Ok(Ok(Prepared { context, root, supervision }))
+}
+
+/// Has who started us told how to attach a debugger, as soon as there is a socket for it.
+fn tell_of_gdb(vmlinux: Option<PathBuf>) -> UnboundedSender<PathBuf> {
+    let (gdb, mut waiting) = unbounded_channel::<PathBuf>();
+    std::thread::spawn(move || {
+        while let Some(socket) = waiting.blocking_recv() {
+            let line = own_kernel::gdb_line(vmlinux.as_deref(), &socket);
+            background::tell_note(format!("the machine waits for a debugger: {line}"));
+        }
+    });
+    gdb
 }
 
 impl Prepared {

@@ -1,6 +1,6 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
-use super::{Disk, ExtraPort, MachineSpec, Nic, Origin, QemuVersion};
+use super::{Disk, ExtraPort, GDB_SOCKET, MachineSpec, Nic, Origin, QemuVersion};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -145,7 +145,12 @@ pub(super) fn command_line(
     add("kernel", spec.kernel.display().to_string());
     add("initrd", spec.initrd.display().to_string());
     add("append", spec.cmdline.clone());
-    if let Origin::Again { .. } = origin {
+    if spec.gdb {
+        // QEMU's working folder is the machine's.
+        args.push("-gdb".to_owned());
+        args.push(format!("unix:{GDB_SOCKET},server=on,wait=off"));
+    }
+    if spec.gdb || matches!(origin, Origin::Again { .. }) {
         args.push("-S".to_owned());
     }
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
@@ -165,6 +170,7 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
         initrd: "".into(),
         cmdline: String::new(),
         reboots: false,
+        gdb: false,
         disks: spec.disks.iter().map(Disk::without_files).collect(),
         root: spec.root.as_ref().map(Disk::without_files),
         modules: spec.modules.as_ref().map(Disk::without_files),
@@ -221,6 +227,7 @@ mod tests {
             disks: Vec::new(),
             nics: Vec::new(),
             ssh_port: None,
+            gdb: false,
         }
     }
 
@@ -243,6 +250,13 @@ mod tests {
             text += &arg;
         }
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_machine_waits_for_a_debugger() {
+        let spec = MachineSpec { gdb: true, ..spec() };
+        let line = args(&spec, QemuVersion(10, 0), &Origin::Boot).join(" ");
+        assert!(line.ends_with(" -gdb unix:gdb,server=on,wait=off -S"), "{line}");
     }
 
     #[test]
@@ -298,7 +312,7 @@ mod tests {
     #[test]
     fn what_the_guest_sees_has_no_paths_and_no_policy() {
         let seen = |spec: &MachineSpec| seen_by_guest(spec, QemuVersion(10, 0));
-        let same = MachineSpec { kernel: "/other".into(), reboots: true, ..spec() };
+        let same = MachineSpec { kernel: "/other".into(), reboots: true, gdb: true, ..spec() };
         assert_eq!(seen(&same), seen(&spec()));
         for other in [
             MachineSpec { memory_mib: 512, ..spec() },

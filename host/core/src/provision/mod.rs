@@ -51,7 +51,9 @@ pub use workfolder::{WorkFolder, WorkRoot};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::image::{Image, Kernels, OwnModules};
-use crate::machine::{Accel, Disk, DiskFile, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
+use crate::machine::{
+    Accel, Disk, DiskFile, ExtraPort, GDB_SOCKET, MachineSpec, Origin, Qemu, tsc_khz,
+};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
 use set_up::{SetUpTerms, not_set_up, set_up};
@@ -65,6 +67,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::Draft;
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -109,6 +112,8 @@ pub struct MachineRequest {
     pub ports: Vec<ExtraPort>,
     /// Over what the link goes.
     pub link: LinkChoice,
+    /// It boots, and waits for a debugger, whose socket is told here.
+    pub gdb: Option<UnboundedSender<PathBuf>>,
     /// See [`MachineSpec::ssh_port`].
     pub ssh_port: Option<u16>,
     /// It waits in a pool until somebody wants it.
@@ -177,6 +182,7 @@ impl MachineRequest {
             nics: Vec::new(),
             ports: Vec::new(),
             link: LinkChoice::Auto,
+            gdb: None,
             ssh_port: None,
             for_pool: false,
         }
@@ -368,7 +374,8 @@ impl Provisioner {
         let hostname = hostname.unwrap_or_else(|| plan.any_hostname());
         for _ in 0..ATTEMPTS {
             // What goes to a fixed port of the host cannot be restored twice at once.
-            if plan.request.fresh_reboot || plan.request.ssh_port.is_some() {
+            let request = plan.request;
+            if request.fresh_reboot || request.gdb.is_some() || request.ssh_port.is_some() {
                 break;
             }
             let terms = plan.terms(&hostname, RESTORE);
@@ -402,6 +409,11 @@ impl Provisioner {
         }
         let spec = self.with_own_disks(plan, Vec::new())?;
         let launched = self.launch(plan, &spec, Origin::Boot).await?;
+        if let Some(gdb) = &plan.request.gdb {
+            // The socket is there when QEMU takes commands; should it not come so far, its end is told.
+            let _ = launched.machine.is_running().await;
+            let _ = gdb.send(plan.folder.join(GDB_SOCKET));
+        }
         let terms = plan.terms(&hostname, plan.request.boot_timeout);
         let running = launched.open(None, plan.folder, terms).await?;
         for lines in &plan.key.layers {
