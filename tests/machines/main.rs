@@ -10,6 +10,7 @@ mod embed;
 mod evidence;
 mod fail_on;
 mod faults;
+mod gdb;
 mod guests;
 mod images;
 mod import;

@@ -175,6 +175,9 @@ pub(crate) struct CheckArgs {
     /// Fail a test that passed, when meanwhile the guest's kernel warned (or worse), oopsed, or became tainted
     #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) fail_on: Vec<FailOnArg>,
+    /// Boot the machine and let it wait for a debugger; the line to attach it is printed, and no time limit counts
+    #[arg(long, conflicts_with_all = ["template", "timeout", "boot_timeout"])]
+    pub(crate) gdb: bool,
     /// At most N machines at once [default: as many as the host has cores, and memory for]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,

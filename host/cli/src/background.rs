@@ -1,8 +1,8 @@
-//! This program again, in the background: it outlives who starts it, and says one line when it is ready, or why it never is.
+//! This program again, in the background: it outlives who starts it, and says when it is ready, or why it never is.
 //!
 //! ```text
 //! up, pool start ── spawn, in a session of its own ──> supervise, keep-pool
-//!                <── one JSON line on its standard output ──┘  (its standard error becomes its log)
+//!                <── JSON lines on its standard output ─────┘  (its standard error becomes its log)
 //! ```
 //! The pipe between them is also how it learns that nobody wants it any more.
 
@@ -27,6 +27,17 @@ pub(crate) enum Told<T> {
     Ready { what: Box<T> },
     /// It never got there: what to print, and the exit status.
     Failed { text: String, status: u8 },
+}
+
+/// A line of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line<T> {
+    /// What its user should know meanwhile; more will come.
+    Note {
+        note: String,
+    },
+    Told(Told<T>),
 }
 
 /// What was heard of it.
@@ -91,15 +102,26 @@ fn spawn(words: &[OsString]) -> Result<(Child, ChildStdout, File), CommandError>
 }
 
 fn read<T: DeserializeOwned>(said: ChildStdout) -> Option<Told<T>> {
-    let mut line = String::new();
-    BufReader::new(said).read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
+    let mut said = BufReader::new(said);
+    loop {
+        let mut line = String::new();
+        said.read_line(&mut line).ok()?;
+        match serde_json::from_str(&line).ok()? {
+            Line::Note { note } => eprintln!("{}", text::printable(&note)),
+            Line::Told(told) => return Some(told),
+        }
+    }
 }
 
 fn complaint(mut stderr: File) -> String {
     let mut text = Vec::new();
     let _ = stderr.rewind().and_then(|()| stderr.read_to_end(&mut text));
     text::escape(&text)
+}
+
+/// Says what who started us should know meanwhile.
+pub(crate) fn tell_note(note: String) {
+    tell(&Line::<()>::Note { note });
 }
 
 /// Says why we are never ready, and gives the exit status back.
@@ -118,7 +140,7 @@ pub(crate) fn tell_ready<T: Serialize>(what: T) -> bool {
 }
 
 /// Says a line to who started us. False when nobody is there.
-fn tell<T: Serialize>(told: &Told<T>) -> bool {
+fn tell(told: &impl Serialize) -> bool {
     let mut line = serde_json::to_vec(told).unwrap_or_default();
     line.push(b'\n');
     let mut stdout = io::stdout();

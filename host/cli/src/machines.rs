@@ -59,6 +59,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What it is, without what mends it.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::new(text::chain(&error))

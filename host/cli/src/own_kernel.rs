@@ -11,6 +11,7 @@ use guestline_harness::job::{MachineWanted, ModulesWanted};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A kernel that was named, before anything is made of it.
@@ -27,6 +28,26 @@ pub(crate) struct Ready {
     pub(crate) kernel: Option<(PathBuf, Digest)>,
     pub(crate) kconfig: Option<(PathBuf, Digest)>,
     pub(crate) modules: Option<OwnModules>,
+}
+
+/// No limit, for what waits for a person.
+pub(crate) const NO_LIMIT: Duration = Duration::from_secs(100 * 86_400);
+
+/// The kernel's command line for a debugger: symbols are where the file says.
+pub(crate) fn cmdline(args: &KernelArgs, gdb: bool) -> Option<String> {
+    let more = args.cmdline.as_deref();
+    match (gdb, more) {
+        (true, Some(more)) => Some(format!("nokaslr {more}")),
+        (true, None) => Some("nokaslr".to_owned()),
+        (false, more) => more.map(str::to_owned),
+    }
+}
+
+/// The line that attaches a debugger.
+pub(crate) fn gdb_line(vmlinux: Option<&Path>, socket: &Path) -> String {
+    let target = text::quote(&format!("target remote {}", socket.display()));
+    let vmlinux = vmlinux.map(|path| format!("{} ", text::quote(&path.display().to_string())));
+    format!("gdb {}-ex {target}", vmlinux.unwrap_or_default())
 }
 
 /// Looks at what the options name. Nothing is written.
@@ -59,6 +80,11 @@ pub(crate) fn named(args: &KernelArgs) -> Result<Option<Named>, CommandError> {
 }
 
 impl Named {
+    /// The kernel with its symbols.
+    pub(crate) fn vmlinux(&self) -> Option<PathBuf> {
+        self.own.vmlinux.clone()
+    }
+
     /// Packs its modules for an image, unless they are packed already.
     ///
     /// # Errors

@@ -61,9 +61,12 @@ pub(crate) struct UpArgs {
     /// Boot it, instead of restoring it from a template that was saved after a boot
     #[arg(long)]
     pub(crate) fresh_reboot: bool,
+    /// Boot it and let it wait for a debugger; the line to attach it is printed, and no time limit counts
+    #[arg(long, conflicts_with = "boot_timeout")]
+    pub(crate) gdb: bool,
     /// Boot nothing: reach an agent elsewhere, as tty:/dev/ttyUSB0,115200, unix:/path, vsock:CID:PORT,
     /// exec:COMMAND or ssh:HOST
-    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "cmdline", "memory", "cpus", "packages", "disks", "nics", "fresh_reboot"])]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with_all = ["image", "kernel", "cmdline", "memory", "cpus", "packages", "disks", "nics", "fresh_reboot", "gdb"])]
     pub(crate) connect: Option<String>,
 }
 

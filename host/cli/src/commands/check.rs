@@ -4,7 +4,7 @@ use super::template::{self, Options};
 use crate::args::{CheckArgs, FailOnArg, GlobalArgs, MessageFormat};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::own_kernel::{self, Ready};
+use crate::own_kernel::{self, NO_LIMIT, Ready};
 use crate::signals::{self, Interrupted};
 use crate::terminal::Progress;
 use clap::ValueEnum;
@@ -46,7 +46,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let context = Context::new()?;
     let machine = machine(&context, args)?;
     context.recipe(&machine.image)?;
+    if args.gdb && commands.len() > 1 {
+        return Err(CommandError::new("a debugger takes one machine, and each line has its own")
+            .hint("--gdb wants one line"));
+    }
     let named = own_kernel::named(&args.kernel)?;
+    let vmlinux = named.as_ref().and_then(own_kernel::Named::vmlinux);
     start_log(global.verbose);
 
     let acceleration = context.acceleration(global.accel, false);
@@ -119,7 +124,16 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let provisioner = broken.map_or(provisioner, Err);
     let mut files = own.files();
     files.extend(with.into_iter().map(|(wanted, path)| (wanted.digest, path)));
-    let executor = Arc::new(Executor::new(provisioner, images, files, folder, facts));
+    let (gdb, mut waiting) = tokio::sync::mpsc::unbounded_channel::<PathBuf>();
+    let gdb = args.gdb.then_some(gdb);
+    runtime.spawn(async move {
+        while let Some(socket) = waiting.recv().await {
+            let line = own_kernel::gdb_line(vmlinux.as_deref(), &socket);
+            eprintln!("the machine waits for a debugger: {line}");
+        }
+    });
+    let executor = Executor::new(provisioner, images, files, folder, facts).with_gdb(gdb);
+    let executor = Arc::new(executor);
     let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
     let tally = runtime.block_on(async {
         emitter.emit(started).await;
@@ -169,8 +183,8 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
     };
     let wanted = template::wanted(&context.dirs, args.template.as_ref(), options)?;
     let NamedTemplate { image, memory_mib, cpus, disks, nics, layers, .. } = wanted;
-    let fresh_reboot = args.fresh_reboot;
-    let cmdline = args.kernel.cmdline.clone();
+    let fresh_reboot = args.fresh_reboot || args.gdb;
+    let cmdline = own_kernel::cmdline(&args.kernel, args.gdb);
     let (kernel, kconfig, modules) = (None, None, None);
     Ok(MachineWanted {
         image,
@@ -268,6 +282,9 @@ fn limit_factor(accel: Accel) -> f64 {
 
 fn limits(args: &CheckArgs, accel: Accel) -> Limits {
     let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    if args.gdb {
+        return Limits { check_ms: ms(NO_LIMIT), boot_ms: ms(NO_LIMIT) };
+    }
     Limits {
         // A limit that somebody set is what they set.
         check_ms: ms(args.timeout.unwrap_or_else(|| check_limit(accel))),
@@ -336,6 +353,9 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     words.extend(args.with.words().map(|word| text::quote(&word)));
     if args.fresh_reboot {
         words.push("--fresh-reboot".to_owned());
+    }
+    if args.gdb {
+        words.push("--gdb".to_owned());
     }
     if args.bisect {
         words.push("--bisect".to_owned());

@@ -33,7 +33,11 @@ pub(crate) fn run(args: &DownArgs) -> Result<u8, CommandError> {
     })
 }
 
-async fn take_down(dirs: Dirs, name: MachineName, force: bool) -> Result<String, Failure> {
+pub(super) async fn take_down(
+    dirs: Dirs,
+    name: MachineName,
+    force: bool,
+) -> Result<String, Failure> {
     let began = Instant::now();
     let Some(folder) = supervise::find(&dirs, &name) else {
         return Err(machines::not_up(&dirs, &name));

@@ -6,9 +6,11 @@ use crate::commands::check;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
+use crate::machines;
 use crate::own_kernel;
 use crate::signals::{self, Heeded};
 use crate::terminal::Progress;
+use guestline::guest::Brought;
 use guestline::link::Endpoint;
 use guestline::provision::{MachineRequest, WorkRoot};
 use guestline::supervise::{
@@ -20,6 +22,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 /// The set-up broke, or the usage was wrong.
@@ -75,6 +78,13 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
     match heard? {
         Heard::Interrupted => aborted(),
         Heard::Told(Told::Ready { what: machine }) => {
+            if let Err(failure) = runtime.block_on(bring(&context, args, &cancel)) {
+                if interrupted.get().is_some() {
+                    return aborted();
+                }
+                eprintln!("errored  up {name}: {failure}");
+                return Ok(BROKEN);
+            }
             let took = Duration::from_micros(machine.ready_in_us.unwrap_or(0));
             let kernel = machine.kernel.as_deref().unwrap_or("of unknown name");
             let line = format!(
@@ -93,6 +103,32 @@ pub(crate) fn run(global: &GlobalArgs, args: &UpArgs) -> Result<u8, CommandError
             Ok(BROKEN)
         }
     }
+}
+
+/// Puts files of this host into the machine; it goes down when that cannot be done.
+async fn bring(context: &Context, args: &UpArgs, cancel: &CancellationToken) -> Result<(), String> {
+    if args.with.with.is_empty() {
+        return Ok(());
+    }
+    let name = &args.name;
+    let bringing = async {
+        let attached = machines::attach(context.dirs.clone(), name).await;
+        let attached = attached.map_err(|failure| failure.message().to_owned())?;
+        for Brought { from, to } in &args.with.with {
+            attached.guest.bring(from, to).await.map_err(|error| {
+                format!("cannot put `{}` at `{to}`: {}", from.display(), text::chain(&error))
+            })?;
+        }
+        Ok(())
+    };
+    let brought = tokio::select! {
+        brought = bringing => brought,
+        () = cancel.cancelled() => Err("interrupted".to_owned()),
+    };
+    if brought.is_err() {
+        let _ = super::down::take_down(context.dirs.clone(), name.clone(), true).await;
+    }
+    brought
 }
 
 fn taken(name: &supervise::MachineName) -> CommandError {
@@ -129,8 +165,8 @@ fn supervisor_words(
             add("cpus", Some(args.cpus.to_string().into()));
             words.extend(args.kernel.absolute_words()?);
             words.extend(args.devices.words().into_iter().map(Into::into));
-            if args.fresh_reboot {
-                words.push("--fresh-reboot".into());
+            for (given, word) in [(args.fresh_reboot, "--fresh-reboot"), (args.gdb, "--gdb")] {
+                words.extend(given.then(|| word.into()));
             }
         }
     }
@@ -195,19 +231,25 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
                     Ok(image) => image,
                     Err(text) => return Ok(Err(text)),
                 };
-            let ready = own_kernel::named(&args.kernel)?
+            let named = own_kernel::named(&args.kernel)?;
+            let vmlinux = named.as_ref().and_then(own_kernel::Named::vmlinux);
+            let ready = named
                 .map(|named| named.ready(&context, &args.image, &cancel, &mut Progress::new()));
             let own = match ready.transpose() {
                 Ok(own) => own.unwrap_or_default(),
                 Err(text) => return Ok(Err(format!("{text}\n"))),
             };
-            let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
+            let limit = args.boot_timeout.unwrap_or_else(|| match args.gdb {
+                true => own_kernel::NO_LIMIT,
+                false => check::boot_limit(accel),
+            });
             let request = MachineRequest {
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),
                 kernel: own.kernel,
                 kconfig: own.kconfig,
                 modules: own.modules,
-                cmdline: args.kernel.cmdline.clone(),
+                cmdline: own_kernel::cmdline(&args.kernel, args.gdb),
+                gdb: args.gdb.then(|| tell_of_gdb(vmlinux)),
                 cpus: args.cpus,
                 disks: args.devices.disks.clone(),
                 nics: args.devices.nics.clone(),
@@ -223,6 +265,18 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
     let boot_timeout = args.boot_timeout.unwrap_or(limit);
     let supervision = Supervision { name: args.name.clone(), source, boot_timeout };
     Ok(Ok(Prepared { context, root, supervision }))
+}
+
+/// Has who started us told how to attach a debugger, as soon as there is a socket for it.
+fn tell_of_gdb(vmlinux: Option<PathBuf>) -> UnboundedSender<PathBuf> {
+    let (gdb, mut waiting) = unbounded_channel::<PathBuf>();
+    std::thread::spawn(move || {
+        while let Some(socket) = waiting.blocking_recv() {
+            let line = own_kernel::gdb_line(vmlinux.as_deref(), &socket);
+            background::tell_note(format!("the machine waits for a debugger: {line}"));
+        }
+    });
+    gdb
 }
 
 impl Prepared {

@@ -1,6 +1,8 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
-use super::{Disk, Drive, ExtraPort, Firmware, MachineSpec, Nic, Origin, QemuVersion, Uefi};
+use super::{
+    Disk, Drive, ExtraPort, Firmware, GDB_SOCKET, MachineSpec, Nic, Origin, QemuVersion, Uefi,
+};
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use serde_json::json;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -168,7 +170,12 @@ pub(super) fn command_line(
     if spec.kernel.is_some() {
         add("append", spec.cmdline.clone());
     }
-    if let Origin::Again { .. } = origin {
+    if spec.gdb {
+        // QEMU's working folder is the machine's.
+        args.push("-gdb".to_owned());
+        args.push(format!("unix:{GDB_SOCKET},server=on,wait=off"));
+    }
+    if spec.gdb || matches!(origin, Origin::Again { .. }) {
         args.push("-S".to_owned());
     }
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
@@ -189,6 +196,7 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
         firmware: spec.firmware.as_ref().map(Firmware::without_files),
         cmdline: String::new(),
         reboots: false,
+        gdb: false,
         disks: spec.disks.iter().map(Disk::without_files).collect(),
         root: spec.root.as_ref().map(Disk::without_files),
         modules: spec.modules.as_ref().map(Disk::without_files),
@@ -252,6 +260,7 @@ mod tests {
             disks: Vec::new(),
             nics: Vec::new(),
             ssh_port: None,
+            gdb: false,
         }
     }
 
@@ -274,6 +283,13 @@ mod tests {
             text += &arg;
         }
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_machine_waits_for_a_debugger() {
+        let spec = MachineSpec { gdb: true, ..spec() };
+        let line = args(&spec, QemuVersion(10, 0), &Origin::Boot).join(" ");
+        assert!(line.ends_with(" -gdb unix:gdb,server=on,wait=off -S"), "{line}");
     }
 
     #[test]
@@ -329,7 +345,8 @@ mod tests {
     #[test]
     fn what_the_guest_sees_has_no_paths_and_no_policy() {
         let seen = |spec: &MachineSpec| seen_by_guest(spec, QemuVersion(10, 0));
-        let same = MachineSpec { kernel: Some("/other".into()), reboots: true, ..spec() };
+        let same =
+            MachineSpec { kernel: Some("/other".into()), reboots: true, gdb: true, ..spec() };
         assert_eq!(seen(&same), seen(&spec()));
         for other in [
             MachineSpec { memory_mib: 512, ..spec() },

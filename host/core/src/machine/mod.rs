@@ -39,7 +39,7 @@ pub use qcow2::NotUsable;
 pub use qemu::{OLDEST_QEMU, Qemu, QemuError, QemuVersion, on_path};
 pub use qmp::QmpError;
 pub use snapshot::{SnapshotFault, SnapshotsHandle};
-pub use spec::{ExtraPort, MAX_DISKS, MAX_NICS, MEMORY_MIB, MachineSpec, Nic};
+pub use spec::{ExtraPort, GDB_SOCKET, MAX_DISKS, MAX_NICS, MEMORY_MIB, MachineSpec, Nic};
 pub use state::{Origin, StateError};
 pub use tsc::tsc_khz;
 

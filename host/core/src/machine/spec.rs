@@ -36,7 +36,12 @@ pub struct MachineSpec {
     pub nics: Vec<Nic>,
     /// A network card whose SSH port (22) is forwarded from this port of the host's loopback, and nothing else.
     pub ssh_port: Option<u16>,
+    /// A debugger has a socket, [`GDB_SOCKET`] in the machine's folder, and the machine that boots waits for it.
+    pub gdb: bool,
 }
+
+/// The name of the socket for a debugger.
+pub const GDB_SOCKET: &str = "gdb";
 
 /// The least and the most memory of a machine, MiB.
 pub const MEMORY_MIB: RangeInclusive<u64> = 32..=0x1000_0000;

@@ -53,7 +53,9 @@ pub use workfolder::{WorkFolder, WorkRoot};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::image::{Image, Kernels, OwnModules};
-use crate::machine::{Accel, Disk, DiskFile, ExtraPort, MachineSpec, Origin, Qemu, tsc_khz};
+use crate::machine::{
+    Accel, Disk, DiskFile, ExtraPort, GDB_SOCKET, MachineSpec, Origin, Qemu, tsc_khz,
+};
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
 use set_up::{SetUpTerms, not_set_up, set_up};
@@ -67,6 +69,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::Draft;
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -113,6 +116,8 @@ pub struct MachineRequest {
     pub ports: Vec<ExtraPort>,
     /// Over what the link goes.
     pub link: LinkChoice,
+    /// It boots, and waits for a debugger, whose socket is told here.
+    pub gdb: Option<UnboundedSender<PathBuf>>,
     /// See [`MachineSpec::ssh_port`].
     pub ssh_port: Option<u16>,
     /// It waits in a pool until somebody wants it.
@@ -182,6 +187,7 @@ impl MachineRequest {
             nics: Vec::new(),
             ports: Vec::new(),
             link: LinkChoice::Auto,
+            gdb: None,
             ssh_port: None,
             for_pool: false,
         }
@@ -189,7 +195,7 @@ impl MachineRequest {
 
     /// Whatever templates there are.
     fn always_boots(&self) -> bool {
-        self.fresh_reboot || !self.given.is_empty()
+        self.fresh_reboot || self.gdb.is_some() || !self.given.is_empty()
     }
 }
 
@@ -412,6 +418,11 @@ impl Provisioner {
         }
         let spec = self.with_own_disks(plan, Vec::new())?;
         let launched = self.launch(plan, &spec, Origin::Boot).await?;
+        if let Some(gdb) = &plan.request.gdb {
+            // The socket is there when QEMU takes commands; should it not come so far, its end is told.
+            let _ = launched.machine.is_running().await;
+            let _ = gdb.send(plan.folder.join(GDB_SOCKET));
+        }
         let terms = plan.terms(&hostname, plan.request.boot_timeout);
         let running = launched.open(None, plan.folder, terms).await?;
         for lines in &plan.key.layers {

@@ -47,6 +47,7 @@ impl Provisioner {
             reboots: self.reboots,
             ports,
             ssh_port: request.ssh_port,
+            gdb: request.gdb.is_some(),
         })
     }
 

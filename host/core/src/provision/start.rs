@@ -9,6 +9,7 @@ use crate::capture::{Console, ConsoleLine};
 use crate::guest::{Guest, Skew};
 use crate::image::Ready;
 use crate::machine::{Channels, CpuShare, Machine, MachineSpec, Origin, Qemu, StartError};
+use crate::pulse::{Pulse, PulseWatch};
 use crate::text;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -134,7 +135,11 @@ impl Launched {
                 return Err(LeaseError::from(StartError::Channels(error)).into());
             }
         };
-        let pulse = machine.pulse();
+        let pulse: PulseWatch = match terms.spec.gdb {
+            // It does not answer while its debugger has it.
+            true => Box::new(|| Pulse::Busy),
+            false => machine.pulse(),
+        };
         let virt_console = match terms.link {
             LinkChoice::VirtConsole => channels.ports.pop(),
             LinkChoice::Auto | LinkChoice::Serial => None,

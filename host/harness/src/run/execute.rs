@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,7 @@ pub struct Executor {
     folder: RunFolder,
     facts: serde_json::Value,
     images: Mutex<HashMap<String, Result<Image, Broken>>>,
+    gdb: Option<UnboundedSender<PathBuf>>,
 }
 
 impl Executor {
@@ -82,7 +84,12 @@ impl Executor {
         facts: serde_json::Value,
     ) -> Self {
         let (maker, images) = (Arc::new(maker), Mutex::default());
-        Self { provisioner, maker, files, folder, facts, images }
+        Self { provisioner, maker, files, folder, facts, images, gdb: None }
+    }
+
+    /// Its machines wait for a debugger, whose socket is told here.
+    pub fn with_gdb(self, gdb: Option<UnboundedSender<PathBuf>>) -> Self {
+        Self { gdb, ..self }
     }
 
     /// Runs a job: its machine is made ready at once, its test waits for one of the `places`. Every outcome is told as an event before it is returned.
@@ -178,6 +185,7 @@ impl Executor {
                 OwnModules::of_files(file(early), disk.as_ref().map(file), names.clone())
             }),
             cmdline: job.machine.cmdline.clone(),
+            gdb: self.gdb.clone(),
             set_up_timeout: job.limits.check(),
             ..MachineRequest::new(image, job.limits.boot())
         };

@@ -39,7 +39,9 @@ impl FromStr for Brought {
             }
             (Some(to), _) => to,
             (None, Some(name)) => format!("{PLACE}/{name}"),
-            (None, None) => return Err("want DIR:PATH, with an absolute PATH of the guest".to_owned()),
+            (None, None) => {
+                return Err("want DIR:PATH, with an absolute PATH of the guest".to_owned());
+            }
         };
         Ok(Self { from, to })
     }
