@@ -70,8 +70,8 @@ missing_packages() {
     for pair in qemu-img:qemu-utils minisign:minisign python3:python3 git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
-    # Disks and ISO images that boot by themselves.
-    for pair in mformat:mtools syslinux:syslinux grub-mkrescue:grub-common xorriso:xorriso; do
+    # Disks, ISO images and initial RAM file systems that boot by themselves.
+    for pair in cpio:cpio mformat:mtools syslinux:syslinux grub-mkrescue:grub-common xorriso:xorriso; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
     for pair in /sbin/sfdisk:fdisk /usr/lib/syslinux/mbr/mbr.bin:syslinux-common /usr/lib/grub/i386-pc:grub-pc-bin \

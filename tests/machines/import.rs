@@ -11,34 +11,34 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
 /// A program without which a test cannot make what it imports.
-fn run(command: &mut Command) -> Vec<u8> {
+pub(crate) fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     output.stdout
 }
 
-fn words(text: &str) -> Command {
+pub(crate) fn words(text: &str) -> Command {
     let mut words = text.split_whitespace();
     let mut command = Command::new(words.next().unwrap());
     command.args(words);
     command
 }
 
-fn right(ran: &Ran) -> String {
+pub(crate) fn right(ran: &Ran) -> String {
     assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
     ran.stdout()
 }
 
 /// The folder of the image tiny.
-fn tiny() -> PathBuf {
+pub(crate) fn tiny() -> PathBuf {
     let home = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(guestline_tests::tiny(&dirs_of(home.path()))).folder
 }
 
 /// A root of busybox below a folder.
-fn root(below: &Path) -> PathBuf {
+pub(crate) fn root(below: &Path) -> PathBuf {
     let (root, package) = (below.join("root"), below.join("package"));
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::create_dir_all(root.join("etc")).unwrap();
@@ -56,12 +56,12 @@ fn root(below: &Path) -> PathBuf {
     root
 }
 
-fn tar(folder: &Path, to: &Path) {
+pub(crate) fn tar(folder: &Path, to: &Path) {
     run(Command::new("tar").arg("-C").arg(folder).arg("-cf").arg(to).arg("."));
 }
 
 /// An OCI layout of these layers.
-fn oci(below: &Path, layers: &[Vec<u8>], architecture: &str) -> PathBuf {
+pub(crate) fn oci(below: &Path, layers: &[Vec<u8>], architecture: &str) -> PathBuf {
     let layout = below.join("layout");
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();

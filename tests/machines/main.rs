@@ -1,6 +1,7 @@
 //! Every test here boots real machines; `make test` runs them.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod archives;
 mod cache;
 mod checks;
 mod clients;

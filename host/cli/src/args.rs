@@ -304,6 +304,8 @@ pub(crate) enum Figure {
     Agent,
     /// The link beside the raw port and what else gives commands to guests; only when named
     Link,
+    /// Images made, imported and changed, and the one with systemd beside tiny; only when named
+    Image,
     /// Restored machines beside bare QEMU with the same template, and what else runs a check in a fresh machine; only when
     /// named
     Machine,

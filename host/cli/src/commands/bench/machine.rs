@@ -9,6 +9,7 @@ use crate::args::{BenchArgs, GlobalArgs};
 use crate::context::Context;
 use crate::error::CommandError;
 use guestline::guest::Guest;
+use guestline::image::Image;
 use guestline::link::{Link, Transport};
 use guestline::machine::{Machine, MachineSpec, Origin, Qemu};
 use guestline::provision::{Lease, MachineRequest, Provisioner, Template, WorkRoot};
@@ -30,7 +31,8 @@ const TOGETHER: usize = 8;
 /// So many one-liners in a row.
 const MANY: usize = 100;
 
-struct Bench {
+/// Machines that are restored from the template of an image.
+pub(super) struct Restored {
     context: Context,
     global_args: Vec<String>,
     qemu: Qemu,
@@ -39,6 +41,8 @@ struct Bench {
     provisioner: Provisioner,
     request: MachineRequest,
     folder: tempfile::TempDir,
+    /// What is run in them.
+    line: &'static str,
     runs: u32,
 }
 
@@ -51,24 +55,42 @@ struct Sample {
 
 pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
-    let accel = context.acceleration(global.accel, false).accel;
-    let qemu = Qemu::find(&context.dirs)?;
     let image = super::tiny(&context, global)?;
-    let mut global_args = vec!["--accel".to_owned(), accel.as_str().to_owned()];
-    if let Some(path) = &global.agent {
-        global_args.extend(["--agent".to_owned(), path.display().to_string()]);
-    }
-    let (version, kernel) = (qemu.version.to_string(), image.manifest.kernel_release.clone());
+    let kernel = image.manifest.kernel_release.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let rows = runtime.block_on(async {
+    let (rows, setting) = runtime.block_on(async {
+        let bench = Restored::of(global, image, LINE, args.runs).await?;
+        let rows = bench.measure().await;
+        bench.provisioner.finish().await;
+        let (accelerator, qemu) = (bench.spec.accel.as_str(), bench.qemu.version.to_string());
+        Ok::<_, CommandError>((rows?, Setting { accelerator, qemu, kernel, runs: args.runs }))
+    })?;
+    setting.print(args.message_format, json!({}), &rows)
+}
+
+impl Restored {
+    /// Machines of an image, in which this line is run.
+    pub(super) async fn of(
+        global: &GlobalArgs,
+        image: Image,
+        line: &'static str,
+        runs: u32,
+    ) -> Result<Self, CommandError> {
+        let context = Context::new()?;
+        let accel = context.acceleration(global.accel, false).accel;
+        let qemu = Qemu::find(&context.dirs)?;
+        let mut global_args = vec!["--accel".to_owned(), accel.as_str().to_owned()];
+        if let Some(path) = &global.agent {
+            global_args.extend(["--agent".to_owned(), path.display().to_string()]);
+        }
         let root = WorkRoot::create(&context.dirs, false)?;
         let provisioner = Provisioner::new(qemu.clone(), accel, root, &context.dirs);
         let request = MachineRequest::new(image, PATIENCE);
         let template = provisioner.template_of(&request, &CancellationToken::new()).await;
         let (spec, template, _) =
             template.map_err(|failed| CommandError::new(text::chain(&failed.error)))?;
-        let (folder, runs) = (tempfile::tempdir()?, args.runs);
-        let bench = Bench {
+        let folder = tempfile::tempdir()?;
+        Ok(Self {
             context,
             global_args,
             qemu,
@@ -77,20 +99,15 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
             provisioner,
             request,
             folder,
+            line,
             runs,
-        };
-        let rows = bench.measure().await;
-        bench.provisioner.finish().await;
-        rows
-    })?;
-    let setting = Setting { accelerator: accel.as_str(), qemu: version, kernel, runs: args.runs };
-    setting.print(args.message_format, json!({}), &rows)
-}
+        })
+    }
 
-impl Bench {
     async fn measure(&self) -> Result<Vec<Row>, CommandError> {
         let mut rows = Vec::new();
-        self.verdict(&mut rows).await?;
+        let name = "a check from a template, start to exit";
+        self.verdict(name, "at most 1.3 x and 60 ms more", &mut rows).await?;
         self.first(&mut rows)?;
         self.ready(&mut rows).await?;
         self.together(&mut rows).await?;
@@ -101,7 +118,12 @@ impl Bench {
     }
 
     /// From the start of the controller to its end, and QEMU alone.
-    async fn verdict(&self, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+    pub(super) async fn verdict(
+        &self,
+        name: &str,
+        wanted: &'static str,
+        rows: &mut Vec<Row>,
+    ) -> Result<(), CommandError> {
         let (mut checks, mut floors) = (Vec::new(), Vec::new());
         for counted in 0..=self.runs {
             let floor = self.bare().await?;
@@ -112,8 +134,6 @@ impl Bench {
             }
         }
         let (check, floor) = (wall(&checks), wall(&floors));
-        let name = "a check from a template, start to exit";
-        let wanted = "at most 1.3 x and 60 ms more";
         rows.push(Row::new(name, "ms", check, Some(floor), wanted));
         rows.push(Row::new("  more than bare QEMU", "ms", check - floor, None, "at most 60"));
         let (all, qemu) = (cpu(&checks), cpu(&floors));
@@ -201,7 +221,7 @@ impl Bench {
             run(warm_up).await?;
         }
         let began = Instant::now();
-        run(LINE).await?;
+        run(self.line).await?;
         let took = ms(began.elapsed());
         machine.kill().await;
         Ok(took)
@@ -349,7 +369,7 @@ impl Bench {
     async fn bare(&self) -> Result<Sample, CommandError> {
         let began = Instant::now();
         let (machine, guest) = self.bare_machine().await?;
-        let line = GuestCommand::Shell(LINE.as_bytes().to_vec().into());
+        let line = GuestCommand::Shell(self.line.as_bytes().to_vec().into());
         let ran = guest.run(ExecRequest::new(line), &[], 4096).await?;
         let wall_ms = ms(began.elapsed());
         let cpu_ms = ms(machine.cpu_time());
@@ -384,7 +404,7 @@ impl Bench {
     ) -> Result<(Sample, Vec<Value>), CommandError> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(&self.global_args).args(["check", "--message-format", "json"]);
-        command.args(words).arg(LINE);
+        command.args(["--image", &self.request.image.manifest.name]).args(words).arg(self.line);
         if let Some(home) = home {
             command.env(guestline::dirs::HOME_VARIABLE, home);
         }

@@ -2,6 +2,7 @@
 //!
 //! Figures and floors alternate, run by run, so that a machine that speeds up or slows down does so for both.
 
+mod image;
 mod link;
 mod machine;
 mod peers;
@@ -47,6 +48,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     }
     if let [Figure::Machine] = args.figures[..] {
         return machine::run(global, args);
+    }
+    if let [Figure::Image] = args.figures[..] {
+        return image::run(global, args);
     }
     let context = Context::new()?;
     let agent = agent(global)?;
