@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -278,10 +278,13 @@ fn what_cannot_be_is_said_and_nothing_is_left() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let said = wait_for("the lock", || {
-        let ran = guestline.run(&["image", "embed", "One.ext4", "-o", "out", "--root", "9"]);
-        (ran.stderr.contains("is in use")).then_some(ran)
+    // Looked for where it is no trial: one would keep qemu-io from it (proc_locks(5)).
+    let inode = format!(":{} ", fs::metadata(&raw).unwrap().ino());
+    wait_for("the lock", || {
+        fs::read_to_string("/proc/locks").unwrap().contains(&inode).then_some(())
     });
+    let said = guestline.run(&["image", "embed", "One.ext4", "-o", "out", "--root", "9"]);
+    assert!(said.stderr.contains("is in use"), "{}", said.stderr);
     user.kill().unwrap();
     user.wait().unwrap();
     assert_eq!(said.status, 125, "{}", said.stderr);

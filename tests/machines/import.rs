@@ -244,7 +244,7 @@ fn a_disk_is_booted_as_it_is() {
     let mut bytes = fs::read(&qcow2).unwrap();
     bytes[40..48].copy_from_slice(&(1u64 << 40).to_be_bytes());
     fs::write(&damaged, bytes).unwrap();
-    for (file, wanted) in [(&upon, "lies upon another file"), (&damaged, "outside of the file")] {
+    for (file, wanted) in [(&upon, "lies upon another file"), (&damaged, "lies beyond its end")] {
         let ran = guestline.run(&["image", "import", file.to_str().unwrap()]);
         assert_eq!(ran.status, 125, "{}", ran.stderr);
         assert!(ran.stderr.contains(wanted), "{}", ran.stderr);

@@ -133,9 +133,9 @@ booted as it is, and has to have the agent in it (`guestline image embed`). Kept
 
 Exit status: 0, 2 wrong usage, 125 it cannot be imported, 129, 130, 143 interrupted.";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ImageImportArgs {
-    /// File or folder; - is standard input, for what `image export` writes
+    /// File or folder, or virt-builder:TEMPLATE; - is standard input, for what `image export` writes
     pub(crate) from: PathBuf,
     /// The image's name: a-z, 0-9, `.`, `_` and `-` [default: the file's]
     #[arg(long, visible_alias = "as", value_name = "NAME")]

@@ -1,6 +1,6 @@
 //! `guestline image import`: what a file is, and who takes it in.
 
-use super::{BROKEN, DAMAGED, foreign, interruptible, print, tell};
+use super::{BROKEN, DAMAGED, foreign, interruptible, print, tell, virt_builder};
 use crate::args::{GlobalArgs, ImageImportArgs};
 use crate::context::Context;
 use crate::error::CommandError;
@@ -24,6 +24,9 @@ pub(super) fn run(
     args: &ImageImportArgs,
 ) -> Result<u8, CommandError> {
     let file = &args.from;
+    if let Some(template) = virt_builder::template(file) {
+        return virt_builder::run(context, global, args, template);
+    }
     let found = find(file)
         .map_err(|error| CommandError::new(format!("cannot read `{}`: {error}", file.display())))?;
     match found {

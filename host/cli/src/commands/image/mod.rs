@@ -6,6 +6,7 @@ mod import;
 mod publish;
 mod pull;
 mod sbom;
+mod virt_builder;
 
 use super::{embed, lint};
 use crate::args::{GlobalArgs, ImageArgs, ImageBuildArgs, ImageCommand};
