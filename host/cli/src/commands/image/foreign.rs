@@ -68,7 +68,8 @@ pub(crate) fn run(
 fn is_usage(error: &ImportError) -> bool {
     matches!(
         error,
-        ImportError::Name { .. }
+        ImportError::Kind(_)
+            | ImportError::Name { .. }
             | ImportError::Taken { .. }
             | ImportError::Recipe(_)
             | ImportError::NoKernel { .. }
