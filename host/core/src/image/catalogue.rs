@@ -8,16 +8,15 @@
 //! dir:PATH                  a folder that is a root
 //! ```
 
+use super::folder_digest;
 use super::import;
 use super::recipe::{EXTENDS, MORE, Recipe, RecipeError, in_folder};
-use crate::digest::{Digest, Hasher};
 use crate::dirs::Dirs;
 use crate::kept::folders as kept_folders;
 use crate::text::is_plain_name;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use strsim::levenshtein as distance;
 use toml::Table;
@@ -199,7 +198,7 @@ impl Catalogue {
     fn of_folder(&self, folder: &Path) -> Result<Recipe, RecipeError> {
         let wrong = |source| RecipeError::Read { path: folder.to_owned(), source };
         let folder = fs::canonicalize(folder).map_err(wrong)?;
-        let sha256 = folder_digest(&folder).map_err(wrong)?;
+        let sha256 = folder_digest::of_state(&folder).map_err(wrong)?;
         let kernel = self.named(DEFAULT_KERNEL)?;
         let table = import::of_folder(&folder, &sha256, kernel);
         Recipe::of([table]).map_err(|why| RecipeError::Wrong {
@@ -230,27 +229,6 @@ impl Catalogue {
             }
         }
     }
-}
-
-/// Digest of what the files of a folder are: their names, sizes, times and inodes (stat(2)).
-///
-/// # Errors
-/// What looking at one of them gives.
-pub fn folder_digest(folder: &Path) -> io::Result<Digest> {
-    let (mut hasher, mut open) = (Hasher::default(), vec![folder.to_owned()]);
-    while let Some(path) = open.pop() {
-        let found = fs::symlink_metadata(&path)?;
-        let times = (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
-        let what = (found.mode(), found.uid(), found.gid(), found.len(), found.ino(), times);
-        hasher.update(format!("{path:?} {what:?}\n").as_bytes());
-        if found.is_dir() {
-            let entries = fs::read_dir(&path)?.collect::<io::Result<Vec<_>>>()?;
-            let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
-            paths.sort();
-            open.extend(paths);
-        }
-    }
-    Ok(hasher.finish())
 }
 
 fn is_path(name: &str) -> bool {

@@ -85,10 +85,13 @@ fn take_over(
     to: &Path,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
-    let given = |source| BuildError::Given { path: from.to_owned(), source };
+    let named = from;
+    let given = |source| BuildError::Given { path: named.to_owned(), source };
     if from.as_os_str().is_empty() {
         return Err(BuildError::NotHere);
     }
+    // What a link leads to is taken over, and not the link.
+    let from = &fs::canonicalize(from).map_err(given)?;
     if fs::hard_link(from, to).is_err() {
         sparse::copy(from, to, cancel).map_err(given)?;
     }

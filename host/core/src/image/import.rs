@@ -15,6 +15,8 @@ use crate::machine::qcow2::inspect;
 use crate::machine::{FirmwareKind, MEMORY_MIB, NotUsable};
 use crate::sparse;
 use crate::text::{is_plain_name, one_line};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -133,6 +135,15 @@ pub enum ImportError {
         #[source]
         source: Box<BuildError>,
     },
+    /// A disk cannot be copied.
+    #[error("cannot copy `{path}` into the folder of imports", path = path.display())]
+    Copy {
+        /// The disk.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Its folder.
     #[error("cannot write `{path}`", path = path.display())]
     Write {
@@ -216,15 +227,18 @@ impl Import {
     /// Puts it into its place, where an older one goes.
     pub(super) fn publish(self) -> Result<(), ImportError> {
         let wrong = |source| ImportError::Write { path: self.place.clone(), source };
-        let old = self.place.with_file_name(format!("{MAKING}old"));
-        let _ = fs::remove_dir_all(&old);
-        match fs::rename(&self.place, &old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
-            _ => {}
+        let making = self.making.path();
+        // What was there is there until this is, and goes with the folder that this was made in.
+        let exchanged =
+            renameat2(AT_FDCWD, making, AT_FDCWD, &self.place, RenameFlags::RENAME_EXCHANGE);
+        match exchanged {
+            Err(Errno::ENOENT) => {
+                fs::rename(making, &self.place).map_err(wrong)?;
+                let _ = self.making.keep();
+                Ok(())
+            }
+            exchanged => exchanged.map_err(|errno| wrong(errno.into())),
         }
-        fs::rename(self.making.keep(), &self.place).map_err(wrong)?;
-        let _ = fs::remove_dir_all(old);
-        Ok(())
     }
 }
 
@@ -376,11 +390,11 @@ fn disk(
     terms.step(&format!("copies the {kind}"));
     let to = folder.join(DISK);
     let sha256 = sparse::copy(&spec.from, &to, terms.cancel)
-        .map_err(|source| ImportError::Write { path: spec.from.clone(), source })?;
+        .map_err(|source| ImportError::Copy { path: spec.from.clone(), source })?;
     if kind == Kind::Qcow2 {
         let looked = File::open(&to).and_then(|file| inspect(&file));
         let looked =
-            looked.map_err(|source| ImportError::Write { path: spec.from.clone(), source })?;
+            looked.map_err(|source| ImportError::Copy { path: spec.from.clone(), source })?;
         looked.map_err(|source| ImportError::Disk { path: spec.from.clone(), source })?;
     }
     let firmware = match spec.firmware.unwrap_or_else(|| firmware_of(&to, kind)) {

@@ -18,6 +18,7 @@ mod debian;
 mod drawer;
 mod elf;
 pub mod embed;
+mod folder_digest;
 mod foreign;
 mod given;
 mod import;
@@ -47,8 +48,9 @@ mod store;
 pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
 pub use build::{BuildError, BuildNews, BuildTerms};
-pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA, folder_digest};
+pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA};
 pub(crate) use drawer::{Drawer, verify as verify_drawn};
+pub use folder_digest::of_content as folder_digest;
 pub use foreign::{
     ArchiveEditError, ArchiveInput, FileTreeError, Kind, KindError, NoKind, OciError, RootfsError,
     edit_archive, look_into_archive,

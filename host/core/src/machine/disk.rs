@@ -120,7 +120,7 @@ impl Disk {
         Self { size, read_only, is_own: true, files: vec![file] }
     }
 
-    /// A disk whose base is a file that many machines read.
+    /// A disk whose base is a file that many machines read, and that was looked at when it came.
     ///
     /// # Errors
     /// What asking for its size gives.
@@ -130,7 +130,7 @@ impl Disk {
         let file = File::open(path)?;
         let size = match format {
             DiskFormat::Raw => file.metadata()?.len(),
-            DiskFormat::Qcow2 => qcow2::inspect(&file)?.map_err(io::Error::other)?,
+            DiskFormat::Qcow2 => qcow2::size(&file)?,
         };
         let size = size.next_multiple_of(SECTOR);
         let file = DiskFile::at(path.to_owned(), format);

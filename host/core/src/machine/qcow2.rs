@@ -207,6 +207,7 @@ pub(crate) fn inspect(file: &File) -> io::Result<Result<u64, NotUsable>> {
     }
     let mut entries = vec![0; usize::try_from(needed).unwrap_or(0)];
     file.read_exact_at(&mut entries, first)?;
+    let mut seen = std::collections::HashSet::new();
     for entry in entries.chunks_exact(8) {
         let at = u64::from_be_bytes(entry.try_into().unwrap_or_default()) & OFFSET;
         if !at.is_multiple_of(cluster) {
@@ -216,11 +217,25 @@ pub(crate) fn inspect(file: &File) -> io::Result<Result<u64, NotUsable>> {
         if at >= len {
             return Ok(Err(NotUsable::Cut { what: "a second table" }));
         }
+        // Each is its own, so all together they are no more than the file.
+        if at != 0 && !seen.insert(at) {
+            return Ok(Err(NotUsable::Damaged { what: "two tables in it are one" }));
+        }
         if at != 0 && !leads_inside(file, at, cluster, entry_len, len)? {
             return Ok(Err(NotUsable::Cut { what: "a piece of the disk" }));
         }
     }
     Ok(Ok(size))
+}
+
+/// The size of the disk that a whole file holds, bytes (offset 24).
+///
+/// # Errors
+/// What reading gives.
+pub(crate) fn size(file: &File) -> io::Result<u64> {
+    let mut size = [0; 8];
+    file.read_exact_at(&mut size, 24)?;
+    Ok(u64::from_be_bytes(size))
 }
 
 /// Whether all that a second table leads to is in a file of so many bytes.

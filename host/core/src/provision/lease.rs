@@ -72,6 +72,12 @@ pub enum LeaseError {
         /// The image.
         image: String,
     },
+    /// A command line was asked for, and the image's disk brings its own.
+    #[error("image `{image}` is a disk that boots its own kernel, so it takes no --cmdline")]
+    OwnCmdline {
+        /// The image.
+        image: String,
+    },
     /// What starts UEFI disks.
     #[error(transparent)]
     Uefi(#[from] UefiError),

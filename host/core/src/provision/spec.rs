@@ -32,6 +32,9 @@ impl Provisioner {
         if request.link == LinkChoice::VirtConsole {
             ports.push(ExtraPort::VirtConsole);
         }
+        if request.image.disk.is_some() && request.cmdline.is_some() {
+            return Err(LeaseError::OwnCmdline { image: request.image.manifest.name.clone() });
+        }
         Ok(MachineSpec {
             memory_mib: request.memory_mib,
             cpus: request.cpus,

@@ -115,6 +115,7 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         LeaseError::Kernel(_)
         | LeaseError::KernelChanged { .. }
         | LeaseError::OwnKernel { .. }
+        | LeaseError::OwnCmdline { .. }
         | LeaseError::Image { .. } => Stage::Image,
         LeaseError::KernelLacks { .. }
         | LeaseError::Ended { .. }

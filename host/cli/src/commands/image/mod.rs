@@ -322,7 +322,7 @@ fn recipes(context: &Context, names: &[String]) -> Result<Vec<Recipe>, CommandEr
 }
 
 fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
-    for recipe in recipes(context, names)? {
+    for (recipe, asked) in recipes(context, names)?.iter().zip(names) {
         for removal in context.cache().remove_image(&recipe.name, &|| true) {
             match removal {
                 Removal::Removed => {}
@@ -338,8 +338,12 @@ fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
                 }
             }
         }
-        context.store().forget(&recipe.name)?;
         let name = &recipe.name;
+        // A path means what lies there, and not what came under the same name.
+        if asked != name {
+            continue;
+        }
+        context.store().forget(name)?;
         let forgotten = context.store().catalogue().forget(name);
         match forgotten {
             Ok(false) => {}

@@ -7,7 +7,7 @@
 
 use super::edited::Edited;
 use super::kind::Kind;
-use super::layer::{change_docker, change_oci, layer};
+use super::layer::{LayerChange, change_docker, change_oci, docker_has_ours, layer, oci_has_ours};
 use super::oci::OciError;
 use super::packing::Packing;
 use super::rootfs::{Rootfs, RootfsError};
@@ -15,12 +15,14 @@ use super::tree::{FileTree, What};
 use super::{read, write};
 use crate::image::embed::{CopyError, EmbedError, Output, Root, Work, Worked, copy_folder};
 use crate::sparse;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tokio_util::sync::CancellationToken;
 
 /// An archive could not be worked on.
@@ -110,17 +112,24 @@ pub fn edit_archive(
     if cancel.is_cancelled() {
         return Err(ArchiveEditError::Cancelled);
     }
+    // What a link leads to is meant, and not the link.
+    let itself = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (to, in_place) = match output {
         Output::Nowhere => return Ok(worked),
         Output::InPlace if worked.is_done => return Ok(worked),
-        Output::InPlace => (path, true),
+        Output::InPlace => (itself.as_path(), true),
         Output::New(to) => (to.as_path(), false),
     };
     let wrong = |source| ArchiveEditError::Write { path: to.to_owned(), source };
     match kind {
-        _ if worked.is_done && path.is_dir() => copy_folder(path, to, cancel)?,
+        _ if worked.is_done && path.is_dir() => {
+            let making = beside(to)?;
+            let copy = making.path().join("copy");
+            copy_folder(path, &copy, cancel)?;
+            rename_new(&copy, to)?;
+        }
         _ if worked.is_done => drop(sparse::copy(path, to, cancel).map_err(wrong)?),
-        Kind::OciLayout => layout(input, &edited, to, in_place, cancel)?,
+        Kind::OciLayout => layout(input, &edited, work, to, in_place, cancel)?,
         _ => {
             let draft = Draft::new(path, to).map_err(wrong)?;
             match kind {
@@ -132,7 +141,7 @@ pub fn edit_archive(
                 }
                 Kind::Cpio => initramfs(path, &edited.tree, draft.file()).map_err(wrong)?,
                 _ => {
-                    let files = container(input, &edited, cancel)?;
+                    let files = container(input, &edited, work, cancel)?;
                     let packing = packing_at(path, 0).map_err(wrong)?;
                     packing.write(draft.file(), |to| write::tar(&files, to)).map_err(wrong)?;
                 }
@@ -190,39 +199,82 @@ fn initramfs(path: &Path, tree: &FileTree, to: &File) -> io::Result<()> {
 fn container(
     input: ArchiveInput<'_>,
     edited: &Edited,
+    work: &Work,
     cancel: &CancellationToken,
 ) -> Result<FileTree, ArchiveEditError> {
     let ArchiveInput { path, kind, pick, scratch } = input;
-    let mut files = Rootfs::read_files(path, kind, scratch, cancel)?;
-    let layer = layer(edited, scratch)
-        .map_err(|source| ArchiveEditError::Write { path: scratch.to_owned(), source })?;
-    match kind {
-        Kind::DockerArchive => change_docker(&mut files, pick, &layer, scratch, cancel)?,
-        _ => change_oci(&mut files, pick, &layer, scratch, cancel)?,
+    let is_docker = kind == Kind::DockerArchive;
+    let files = Rootfs::read_files(path, kind, scratch, cancel)?;
+    let wrong = |source| ArchiveEditError::Write { path: scratch.to_owned(), source };
+    let has_ours = match is_docker {
+        true => docker_has_ours(&files, pick, scratch, cancel)?,
+        false => oci_has_ours(&files, pick, scratch, cancel)?,
+    };
+    if !has_ours {
+        let layer = layer(edited, scratch).map_err(wrong)?;
+        return change(files, is_docker, pick, LayerChange::Push(&layer)).map(|(files, _)| files);
     }
-    Ok(files)
+    let (files, digest) = change(files, is_docker, pick, LayerChange::Pop)?;
+    if matches!(work, Work::Unembed) {
+        return Ok(files);
+    }
+    // Another agent takes the place of ours: its layer goes upon what was there before.
+    let pick = pick.map(|pick| if pick.starts_with("sha256:") { &digest } else { pick });
+    let (tree, _) = Rootfs::of_files(&files, path, kind, pick, scratch, cancel)?;
+    let mut again = Edited::new(tree);
+    work.run(&mut again, true)?;
+    let layer = layer(&again, scratch).map_err(wrong)?;
+    change(files, is_docker, pick, LayerChange::Push(&layer)).map(|(files, _)| files)
+}
+
+fn change(
+    mut files: FileTree,
+    is_docker: bool,
+    pick: Option<&str>,
+    change: LayerChange<'_>,
+) -> Result<(FileTree, String), ArchiveEditError> {
+    let digest = match is_docker {
+        true => change_docker(&mut files, pick, change).map(|()| String::new())?,
+        false => change_oci(&mut files, pick, change)?,
+    };
+    Ok((files, digest))
 }
 
 /// A layout: blobs that are not there, and then the index.
 fn layout(
     input: ArchiveInput<'_>,
     edited: &Edited,
+    work: &Work,
     to: &Path,
     in_place: bool,
     cancel: &CancellationToken,
 ) -> Result<(), ArchiveEditError> {
-    let files = container(input, edited, cancel)?;
+    let files = container(input, edited, work, cancel)?;
     let wrong = |source| ArchiveEditError::Write { path: to.to_owned(), source };
     if in_place {
         return write_layout(&files, to).map_err(wrong);
     }
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let making =
-        tempfile::Builder::new().prefix(".guestline-").tempdir_in(folder.unwrap_or(Path::new(".")));
-    let making = making.map_err(wrong)?;
+    let making = beside(to)?;
     let copy = making.path().join("layout");
     fs::create_dir(&copy).and_then(|()| write_layout(&files, &copy)).map_err(wrong)?;
-    fs::rename(&copy, to).map_err(wrong)
+    rename_new(&copy, to)
+}
+
+/// A folder beside a place, gone with what is in it.
+fn beside(to: &Path) -> Result<TempDir, ArchiveEditError> {
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut making = tempfile::Builder::new();
+    let making = making.prefix(".guestline-").tempdir_in(folder.unwrap_or(Path::new(".")));
+    making.map_err(|source| ArchiveEditError::Write { path: to.to_owned(), source })
+}
+
+/// Gives a folder its name, where nothing is.
+fn rename_new(from: &Path, to: &Path) -> Result<(), ArchiveEditError> {
+    let named = renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
+    named.map_err(|errno| match errno {
+        Errno::EEXIST => ArchiveEditError::Exists { path: to.to_owned() },
+        errno => ArchiveEditError::Write { path: to.to_owned(), source: errno.into() },
+    })
 }
 
 fn write_layout(files: &FileTree, to: &Path) -> io::Result<()> {

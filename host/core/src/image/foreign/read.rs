@@ -4,7 +4,8 @@ use super::packing::{Packed, Packing};
 use super::tree::{Content, FileTree, FileTreeError, Node, What};
 use nix::sys::stat::{major, minor};
 use nix::unistd::Uid;
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -38,6 +39,33 @@ fn go_on(cancel: &CancellationToken) -> Result<(), FileTreeError> {
     }
 }
 
+/// What a member may say of itself, in bytes: longer names and attributes are nobody's.
+const MAX_HEADERS: u64 = 4 << 20;
+
+/// What is read for as long as it is wanted, and at most so much at a time.
+struct Heeding<'a, R> {
+    from: R,
+    allowed: &'a Cell<u64>,
+    cancel: &'a CancellationToken,
+}
+
+impl<R: Read> Read for Heeding<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("interrupted"));
+        }
+        let count = self.from.read(into)?;
+        match self.allowed.get().checked_sub(count as u64) {
+            Some(left) => self.allowed.set(left),
+            None => {
+                let why = "a member says too much of itself";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+        Ok(count)
+    }
+}
+
 /// Adds what a tar archive holds.
 pub(super) fn tar(
     from: impl Read,
@@ -45,12 +73,20 @@ pub(super) fn tar(
     tree: &mut FileTree,
     cancel: &CancellationToken,
 ) -> Result<(), FileTreeError> {
-    let mut archive = tar::Archive::new(from);
-    for entry in archive.entries().map_err(FileTreeError::Read)? {
-        go_on(cancel)?;
+    let allowed = Cell::new(u64::MAX);
+    let mut archive = tar::Archive::new(Heeding { from, allowed: &allowed, cancel });
+    // What a layer takes away is of those below it.
+    let mut added = BTreeSet::new();
+    let mut entries = archive.entries().map_err(FileTreeError::Read)?;
+    let mut unread = 0;
+    loop {
+        allowed.set(MAX_HEADERS.saturating_add(unread));
+        let Some(entry) = entries.next() else { break };
+        allowed.set(u64::MAX);
         let mut entry = entry.map_err(FileTreeError::Read)?;
         let name = entry.path_bytes().into_owned();
-        if kind == TarKind::Layer && take_away(&name, tree)? {
+        if kind == TarKind::Layer && take_away(&name, tree, &added)? {
+            unread = entry.size();
             continue;
         }
         let target = entry.link_name_bytes().map(|target| target.into_owned());
@@ -70,6 +106,10 @@ pub(super) fn tar(
             tar::EntryType::Symlink => What::Link(target),
             tar::EntryType::Link => {
                 tree.hard_link(&name, &target)?;
+                unread = entry.size();
+                if kind == TarKind::Layer {
+                    added.extend(tree.place_of(&name)?);
+                }
                 continue;
             }
             tar::EntryType::Char => {
@@ -84,9 +124,13 @@ pub(super) fn tar(
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
                 What::File(tree.keep(&mut entry)?)
             }
-            tar::EntryType::XGlobalHeader => continue,
+            tar::EntryType::XGlobalHeader => {
+                unread = entry.size();
+                continue;
+            }
             _ => return Err(FileTreeError::name(&name, "is of no kind that a root has")),
         };
+        let is_read = matches!(what, What::File(_));
         let node = Node {
             what,
             mode: header.mode().map_err(FileTreeError::Read)? & 0o7777,
@@ -96,8 +140,13 @@ pub(super) fn tar(
             xattrs,
         };
         tree.add(&name, node)?;
+        unread = if is_read { 0 } else { entry.size() };
+        if kind == TarKind::Layer {
+            added.extend(tree.place_of(&name)?);
+        }
     }
     // What comes behind the end: a file that is cut there shows here.
+    allowed.set(u64::MAX);
     let mut rest = archive.into_inner();
     io::copy(&mut rest, &mut io::sink()).map_err(FileTreeError::Read)?;
     Ok(())
@@ -116,15 +165,19 @@ fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(String, Vec
 }
 
 /// Takes away what a layer's mark names; false when the name is no mark.
-fn take_away(name: &[u8], tree: &mut FileTree) -> Result<bool, FileTreeError> {
+fn take_away(
+    name: &[u8],
+    tree: &mut FileTree,
+    added: &BTreeSet<Vec<u8>>,
+) -> Result<bool, FileTreeError> {
     let at = name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
     let (folder, last) = name.split_at(at);
     if last == OPAQUE {
-        tree.empty(folder)?;
+        tree.empty_but(folder, added)?;
         return Ok(true);
     }
     let Some(gone) = last.strip_prefix(WHITEOUT) else { return Ok(false) };
-    tree.remove(&[folder, gone].concat())?;
+    tree.remove_but(&[folder, gone].concat(), added)?;
     Ok(true)
 }
 
@@ -142,7 +195,9 @@ pub(super) fn initramfs(
         (&mut file).take(8).read_to_end(&mut start).map_err(FileTreeError::Read)?;
         file.seek(SeekFrom::Start(at)).map_err(FileTreeError::Read)?;
         if Packing::of(&start) != Packing::Plain {
-            let mut packed = BufReader::new(Packed::open(file).map_err(FileTreeError::Read)?);
+            let allowed = Cell::new(u64::MAX);
+            let from = Packed::open(file).map_err(FileTreeError::Read)?;
+            let mut packed = BufReader::new(Heeding { from, allowed: &allowed, cancel });
             cpio_archive(&mut packed, tree, cancel)?;
             // Zeros, or what shows that it is cut.
             io::copy(&mut packed, &mut io::sink()).map_err(FileTreeError::Read)?;

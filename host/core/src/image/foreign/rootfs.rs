@@ -110,7 +110,6 @@ impl Rootfs {
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let open = || File::open(path).map_err(unreadable);
         let packed = || Packed::open(open()?).map(BufReader::new).map_err(unreadable);
-        let oci_failed = |source| RootfsError::Oci { kind, path: path.to_owned(), source };
         let mut config = ContainerConfig::default();
         match kind {
             Kind::Folder => read::folder(path, &mut tree, cancel).map_err(failed)?,
@@ -118,11 +117,7 @@ impl Rootfs {
             Kind::Cpio => read::initramfs(open()?, &mut tree, cancel).map_err(failed)?,
             Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
                 let files = Self::read_files(path, kind, scratch, cancel)?;
-                config = match kind {
-                    Kind::DockerArchive => oci::docker(&files, name, &mut tree, cancel),
-                    _ => oci::oci(&files, name, &mut tree, cancel),
-                }
-                .map_err(oci_failed)?;
+                (tree, config) = Self::of_files(&files, path, kind, name, scratch, cancel)?;
             }
             Kind::Squashfs | Kind::Qcow2 | Kind::RawDisk | Kind::Iso | Kind::Guestline => {
                 return Err(unreadable(io::Error::new(
@@ -157,6 +152,30 @@ impl Rootfs {
         };
         read.map_err(failed)?;
         Ok(files)
+    }
+
+    /// The root that the files of a container image hold, and how it is to be run.
+    ///
+    /// # Errors
+    /// [`RootfsError`].
+    pub(super) fn of_files(
+        files: &FileTree,
+        path: &Path,
+        kind: Kind,
+        name: Option<&str>,
+        scratch: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<(FileTree, ContainerConfig), RootfsError> {
+        let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
+        let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
+        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
+        let config = match kind {
+            Kind::DockerArchive => oci::docker(files, name, &mut tree, cancel),
+            _ => oci::oci(files, name, &mut tree, cancel),
+        };
+        let failed = |source| RootfsError::Oci { kind, path: path.to_owned(), source };
+        Ok((tree, config.map_err(failed)?))
     }
 
     /// The last archive of an initial RAM file system, where that is packed; else all of them.

@@ -4,7 +4,7 @@
 //! Names come from whoever made the archive. They are bytes, relative and without `..`; a member below a link goes where the
 //! link leads within the tree, and one that would leave it is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -16,6 +16,9 @@ const MAX_LINKS: u32 = 40;
 /// No file system of ours takes longer names (limits.h, `PATH_MAX`).
 const MAX_NAME_LEN: usize = 4096;
 
+/// Names, targets and attributes of a root are far less.
+const MAX_IN_MEMORY: u64 = 1 << 30;
+
 /// Contents are copied in pieces of this.
 const PIECE: usize = 256 * 1024;
 
@@ -26,6 +29,8 @@ pub(crate) struct FileTree {
     spool: File,
     folder: PathBuf,
     spooled: u64,
+    /// Bytes of names, targets and attributes.
+    in_memory: u64,
     bounds: Bounds,
 }
 
@@ -153,7 +158,23 @@ impl Node {
     }
 }
 
-/// Where a name leads within a tree.
+/// Whether what a name's last part names is followed, should it be a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Itself,
+    Followed,
+}
+
+/// Where a name leads.
+#[derive(Debug, PartialEq, Eq)]
+enum Walked {
+    /// To this place; with [`Last::Itself`] perhaps nothing is there.
+    At(Vec<u8>),
+    /// Below this one, which is not there.
+    Lacks(Vec<u8>),
+}
+
+/// What becomes of folders that are not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     /// Folders that are not there are made.
@@ -170,7 +191,14 @@ impl FileTree {
     pub(crate) fn new(folder: &Path, bounds: Bounds) -> Result<Self, FileTreeError> {
         let spool = tempfile::tempfile_in(folder)
             .map_err(|source| FileTreeError::Spool { path: folder.to_owned(), source })?;
-        Ok(Self { nodes: BTreeMap::new(), spool, folder: folder.to_owned(), spooled: 0, bounds })
+        Ok(Self {
+            nodes: BTreeMap::new(),
+            spool,
+            folder: folder.to_owned(),
+            spooled: 0,
+            in_memory: 0,
+            bounds,
+        })
     }
 
     /// All nodes, folders before what is in them.
@@ -192,11 +220,15 @@ impl FileTree {
             };
         }
         if let What::Link(target) = &node.what {
-            stays_inside(&place, target).map_err(|why| FileTreeError::name(name, why))?;
+            let wrong = |why| FileTreeError::name(name, why);
+            if target.len() > MAX_NAME_LEN {
+                return Err(wrong("is a link that is too long"));
+            }
+            within(&place, target).ok_or_else(|| wrong("is a link that leads out of it"))?;
         }
         let is_folder = |node: &Node| node.what == What::Folder;
         if self.nodes.get(&place).is_some_and(is_folder) && !is_folder(&node) {
-            self.remove_below(&place);
+            self.remove_below(&place, &BTreeSet::new());
         }
         self.insert(place, node)
     }
@@ -204,6 +236,13 @@ impl FileTree {
     fn insert(&mut self, place: Vec<u8>, node: Node) -> Result<(), FileTreeError> {
         if self.nodes.len() >= self.bounds.members {
             return Err(FileTreeError::TooMany { members: self.bounds.members });
+        }
+        let target = if let What::Link(target) = &node.what { target.len() } else { 0 };
+        let attributes: usize =
+            node.xattrs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.in_memory += (place.len() + target + attributes) as u64;
+        if self.in_memory > MAX_IN_MEMORY {
+            return Err(FileTreeError::TooLarge { bytes: MAX_IN_MEMORY, why: "of names alone" });
         }
         self.nodes.insert(place, node);
         Ok(())
@@ -227,34 +266,58 @@ impl FileTree {
     /// # Errors
     /// [`FileTreeError::Name`].
     pub(crate) fn remove(&mut self, name: &[u8]) -> Result<(), FileTreeError> {
-        if let Some(place) = self.place(name, Missing::No)? {
-            self.remove_below(&place);
-            self.nodes.remove(&place);
-        }
-        Ok(())
+        self.remove_but(name, &BTreeSet::new()).map(drop)
     }
 
-    /// Removes what is in a folder.
+    /// Removes a name and what is below it, but for these and the folders that they are in.
     ///
     /// # Errors
     /// [`FileTreeError::Name`].
-    pub(crate) fn empty(&mut self, name: &[u8]) -> Result<(), FileTreeError> {
+    pub(crate) fn remove_but(
+        &mut self,
+        name: &[u8],
+        kept: &BTreeSet<Vec<u8>>,
+    ) -> Result<(), FileTreeError> {
         if let Some(place) = self.place(name, Missing::No)? {
-            self.remove_below(&place);
+            self.remove_below(&place, kept);
+            if !is_kept(&place, kept) {
+                self.nodes.remove(&place);
+            }
         }
         Ok(())
     }
 
-    fn remove_below(&mut self, place: &[u8]) {
-        let prefix = [place, b"/"].concat();
+    /// Removes what is in a folder, but for these and the folders that they are in.
+    ///
+    /// # Errors
+    /// [`FileTreeError::Name`].
+    pub(crate) fn empty_but(
+        &mut self,
+        name: &[u8],
+        kept: &BTreeSet<Vec<u8>>,
+    ) -> Result<(), FileTreeError> {
+        if let Some(place) = self.place(name, Missing::No)? {
+            self.remove_below(&place, kept);
+        }
+        Ok(())
+    }
+
+    fn remove_below(&mut self, place: &[u8], kept: &BTreeSet<Vec<u8>>) {
+        let prefix = if place.is_empty() { Vec::new() } else { [place, b"/"].concat() };
         let below = self.nodes.range(prefix.clone()..);
         let below: Vec<Vec<u8>> = below
             .map(|(name, _)| name.clone())
-            .take_while(|name| place.is_empty() || name.starts_with(&prefix))
+            .take_while(|name| name.starts_with(&prefix))
+            .filter(|name| !is_kept(name, kept))
             .collect();
         for name in below {
             self.nodes.remove(&name);
         }
+    }
+
+    /// Where a name is that was added just now.
+    pub(crate) fn place_of(&mut self, name: &[u8]) -> Result<Option<Vec<u8>>, FileTreeError> {
+        self.place(name, Missing::No)
     }
 
     /// The node of a clean name, none of whose folders is a link.
@@ -277,99 +340,65 @@ impl FileTree {
     /// The node of a name itself, which may be a link; folders on the way may be links.
     #[cfg(test)]
     pub(crate) fn look(&self, name: &[u8]) -> Option<&Node> {
-        let mut links = 0;
-        let place = self.resolve_parent(&clean(name).ok()?, &mut links).ok()??;
-        self.nodes.get(&place)
+        match self.walk(&clean(name).ok()?, Last::Itself).ok()? {
+            Walked::At(place) => self.nodes.get(&place),
+            Walked::Lacks(_) => None,
+        }
     }
 
     /// The node that a name leads to, and where that is.
     pub(crate) fn find(&self, name: &[u8]) -> Option<(Vec<u8>, &Node)> {
-        let mut links = 0;
-        let place = self.resolve(&clean(name).ok()?, &mut links).ok()??;
-        let node = self.nodes.get(&place)?;
-        Some((place, node))
+        match self.walk(&clean(name).ok()?, Last::Followed).ok()? {
+            Walked::At(place) => self.nodes.get(&place).map(|node| (place.clone(), node)),
+            Walked::Lacks(_) => None,
+        }
     }
 
-    /// Where a name is, through links of its folders.
+    /// Where a name is, through links of its folders; these are made, or it is nowhere.
     fn place(&mut self, name: &[u8], missing: Missing) -> Result<Option<Vec<u8>>, FileTreeError> {
         let wrong = |why| FileTreeError::name(name, why);
         let clean = clean(name).map_err(wrong)?;
-        let mut links = 0;
-        if let Some(place) = self.resolve_parent(&clean, &mut links).map_err(wrong)? {
-            return Ok(Some(place));
-        }
-        if missing == Missing::No {
-            return Ok(None);
-        }
-        let (mut place, mut rest) = (Vec::new(), clean.as_slice());
-        while let Some(at) = rest.iter().position(|&byte| byte == b'/') {
-            let (part, after) = rest.split_at(at);
-            let next = join(&place, part);
-            place = match self.resolve(&next, &mut links).map_err(wrong)? {
-                Some(found) => match self.nodes.get(&found).map(|node| &node.what) {
-                    Some(What::Folder) => found,
-                    _ => return Err(wrong("lies below what is no folder")),
-                },
-                // A link that leads nowhere is made to lead to a folder.
-                None => {
-                    let target = match self.nodes.get(&next).map(|node| &node.what) {
-                        Some(What::Link(target)) => within(&next, target)
-                            .ok_or_else(|| wrong("lies below a link out of it"))?,
-                        _ => next,
-                    };
-                    let mut made = Vec::new();
-                    for part in target.split(|&byte| byte == b'/') {
-                        made = join(&made, part);
-                        if !self.nodes.contains_key(&made) {
-                            self.insert(made.clone(), Node::folder())?;
-                        }
-                    }
-                    target
+        loop {
+            match self.walk(&clean, Last::Itself).map_err(wrong)? {
+                Walked::At(place) => return Ok(Some(place)),
+                Walked::Lacks(folder) if missing == Missing::Make => {
+                    self.insert(folder, Node::folder())?;
                 }
-            };
-            rest = after.get(1..).unwrap_or_default();
-        }
-        Ok(Some(join(&place, rest)))
-    }
-
-    /// Where a clean name leads, all links followed; none when that is not there.
-    fn resolve(&self, name: &[u8], links: &mut u32) -> Result<Option<Vec<u8>>, &'static str> {
-        let Some(place) = self.resolve_parent(name, links)? else { return Ok(None) };
-        match self.nodes.get(&place).map(|node| &node.what) {
-            Some(What::Link(target)) => {
-                *links += 1;
-                if *links > MAX_LINKS {
-                    return Err("lies below links that lead in a circle");
-                }
-                match within(&place, target) {
-                    Some(target) => self.resolve(&target, links),
-                    None => Err("lies below a link out of it"),
-                }
+                Walked::Lacks(_) => return Ok(None),
             }
-            Some(_) => Ok(Some(place)),
-            None if place.is_empty() => Ok(Some(place)),
-            None => Ok(None),
         }
     }
 
-    /// Where a clean name is, links of its folders followed; none when one of these is not there.
-    fn resolve_parent(
-        &self,
-        name: &[u8],
-        links: &mut u32,
-    ) -> Result<Option<Vec<u8>>, &'static str> {
-        let Some(at) = name.iter().rposition(|&byte| byte == b'/') else {
-            return Ok(Some(name.to_vec()));
+    /// Goes where a clean name leads.
+    fn walk(&self, name: &[u8], last: Last) -> Result<Walked, &'static str> {
+        let parts = |name: &[u8]| {
+            let parts = name.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
+            parts.map(<[u8]>::to_vec).collect::<VecDeque<_>>()
         };
-        let (parent, last) = name.split_at(at);
-        let Some(parent) = self.resolve(parent, links)? else { return Ok(None) };
-        match self.nodes.get(&parent).map(|node| &node.what) {
-            Some(What::Folder) => {}
-            _ if parent.is_empty() => {}
-            Some(_) => return Err("lies below what is no folder"),
-            None => return Ok(None),
+        let (mut open, mut place, mut links) = (parts(name), Vec::new(), 0);
+        while let Some(part) = open.pop_front() {
+            let next = join(&place, &part);
+            match self.nodes.get(&next).map(|node| &node.what) {
+                Some(What::Link(target)) if !open.is_empty() || last == Last::Followed => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err("lies below links that lead in a circle");
+                    }
+                    let target = within(&next, target).ok_or("lies below a link out of it")?;
+                    for part in parts(&target).into_iter().rev() {
+                        open.push_front(part);
+                    }
+                    place.clear();
+                }
+                Some(What::Folder) => place = next,
+                Some(_) if !open.is_empty() => return Err("lies below what is no folder"),
+                None if !open.is_empty() || last == Last::Followed => {
+                    return Ok(Walked::Lacks(next));
+                }
+                Some(_) | None => place = next,
+            }
         }
-        Ok(Some(join(&parent, last.get(1..).unwrap_or_default())))
+        Ok(Walked::At(place))
     }
 
     /// Keeps a content.
@@ -492,6 +521,13 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Is a name one of these, or a folder that one of them is in?
+fn is_kept(name: &[u8], kept: &BTreeSet<Vec<u8>>) -> bool {
+    let below = [name, b"/"].concat();
+    kept.contains(name)
+        || kept.range(below.clone()..).next().is_some_and(|it| it.starts_with(&below))
+}
+
 /// Where a link leads, as a clean name; none when that is out of the tree.
 fn within(link: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<&[u8]> = match target.starts_with(b"/") {
@@ -510,13 +546,6 @@ fn within(link: &[u8], target: &[u8]) -> Option<Vec<u8>> {
         }
     }
     Some(parts.join(&b'/'))
-}
-
-fn stays_inside(link: &[u8], target: &[u8]) -> Result<(), &'static str> {
-    match within(link, target) {
-        Some(_) => Ok(()),
-        None => Err("is a link that leads out of it"),
-    }
 }
 
 #[cfg(test)]
@@ -568,7 +597,7 @@ mod tests {
         assert_eq!(tree.find(b"lib/a").unwrap().0, b"usr/lib/a");
         assert_eq!(tree.look(b"lib").unwrap().what, What::Link(b"usr/lib".to_vec()));
         tree.remove(b"lib/a").unwrap();
-        tree.empty(b"usr/bin").unwrap();
+        tree.empty_but(b"usr/bin", &BTreeSet::new()).unwrap();
         assert_eq!(names(&tree), "bin lib usr usr/bin usr/lib");
     }
 
