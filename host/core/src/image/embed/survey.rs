@@ -12,6 +12,12 @@ use std::path::PathBuf;
 /// So much of a file tells what it is.
 const HEAD: u64 = 4096;
 
+/// A root has no more kernels that are looked at.
+pub(crate) const MAX_KERNELS: usize = 64;
+
+/// The drivers that are looked for.
+const DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "virtio_console"];
+
 /// What the kernel starts in a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Boots {
@@ -68,8 +74,8 @@ pub(crate) enum Driver {
 pub(crate) struct Kernel {
     /// Its release.
     pub(crate) release: String,
-    modules: String,
-    builtin: String,
+    /// Of [`DRIVERS`].
+    drivers: [Driver; DRIVERS.len()],
 }
 
 /// What a root holds.
@@ -107,20 +113,27 @@ impl fmt::Display for System {
 }
 
 impl Kernel {
-    /// Has it a driver?
-    pub(crate) fn driver(&self, name: &str) -> Driver {
-        let is_in = |list: &str| {
+    /// By its `modules.dep` and `modules.builtin`.
+    fn of(release: String, modules: &str, builtin: &str) -> Self {
+        let is_in = |list: &str, name: &str| {
             list.lines().any(|line| {
                 let path = line.split(':').next().unwrap_or_default();
                 let file = path.rsplit('/').next().unwrap_or_default();
                 file.split_once(".ko").is_some_and(|(stem, _)| stem.replace('-', "_") == name)
             })
         };
-        match () {
-            () if is_in(&self.builtin) => Driver::NoModule,
-            () if is_in(&self.modules) => Driver::Module,
+        let drivers = DRIVERS.map(|name| match () {
+            () if is_in(builtin, name) => Driver::NoModule,
+            () if is_in(modules, name) => Driver::Module,
             () => Driver::Missing,
-        }
+        });
+        Self { release, drivers }
+    }
+
+    /// Has it a driver, of those that are looked for?
+    pub(crate) fn driver(&self, name: &str) -> Driver {
+        let known = DRIVERS.iter().zip(self.drivers).find(|(known, _)| **known == name);
+        known.map_or(Driver::Missing, |(_, driver)| driver)
     }
 }
 
@@ -206,7 +219,7 @@ fn init(tree: &mut Tree<'_>, boots: Boots) -> Result<InitSystem, EmbedError> {
 
 fn kernels(tree: &mut Tree<'_>) -> Result<Vec<Kernel>, EmbedError> {
     let mut kernels = Vec::new();
-    for release in tree.names("/lib/modules")? {
+    for release in tree.names("/lib/modules")?.into_iter().take(MAX_KERNELS) {
         let folder = format!("/lib/modules/{release}");
         let mut read = |name: &str| -> Result<Option<String>, EmbedError> {
             let bytes = tree.read(&format!("{folder}/{name}"))?;
@@ -215,7 +228,7 @@ fn kernels(tree: &mut Tree<'_>) -> Result<Vec<Kernel>, EmbedError> {
         // A folder without it is what a kernel that was removed has left.
         if let Some(modules) = read("modules.dep")? {
             let builtin = read("modules.builtin")?.unwrap_or_default();
-            kernels.push(Kernel { release, modules, builtin });
+            kernels.push(Kernel::of(release, &modules, &builtin));
         }
     }
     Ok(kernels)
