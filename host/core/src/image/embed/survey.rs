@@ -182,18 +182,22 @@ fn name(tree: &mut Tree<'_>) -> Result<Option<String>, EmbedError> {
 }
 
 fn init(tree: &mut Tree<'_>, boots: Boots) -> Result<InitSystem, EmbedError> {
-    let mut first = "/sbin/init";
+    let (mut first, mut is_script) = ("/sbin/init", false);
     if boots == Boots::Initramfs {
         let begin = tree.begin("/init", HEAD)?;
         match begin {
             None => return Ok(InitSystem::None { path: "/init" }),
             // A script goes on to the real one.
-            Some(begin) if begin.starts_with(b"#!") => {}
+            Some(begin) if begin.starts_with(b"#!") => is_script = true,
             Some(_) => first = "/init",
         }
     }
     let Some(place) = tree.found(first)? else {
-        return Ok(InitSystem::None { path: "/sbin/init" });
+        return Ok(match is_script {
+            // It goes on in another root: nothing would start what is put here.
+            true => InitSystem::Unknown { path: "init".into() },
+            false => InitSystem::None { path: "/sbin/init" },
+        });
     };
     if !matches!(place.node, Some(Node::File { .. })) {
         return Ok(InitSystem::Unknown { path: place.path });

@@ -91,6 +91,10 @@ impl EmbedError {
             Self::Architecture { .. } => {
                 "`make agent ARCH=…` in a checkout builds an agent; put it there by hand"
             }
+            Self::UnknownInit { path } if path == Path::new("init") => {
+                "where it mounts a root and goes on there, embed the agent into that root; `guestline image import` makes \
+                 an image of it in which the agent is the init"
+            }
             Self::UnknownInit { .. } => {
                 "`guestline agent extract` writes the agent, `guestline agent unit plain` prints what starts it"
             }
