@@ -107,9 +107,9 @@ fn lint_agent(
                 ("nothing may start the agent", error.hint().unwrap_or_default().to_owned());
             return Ok(Some(Finding::new("unknown-init", false, error.to_string(), costs, mends)));
         }
-        // Somebody has put an agent there, of whatever version, and has it started somehow.
-        Err(EmbedError::Taken { .. }) => {
-            let what = format!("{AGENT_PATH} is not of this program, and not embedded by it");
+        // Somebody has put an agent there, or what starts it, of whatever version.
+        Err(EmbedError::Taken { path }) => {
+            let what = format!("{path} is not of this program, and not embedded by it");
             let costs = "it may lack what this program asks of it, and may not be started";
             let mends = "move it away, and embed one: guestline image embed IN -o OUT";
             return Ok(Some(Finding::new("other-agent", false, what, costs, mends)));
@@ -302,6 +302,23 @@ mod tests {
         assert_eq!(of_kernels.count(), 3 * MAX_KERNELS);
         let said = Work::Unembed.run(&mut FolderRoot::new(root), true).unwrap().changes;
         assert!(said.iter().any(|change| change.path == AGENT_PATH && change.verb == Verb::Leave));
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_named() {
+        let unit = "etc/systemd/system/guestline-agent.service";
+        for path in [AGENT_PATH.trim_start_matches('/'), unit] {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            put(root, &[("etc/os-release", b"ID=x\n"), ("lib/systemd/systemd", b"x")]);
+            fs::create_dir(root.join("sbin")).unwrap();
+            std::os::unix::fs::symlink("/lib/systemd/systemd", root.join("sbin/init")).unwrap();
+            put(root, &[(AGENT_PATH.trim_start_matches('/'), b"agent"), (path, b"theirs")]);
+            let findings = linted(root).findings;
+            let other = findings.iter().find(|finding| finding.id == "other-agent").unwrap();
+            let begin = format!("/{path} is not of this program");
+            assert!(other.to_string().contains(&begin), "{other}");
+        }
     }
 
     #[test]
