@@ -166,7 +166,7 @@ impl From<EditError> for Failed {
             EditError::Several { .. }
                 | EditError::NoSuchRoot { .. }
                 | EditError::Disk(DiskFault::Exists { .. } | DiskFault::Kind(_))
-                | EditError::Disk(DiskFault::NoDisk { .. })
+                | EditError::Disk(DiskFault::NoDisk { .. } | DiskFault::Device { .. })
         );
         let is_machine = matches!(error, EditError::Lost(_) | EditError::BadEnd);
         Self { is_machine, ..Self::new(&error, error.hint(), is_usage) }

@@ -246,16 +246,15 @@ impl Planning {
         let verb = match &place.node {
             None => Verb::Add,
             Some(Node::File { len, mode: has }) => {
-                let there = tree.head(&place.path, *len)?;
-                let found = Digest::of(&there);
-                if found == digest {
+                let found = tree.digest(&place.path, *len)?;
+                if found.as_ref() == Some(&digest) {
                     // Of others it stays theirs.
                     self.new.files.extend(recorded.map(|_| (path.to_owned(), digest)));
                     if *has == mode || !self.new.files.contains_key(path) {
                         return Ok(());
                     }
                     Verb::Replace
-                } else if recorded.as_ref() == Some(&found) {
+                } else if found.is_some() && recorded == found {
                     Verb::Replace
                 } else if let Some(recorded) = recorded {
                     self.new.files.insert(path.to_owned(), recorded);

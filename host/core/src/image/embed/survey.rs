@@ -5,12 +5,19 @@ use super::root::Node;
 use super::tree::{EmbedError, Tree};
 use super::units::AGENT_PATH;
 use crate::image::Kind;
+use crate::image::elf::foreign_machine;
 use crate::text;
 use std::fmt;
 use std::path::PathBuf;
 
 /// So much of a file tells what it is.
 const HEAD: u64 = 4096;
+
+/// A root has no more kernels that are looked at.
+pub(crate) const MAX_KERNELS: usize = 64;
+
+/// The drivers that are looked for.
+const DRIVERS: [&str; 3] = ["virtio_pci", "virtio_blk", "virtio_console"];
 
 /// What the kernel starts in a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +75,8 @@ pub(crate) enum Driver {
 pub(crate) struct Kernel {
     /// Its release.
     pub(crate) release: String,
-    modules: String,
-    builtin: String,
+    /// Of [`DRIVERS`].
+    drivers: [Driver; DRIVERS.len()],
 }
 
 /// What a root holds.
@@ -107,20 +114,27 @@ impl fmt::Display for System {
 }
 
 impl Kernel {
-    /// Has it a driver?
-    pub(crate) fn driver(&self, name: &str) -> Driver {
-        let is_in = |list: &str| {
+    /// By its `modules.dep` and `modules.builtin`.
+    fn of(release: String, modules: &str, builtin: &str) -> Self {
+        let is_in = |list: &str, name: &str| {
             list.lines().any(|line| {
                 let path = line.split(':').next().unwrap_or_default();
                 let file = path.rsplit('/').next().unwrap_or_default();
                 file.split_once(".ko").is_some_and(|(stem, _)| stem.replace('-', "_") == name)
             })
         };
-        match () {
-            () if is_in(&self.builtin) => Driver::NoModule,
-            () if is_in(&self.modules) => Driver::Module,
+        let drivers = DRIVERS.map(|name| match () {
+            () if is_in(builtin, name) => Driver::NoModule,
+            () if is_in(modules, name) => Driver::Module,
             () => Driver::Missing,
-        }
+        });
+        Self { release, drivers }
+    }
+
+    /// Has it a driver, of those that are looked for?
+    pub(crate) fn driver(&self, name: &str) -> Driver {
+        let known = DRIVERS.iter().zip(self.drivers).find(|(known, _)| **known == name);
+        known.map_or(Driver::Missing, |(_, driver)| driver)
     }
 }
 
@@ -169,18 +183,22 @@ fn name(tree: &mut Tree<'_>) -> Result<Option<String>, EmbedError> {
 }
 
 fn init(tree: &mut Tree<'_>, boots: Boots) -> Result<InitSystem, EmbedError> {
-    let mut first = "/sbin/init";
+    let (mut first, mut is_script) = ("/sbin/init", false);
     if boots == Boots::Initramfs {
         let begin = tree.begin("/init", HEAD)?;
         match begin {
             None => return Ok(InitSystem::None { path: "/init" }),
             // A script goes on to the real one.
-            Some(begin) if begin.starts_with(b"#!") => {}
+            Some(begin) if begin.starts_with(b"#!") => is_script = true,
             Some(_) => first = "/init",
         }
     }
     let Some(place) = tree.found(first)? else {
-        return Ok(InitSystem::None { path: "/sbin/init" });
+        return Ok(match is_script {
+            // It goes on in another root: nothing would start what is put here.
+            true => InitSystem::Unknown { path: "init".into() },
+            false => InitSystem::None { path: "/sbin/init" },
+        });
     };
     if !matches!(place.node, Some(Node::File { .. })) {
         return Ok(InitSystem::Unknown { path: place.path });
@@ -206,7 +224,7 @@ fn init(tree: &mut Tree<'_>, boots: Boots) -> Result<InitSystem, EmbedError> {
 
 fn kernels(tree: &mut Tree<'_>) -> Result<Vec<Kernel>, EmbedError> {
     let mut kernels = Vec::new();
-    for release in tree.names("/lib/modules")? {
+    for release in tree.names("/lib/modules")?.into_iter().take(MAX_KERNELS) {
         let folder = format!("/lib/modules/{release}");
         let mut read = |name: &str| -> Result<Option<String>, EmbedError> {
             let bytes = tree.read(&format!("{folder}/{name}"))?;
@@ -215,32 +233,8 @@ fn kernels(tree: &mut Tree<'_>) -> Result<Vec<Kernel>, EmbedError> {
         // A folder without it is what a kernel that was removed has left.
         if let Some(modules) = read("modules.dep")? {
             let builtin = read("modules.builtin")?.unwrap_or_default();
-            kernels.push(Kernel { release, modules, builtin });
+            kernels.push(Kernel::of(release, &modules, &builtin));
         }
     }
     Ok(kernels)
-}
-
-/// For what machine a program is, by the beginning of its ELF file, unless it is for ours (`e_machine`, elf(5)).
-fn foreign_machine(head: &[u8]) -> Option<String> {
-    let machine = u16::from_le_bytes(head.get(18..20)?.try_into().ok()?);
-    let is_64_bit = head.get(4) == Some(&2);
-    Some(
-        match machine {
-            // A 64-bit kernel may run 32-bit programs, and the agent beside them.
-            62 | 3 => return None,
-            183 => "aarch64",
-            40 => "32-bit ARM",
-            243 => "RISC-V",
-            21 => "64-bit PowerPC",
-            22 => "s390x",
-            258 => "LoongArch",
-            8 => "MIPS",
-            _ => {
-                let bits = if is_64_bit { 64 } else { 32 };
-                return Some(format!("a {bits}-bit machine of ELF number {machine}"));
-            }
-        }
-        .to_owned(),
-    )
 }

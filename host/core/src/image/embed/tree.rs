@@ -1,6 +1,7 @@
 //! Paths in a root file system, resolved as its own system would: absolute links and `..` stay below its root.
 
 use super::root::{Node, Root};
+use crate::digest::Digest;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -11,6 +12,9 @@ const MAX_LINKS: usize = 40;
 
 /// A larger file is none that is read here whole, in bytes.
 const MAX_READ: u64 = 16 << 20;
+
+/// A larger file is none that embedding put there, in bytes; an agent with all its symbols is smaller.
+const MAX_OURS: u64 = 64 << 20;
 
 /// The agent can be neither embedded nor taken out.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,10 @@ impl EmbedError {
             Self::Record { .. } => "use the version of guestline that embedded the agent",
             Self::Architecture { .. } => {
                 "`make agent ARCH=…` in a checkout builds an agent; put it there by hand"
+            }
+            Self::UnknownInit { path } if path == Path::new("init") => {
+                "where it mounts a root and goes on there, embed the agent into that root; `guestline image import` makes \
+                 an image of it in which the agent is the init"
             }
             Self::UnknownInit { .. } => {
                 "`guestline agent extract` writes the agent, `guestline agent unit plain` prints what starts it"
@@ -193,6 +201,25 @@ impl Tree<'_> {
     pub(crate) fn begin(&mut self, path: &str, most: u64) -> Result<Option<Vec<u8>>, EmbedError> {
         match self.found(path)? {
             Some(Place { path, node: Some(Node::File { .. }) }) => self.head(&path, most).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Has a file this very content? None when no file is there.
+    pub(crate) fn holds(&mut self, path: &str, content: &[u8]) -> Result<Option<bool>, EmbedError> {
+        match self.found(path)? {
+            Some(Place { path, node: Some(Node::File { len, .. }) }) => {
+                let is_as_long = usize::try_from(len) == Ok(content.len());
+                Ok(Some(is_as_long && self.head(&path, len)? == content))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The digest of a file of so many bytes; none when it is larger than what is ever put there.
+    pub(super) fn digest(&mut self, path: &Path, len: u64) -> Result<Option<Digest>, EmbedError> {
+        match len {
+            0..=MAX_OURS => Ok(Some(Digest::of(&self.head(path, len)?))),
             _ => Ok(None),
         }
     }

@@ -101,8 +101,8 @@ pub(super) fn file_of_ours(
 ) -> Result<Option<PathBuf>, EmbedError> {
     let place = tree.find(path, false)?;
     let Some(Node::File { len, .. }) = place.node else { return Ok(None) };
-    let found = Digest::of(&tree.head(&place.path, len)?);
-    Ok((found == *digest).then_some(place.path))
+    let found = tree.digest(&place.path, len)?;
+    Ok((found.as_ref() == Some(digest)).then_some(place.path))
 }
 
 /// Where a link is that says what was recorded; none when it is gone, or says something else.

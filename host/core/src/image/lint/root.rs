@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::image::Agent;
-use crate::image::embed::survey::Driver;
+use crate::image::embed::survey::{Driver, MAX_KERNELS};
 use crate::image::embed::{
     AGENT_PATH, Boots, EmbedError, InitSystem, Plan, Root, System, Tree, Verb,
 };
@@ -96,8 +96,7 @@ fn lint_agent(
     boots: Boots,
 ) -> Result<Option<Finding>, EmbedError> {
     let embeds = "embed one: guestline image embed IN -o OUT";
-    let there = Tree(root).begin(AGENT_PATH, u64::MAX)?;
-    let Some(there) = there else {
+    let Some(is_ours) = Tree(root).holds(AGENT_PATH, agent.bytes())? else {
         let costs = "no check can run in it";
         return Ok(Some(Finding::new("no-agent", true, "it has no agent", costs, embeds)));
     };
@@ -108,9 +107,9 @@ fn lint_agent(
                 ("nothing may start the agent", error.hint().unwrap_or_default().to_owned());
             return Ok(Some(Finding::new("unknown-init", false, error.to_string(), costs, mends)));
         }
-        // Somebody has put an agent there, of whatever version, and has it started somehow.
-        Err(EmbedError::Taken { .. }) => {
-            let what = format!("{AGENT_PATH} is not of this program, and not embedded by it");
+        // Somebody has put an agent there, or what starts it, of whatever version.
+        Err(EmbedError::Taken { path }) => {
+            let what = format!("{path} is not of this program, and not embedded by it");
             let costs = "it may lack what this program asks of it, and may not be started";
             let mends = "move it away, and embed one: guestline image embed IN -o OUT";
             return Ok(Some(Finding::new("other-agent", false, what, costs, mends)));
@@ -126,7 +125,7 @@ fn lint_agent(
             let mends = "embed it again: guestline image embed IN -o OUT";
             Some(Finding::new("agent-not-started", true, what, "no check can run in it", mends))
         }
-        None if there != agent.bytes() => {
+        None if !is_ours => {
             let what = "its agent is of another version";
             let costs = "it may lack what this program asks of it";
             Some(Finding::new("other-agent", false, what, costs, embeds))
@@ -159,6 +158,7 @@ fn lint_kernels(
     releases.extend(system.kernels.iter().map(|kernel| kernel.release.clone()));
     releases.sort();
     releases.dedup();
+    releases.truncate(MAX_KERNELS);
     for release in releases {
         let config = tree.read(&format!("/boot/config-{release}"))?;
         let config = config.map(|config| String::from_utf8_lossy(&config).into_owned());
@@ -282,6 +282,43 @@ mod tests {
         assert_eq!(ids(root), [""; 0]);
         fs::write(root.join("etc/inittab"), "").unwrap();
         assert_eq!(ids(root), ["agent-not-started"]);
+    }
+
+    #[test]
+    fn files_of_any_length_and_any_number_of_kernels() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let agent = AGENT_PATH.trim_start_matches('/');
+        put(root, &[("etc/os-release", b"ID=x\n"), ("sbin/init", b"x"), ("etc/inittab", b"\n")]);
+        embed(root, b"agent");
+        fs::File::options().write(true).open(root.join(agent)).unwrap().set_len(1 << 40).unwrap();
+        for kernel in 0..70 {
+            put(root, &[(&format!("lib/modules/6.{kernel:02}/modules.dep"), b"")]);
+        }
+        let findings = linted(root).findings;
+        let of_agent: Vec<_> = findings.iter().filter(|found| found.id == "other-agent").collect();
+        assert_eq!(of_agent.len(), 1, "{of_agent:?}");
+        let of_kernels = findings.iter().filter(|finding| finding.id == "no-virtio");
+        assert_eq!(of_kernels.count(), 3 * MAX_KERNELS);
+        let said = Work::Unembed.run(&mut FolderRoot::new(root), true).unwrap().changes;
+        assert!(said.iter().any(|change| change.path == AGENT_PATH && change.verb == Verb::Leave));
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_named() {
+        let unit = "etc/systemd/system/guestline-agent.service";
+        for path in [AGENT_PATH.trim_start_matches('/'), unit] {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            put(root, &[("etc/os-release", b"ID=x\n"), ("lib/systemd/systemd", b"x")]);
+            fs::create_dir(root.join("sbin")).unwrap();
+            std::os::unix::fs::symlink("/lib/systemd/systemd", root.join("sbin/init")).unwrap();
+            put(root, &[(AGENT_PATH.trim_start_matches('/'), b"agent"), (path, b"theirs")]);
+            let findings = linted(root).findings;
+            let other = findings.iter().find(|finding| finding.id == "other-agent").unwrap();
+            let begin = format!("/{path} is not of this program");
+            assert!(other.to_string().contains(&begin), "{other}");
+        }
     }
 
     #[test]

@@ -79,6 +79,12 @@ pub enum DiskFault {
         /// By whom.
         by: String,
     },
+    /// It is no file.
+    #[error("`{path}` is a device", path = path.display())]
+    Device {
+        /// The device.
+        path: PathBuf,
+    },
     /// What would be overwritten.
     #[error("`{path}` is there already", path = path.display())]
     Exists {
@@ -108,6 +114,7 @@ impl DiskFault {
             Self::Kind(error) => error.hint(),
             Self::Qcow2 { why, .. } => why.hint().map(str::to_owned),
             Self::InUse { .. } => Some("power its machine off first".to_owned()),
+            Self::Device { .. } => Some("copy it into a file first".to_owned()),
             Self::Exists { .. } => Some("name a place where nothing is".to_owned()),
             _ => None,
         }
@@ -130,8 +137,7 @@ impl DiskInput {
         let file = File::open(&path).map_err(|source| wrong("read", source))?;
         let found = file.metadata().map_err(|source| wrong("read", source))?;
         if !found.is_file() {
-            let by = "it is a device, not a file".to_owned();
-            return Err(DiskFault::InUse { path, by });
+            return Err(DiskFault::Device { path });
         }
         if let Some(by) = user_of(&file, &path, alone).map_err(|source| wrong("lock", source))? {
             return Err(DiskFault::InUse { path, by });

@@ -268,3 +268,16 @@ fn a_copy_is_made_whole_or_not_at_all() {
     let cancelled = copy_folder(folder.path(), &to.path().join("y"), &cancel);
     assert!(matches!(cancelled, Ok(()) | Err(super::super::CopyError::Cancelled)));
 }
+
+#[test]
+fn an_initramfs_that_goes_on_elsewhere_is_refused() {
+    let script = ("init", "#!/bin/sh\nexec run-init /root /sbin/init\n");
+    let folder = root(&[script, ("bin/sh", "x")]);
+    let made = Plan::make(&mut FolderRoot::new(folder.path()), &agent(1), Boots::Initramfs);
+    let error = made.unwrap_err();
+    assert!(matches!(&error, EmbedError::UnknownInit { path } if path == Path::new("init")));
+    assert!(error.hint().unwrap().contains("into that root"));
+    let folder = root(&[script, ("sbin/init", "x"), ("etc/inittab", "")]);
+    let made = Plan::make(&mut FolderRoot::new(folder.path()), &agent(1), Boots::Initramfs);
+    assert_eq!(made.unwrap().system.init, InitSystem::Inittab(inittab::Dialect::Sysv));
+}
