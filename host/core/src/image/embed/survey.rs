@@ -5,6 +5,7 @@ use super::root::Node;
 use super::tree::{EmbedError, Tree};
 use super::units::AGENT_PATH;
 use crate::image::Kind;
+use crate::image::elf::foreign_machine;
 use crate::text;
 use std::fmt;
 use std::path::PathBuf;
@@ -236,28 +237,4 @@ fn kernels(tree: &mut Tree<'_>) -> Result<Vec<Kernel>, EmbedError> {
         }
     }
     Ok(kernels)
-}
-
-/// For what machine a program is, by the beginning of its ELF file, unless it is for ours (`e_machine`, elf(5)).
-fn foreign_machine(head: &[u8]) -> Option<String> {
-    let machine = u16::from_le_bytes(head.get(18..20)?.try_into().ok()?);
-    let is_64_bit = head.get(4) == Some(&2);
-    Some(
-        match machine {
-            // A 64-bit kernel may run 32-bit programs, and the agent beside them.
-            62 | 3 => return None,
-            183 => "aarch64",
-            40 => "32-bit ARM",
-            243 => "RISC-V",
-            21 => "64-bit PowerPC",
-            22 => "s390x",
-            258 => "LoongArch",
-            8 => "MIPS",
-            _ => {
-                let bits = if is_64_bit { 64 } else { 32 };
-                return Some(format!("a {bits}-bit machine of ELF number {machine}"));
-            }
-        }
-        .to_owned(),
-    )
 }
