@@ -4,6 +4,7 @@
 use super::packages::unpack;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// A larger file is none, in bytes; Debian's has 300 kB.
@@ -56,9 +57,19 @@ impl Kconfig {
 
     /// Of a file; none when it is no configuration.
     pub fn read(path: &Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        let text = (found.is_file() && found.len() <= MAX_LEN).then(|| fs::read(path))?.ok()?;
-        Some(Self::parse(&String::from_utf8_lossy(&text))).filter(|config| !config.0.is_empty())
+        Self::of(&Self::text(path).ok()??)
+    }
+
+    /// What a file holds; none when it is none that a configuration could be.
+    pub(crate) fn text(path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let found = fs::metadata(path)?;
+        let is_config = found.is_file() && found.len() <= MAX_LEN;
+        Ok(if is_config { Some(fs::read(path)?) } else { None })
+    }
+
+    /// Of such a file's content; nothing where it sets none.
+    pub(crate) fn of(text: &[u8]) -> Option<Self> {
+        Some(Self::parse(&String::from_utf8_lossy(text))).filter(|config| !config.0.is_empty())
     }
 
     /// Of what a `vmlinux` has embedded.

@@ -66,6 +66,12 @@ pub enum LeaseError {
         /// The file.
         path: PathBuf,
     },
+    /// The file of the kernel's options changed after it was chosen.
+    #[error("`{path}`, the kernel's configuration, changed while it was waited for", path = path.display())]
+    KconfigChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A kernel was asked for, and the image's disk brings its own.
     #[error("image `{image}` is a disk that boots its own kernel, so it takes no other")]
     OwnKernel {

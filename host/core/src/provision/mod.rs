@@ -61,7 +61,7 @@ use making::{NoTemplate, Plan, Provided};
 use set_up::{SetUpTerms, not_set_up, set_up};
 use slots::{Slot, SlotError, Slots};
 use snapshots::MachineSnapshots;
-use spec::Prepared;
+use spec::{Prepared, PreparedId};
 use start::{Launched, NotStarted, Running, launch};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -217,7 +217,7 @@ pub struct Provisioner {
     /// Digests that are being taken of templates' memory, and room that is being made.
     working: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Kernels that were asked for: checked, and unpacked or copied into the run's folder once.
-    kernels: Mutex<HashMap<Digest, Prepared>>,
+    kernels: Mutex<HashMap<PreparedId, Prepared>>,
     /// Initial RAM file systems with modules behind them, by a digest of both.
     initrds: Mutex<HashMap<Digest, PathBuf>>,
     /// What unpacks them.

@@ -141,9 +141,13 @@ impl Provisioner {
         if request.image.disk.is_some() {
             return Err(LeaseError::OwnKernel { image: request.image.manifest.name.clone() });
         }
+        let options = request.kconfig.as_ref().map(|(_, digest)| digest.clone());
+        let id = (digest.clone(), options);
         let mut kernels = self.kernels.lock().await;
-        if !kernels.contains_key(digest) {
-            let copy = self.root.path().join(format!("kernel-{}", digest.short()));
+        if !kernels.contains_key(&id) {
+            // A copy may be booted already: none is written over.
+            let copy =
+                self.root.path().join(format!("kernel-{}-{}", digest.short(), kernels.len()));
             let (from, to, wanted) = (path.clone(), copy.clone(), digest.clone());
             let (unpacker, config) = (self.unpacker.clone(), request.kconfig.clone());
             let preparing =
@@ -154,9 +158,9 @@ impl Provisioner {
                     return Err(LeaseError::Write { path: copy, source: io::Error::other(error) });
                 }
             };
-            kernels.insert(digest.clone(), prepared);
+            kernels.insert(id.clone(), prepared);
         }
-        let Some(Prepared { kernel, release, config }) = kernels.get(digest) else {
+        let Some(Prepared { kernel, release, config }) = kernels.get(&id) else {
             return Err(LeaseError::KernelChanged { path: path.clone() });
         };
         let lacks = config.as_ref().map(|config| lacks(config, release.as_deref(), request));
@@ -189,6 +193,9 @@ fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
     first.into_iter().chain(given).chain(asked).collect()
 }
 
+/// A kernel of the user's, and the file with its options where one is known.
+pub(super) type PreparedId = (Digest, Option<Digest>);
+
 /// A kernel of the user's, as it is booted.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -210,7 +217,7 @@ fn prepare(
         return Err(LeaseError::KernelChanged { path: from });
     }
     let release = release_of_kernel(&bytes);
-    let config = config.and_then(|(path, _)| Kconfig::read(&path));
+    let config = config.map(|(path, digest)| options(&path, &digest)).transpose()?.flatten();
     let unpacked = unpacker.unpacked(&wanted, || Ok(bytes.clone()));
     let config = config.or_else(|| match &unpacked {
         Some(unpacked) => Kconfig::embedded(&std::fs::read(&unpacked.path).ok()?),
@@ -225,6 +232,15 @@ fn prepare(
         }
     };
     Ok(Prepared { kernel, release, config })
+}
+
+/// The options in a file that was chosen for its content; none where it sets none.
+fn options(path: &Path, wanted: &Digest) -> Result<Option<Kconfig>, LeaseError> {
+    match Kconfig::text(path) {
+        Ok(None) => Ok(None),
+        Ok(Some(text)) if Digest::of(&text) == *wanted => Ok(Kconfig::of(&text)),
+        _ => Err(LeaseError::KconfigChanged { path: path.to_owned() }),
+    }
 }
 
 /// What a kernel lacks for an image. Modules are at hand when they were named, or when the image's are of this very kernel.
@@ -299,5 +315,27 @@ mod tests {
         let there = ["virtio_console", "other"].map(str::to_owned);
         assert_eq!(only_of(line, &there), "quiet guestline.modules=virtio_console panic=-1");
         assert_eq!(with_drivers("quiet", &["virtio_blk"]), "quiet guestline.modules=virtio_blk");
+    }
+
+    #[test]
+    fn the_options_that_count_are_those_that_were_chosen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let chosen = Digest::of(b"CONFIG_A=y\n");
+        for (content, said) in [
+            ("CONFIG_A=y\n", Ok(Some("y"))),
+            ("CONFIG_A=m\n", Err("the kernel's configuration, changed while it was waited for")),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            match (options(&path, &chosen), said) {
+                (Ok(found), Ok(value)) => {
+                    assert_eq!(found.as_ref().and_then(|found| found.get("A")), value);
+                }
+                (Err(error), Err(said)) => assert!(error.to_string().ends_with(said), "{error}"),
+                (found, _) => panic!("{content}: {found:?}"),
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(options(&path, &chosen), Err(LeaseError::KconfigChanged { .. })));
     }
 }

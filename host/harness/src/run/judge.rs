@@ -114,6 +114,7 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::Restore(_) => Stage::Host,
         LeaseError::Kernel(_)
         | LeaseError::KernelChanged { .. }
+        | LeaseError::KconfigChanged { .. }
         | LeaseError::OwnKernel { .. }
         | LeaseError::Image { .. } => Stage::Image,
         LeaseError::KernelLacks { .. }
