@@ -48,8 +48,8 @@ const WARNINGS: [&str; 2] = ["WARNING: ", "UBSAN: "];
 pub(super) struct KernelWatch {
     wanted: Vec<FailOn>,
     taint: u64,
-    /// The number of its last record.
-    last: Option<u64>,
+    /// The number of the first record that is looked at, where any are.
+    from: Option<u64>,
 }
 
 /// What a kernel did that was not to be.
@@ -70,11 +70,13 @@ impl KernelWatch {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let last = match wanted.iter().any(|wanted| *wanted != FailOn::Taint) {
-            true => records(guest).await?.last().map(|record| record.number),
-            false => None,
-        };
-        Ok(Some(Self { wanted: wanted.to_vec(), taint: guest.facts().await?.taint, last }))
+        let mut from = None;
+        if wanted.iter().any(|wanted| *wanted != FailOn::Taint) {
+            let mut next = 0;
+            each_record(guest, |record| next = next.max(record.number.saturating_add(1))).await?;
+            from = Some(next);
+        }
+        Ok(Some(Self { wanted: wanted.to_vec(), taint: guest.facts().await?.taint, from }))
     }
 
     /// What it did since then.
@@ -82,15 +84,12 @@ impl KernelWatch {
     /// # Errors
     /// [`LinkError`].
     pub(super) async fn complaint(&self, guest: &Guest) -> Result<Option<Complaint>, LinkError> {
-        let records = match self.last {
-            Some(last) => {
-                let all = records(guest).await?.into_iter();
-                all.filter(|record| record.number > last).collect()
-            }
-            None => Vec::new(),
-        };
+        let mut said = Said::default();
+        if let Some(from) = self.from {
+            each_record(guest, |record| said.hear(from, &record)).await?;
+        }
         let added = guest.facts().await?.taint & !self.taint;
-        Ok(judge(&self.wanted, &records, added))
+        Ok(judge(&self.wanted, said, added))
     }
 }
 
@@ -101,14 +100,39 @@ struct Record {
     text: String,
 }
 
-/// The kernel's own records; those of programs are left out.
-async fn records(guest: &Guest) -> Result<Vec<Record>, LinkError> {
-    let mut log = guest.log(&Log::Kernel, true, false).await?;
-    let mut records = Vec::new();
-    while let Some(line) = log.next().await? {
-        records.extend(parse(&String::from_utf8_lossy(&line.text)));
+/// What counts of what a kernel said: no more is kept of a guest that may say anything.
+#[derive(Debug, Default)]
+struct Said {
+    /// The first of each.
+    oops: Option<String>,
+    warning: Option<String>,
+}
+
+impl Said {
+    /// Hears a record, unless it was there before.
+    fn hear(&mut self, from: u64, record: &Record) {
+        if record.number < from {
+            return;
+        }
+        let line = || text::one_line(record.text.trim(), 200);
+        if self.oops.is_none() && is_oops(&record.text) {
+            self.oops = Some(line());
+        }
+        if self.warning.is_none() && is_warning(&record.text) {
+            self.warning = Some(line());
+        }
     }
-    Ok(records)
+}
+
+/// Hands out the kernel's own records; those of programs are left out.
+async fn each_record(guest: &Guest, mut hand: impl FnMut(Record)) -> Result<(), LinkError> {
+    let mut log = guest.log(&Log::Kernel, true, false).await?;
+    while let Some(line) = log.next().await? {
+        if let Some(record) = parse(&String::from_utf8_lossy(&line.text)) {
+            hand(record);
+        }
+    }
+    Ok(())
 }
 
 /// "PRIORITY,NUMBER,TIME,FLAGS;TEXT"; the priority has the facility above its three lowest bits, and the kernel's is 0.
@@ -136,25 +160,15 @@ fn is_warning(text: &str) -> bool {
 }
 
 /// The first of what was not to be. A warning is also what is worse than one.
-fn judge(wanted: &[FailOn], records: &[Record], added: u64) -> Option<Complaint> {
+fn judge(wanted: &[FailOn], said: Said, added: u64) -> Option<Complaint> {
     let wants = |what: FailOn| wanted.contains(&what);
     let with_oops = wants(FailOn::Oops) || wants(FailOn::Warn);
-    let line_of = |is_it: fn(&str) -> bool| {
-        let line = records.iter().find(|record| is_it(&record.text));
-        line.map(|record| text::one_line(record.text.trim(), 200))
-    };
     let complaint = |reason: &str, line| Some(Complaint { reason: reason.to_owned(), line });
-    if with_oops {
-        let line = line_of(is_oops);
-        if line.is_some() || added & OOPSED != 0 {
-            return complaint("the kernel oopsed", line);
-        }
+    if with_oops && (said.oops.is_some() || added & OOPSED != 0) {
+        return complaint("the kernel oopsed", said.oops);
     }
-    if wants(FailOn::Warn) {
-        let line = line_of(is_warning);
-        if line.is_some() || added & WARNED != 0 {
-            return complaint("the kernel warned", line);
-        }
+    if wants(FailOn::Warn) && (said.warning.is_some() || added & WARNED != 0) {
+        return complaint("the kernel warned", said.warning);
     }
     if wants(FailOn::Taint) && added != 0 {
         return complaint(&format!("the kernel was tainted: {}", taint_in_words(added)), None);
@@ -177,8 +191,13 @@ mod tests {
     use super::*;
 
     fn found(wanted: &[FailOn], records: &[&str], added: u64) -> Option<String> {
-        let records: Vec<Record> = records.iter().filter_map(|text| parse(text)).collect();
-        let complaint = judge(wanted, &records, added)?;
+        found_from(0, wanted, records, added)
+    }
+
+    fn found_from(from: u64, wanted: &[FailOn], records: &[&str], added: u64) -> Option<String> {
+        let mut said = Said::default();
+        records.iter().filter_map(|text| parse(text)).for_each(|record| said.hear(from, &record));
+        let complaint = judge(wanted, said, added)?;
         Some(format!("{}: {}", complaint.reason, complaint.line.unwrap_or_default()))
     }
 
@@ -206,6 +225,16 @@ mod tests {
             }
         }
         assert_eq!(found(&[FailOn::Oops], &["6,1,1,-;x [#abc] y", "6,2,1,-;a BUG: b"], 0), None);
+    }
+
+    #[test]
+    fn what_was_there_before_does_not_count() {
+        let warn = [FailOn::Warn];
+        let first = "4,0,1,-;WARNING: the very first record";
+        assert!(found_from(0, &warn, &[first], 0).unwrap().ends_with("the very first record"));
+        assert_eq!(found_from(1, &warn, &[first], 0), None);
+        let oops = found_from(513, &warn, &[WARNING, OOPS, NUMBERED], 0).unwrap();
+        assert!(oops.ends_with("address: 0000000000000000"), "{oops}");
     }
 
     #[test]
