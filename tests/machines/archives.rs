@@ -22,7 +22,7 @@ fn listed(tar: &Path) -> Vec<String> {
     let listed = String::from_utf8(listed).unwrap();
     let mut lines: Vec<String> = listed
         .lines()
-        .map(|line| line.replace(" ./", " "))
+        .map(|line| line.replace(" ./", " ").trim_end_matches('/').to_owned())
         .filter(|line| !line.ends_with(' '))
         .collect();
     lines.sort();

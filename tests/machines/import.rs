@@ -331,7 +331,7 @@ fn what_cannot_be_imported_is_said_and_leaves_nothing() {
             "has no `/bin/sh`, which runs command lines\n  hint: --busybox puts one in",
             125,
         ),
-        (&other, "is for arm64, and a machine of Guestline is x86-64", 125),
+        (&other, "is for aarch64, and a machine of Guestline is x86-64", 125),
         (&arm, "it is for linux/arm64", 125),
         (&damaged, "is damaged: its content has another digest", 125),
         (&cut, "the data is damaged or cut short", 125),

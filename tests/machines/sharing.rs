@@ -126,7 +126,7 @@ fn a_file_that_is_no_image_is_not_taken() {
         assert_without_images(&there);
         ran
     };
-    wrong(&import(b"hello"), 2, "`file` is nothing that can be imported");
+    wrong(&import(b"hello"), 2, "`file` is no image");
     wrong(&import(&whole[..whole.len() - 9]), 1, "it ends too early");
     wrong(&import(&whole[..whole.len() / 2]), 1, "it ends too early");
     let mut flipped = whole.clone();

@@ -168,7 +168,8 @@ impl From<EditError> for Failed {
                 | EditError::Disk(DiskFault::Exists { .. } | DiskFault::Kind(_))
                 | EditError::Disk(DiskFault::NoDisk { .. } | DiskFault::Device { .. })
         );
-        let is_machine = matches!(error, EditError::Lost(_) | EditError::BadEnd);
+        let is_machine =
+            matches!(error, EditError::Lost(_) | EditError::TimedOut { .. } | EditError::BadEnd);
         Self { is_machine, ..Self::new(&error, error.hint(), is_usage) }
     }
 }

@@ -198,6 +198,10 @@ impl Catalogue {
     fn of_folder(&self, folder: &Path) -> Result<Recipe, RecipeError> {
         let wrong = |source| RecipeError::Read { path: folder.to_owned(), source };
         let folder = fs::canonicalize(folder).map_err(wrong)?;
+        if !folder.is_dir() {
+            let why = "it is no folder; `guestline image import` makes an image of it";
+            return Err(wrong(io::Error::new(io::ErrorKind::NotADirectory, why)));
+        }
         let sha256 = folder_digest::of_state(&folder).map_err(wrong)?;
         let kernel = self.named(DEFAULT_KERNEL)?;
         let table = import::of_folder(&folder, &sha256, kernel);

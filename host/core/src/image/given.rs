@@ -78,7 +78,7 @@ fn pack_folder(from: &Path, folder: &Path, terms: &BuildTerms<'_>) -> Result<(),
     rootfs.pack(&folder.join(ROOT), terms.cancel)
 }
 
-/// Puts a file into the image: by another name where that can be, since it does not change.
+/// Puts a file into the image.
 fn take_over(
     from: &Path,
     sha256: &Digest,
@@ -92,10 +92,8 @@ fn take_over(
     }
     // What a link leads to is taken over, and not the link.
     let from = &fs::canonicalize(from).map_err(given)?;
-    if fs::hard_link(from, to).is_err() {
-        sparse::copy(from, to, cancel).map_err(given)?;
-    }
-    match Digest::of_file(to).map_err(given)? == *sha256 {
+    // A copy: what is damaged in the cache is whole where it is kept.
+    match sparse::copy(from, to, cancel).map_err(given)? == *sha256 {
         true => Ok(()),
         false => Err(given(io::Error::new(
             io::ErrorKind::InvalidData,

@@ -7,6 +7,7 @@
 
 use super::build::{BuildError, BuildTerms, DISK, ROOT};
 use super::catalogue::{Catalogue, IMPORTED};
+use super::elf::foreign_machine;
 use super::foreign::{Kind, KindError, Rootfs, RootfsError, What};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
@@ -79,7 +80,9 @@ pub enum ImportError {
         source: NotUsable,
     },
     /// No name can be made of the file's.
-    #[error("`{name}` is no name of an image: a-z, 0-9, `.`, `_` and `-`")]
+    #[error(
+        "`{name}` is no name of an image: at most 64 of a-z, 0-9, `.`, `_` and `-`, not ended by `.toml`"
+    )]
     Name {
         /// The name.
         name: String,
@@ -103,6 +106,12 @@ pub enum ImportError {
     NoInit {
         /// The file.
         path: PathBuf,
+        /// The init.
+        init: String,
+    },
+    /// An init that is no path.
+    #[error("--init is an absolute path in the root, and `{init}` is none")]
+    RelativeInit {
         /// The init.
         init: String,
     },
@@ -163,7 +172,7 @@ impl ImportError {
             Self::Image(ImageError::Build { source, .. })
                 if matches!(**source, BuildError::Unfit { .. }) =>
             {
-                "a disk wants the agent in it: guestline image embed; --no-check imports it as it is"
+                "a disk wants the agent in it (guestline image embed); --no-check imports what it is"
                     .to_owned()
             }
             Self::Image(error) => return error.hint(),
@@ -213,8 +222,12 @@ impl Import {
         sweep(imports);
         let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(imports).map_err(wrong)?;
         let folder = making.path();
+        if let Some(init) = spec.init.as_ref().filter(|init| !init.starts_with('/')) {
+            return Err(ImportError::RelativeInit { init: init.clone() });
+        }
         let written = match kind {
             Kind::Qcow2 | Kind::RawDisk | Kind::Iso => disk(spec, kind, folder, terms)?,
+            Kind::Squashfs => squashfs(spec, kind, catalogue, folder, terms)?,
             _ => root(spec, kind, catalogue, folder, busybox, terms)?,
         };
         let text = manifest_text(&name, spec, kind, written);
@@ -265,7 +278,8 @@ fn name_of(spec: &ImportSpec, catalogue: &Catalogue) -> Result<String, ImportErr
         Some(name) => name.clone(),
         None => file_name(&spec.from),
     };
-    if !is_plain_name(&name) {
+    // What ends so is meant as a path wherever an image is named.
+    if !is_plain_name(&name) || name.ends_with(".toml") {
         return Err(ImportError::Name { name });
     }
     let whose = if catalogue.carries(&name) {
@@ -285,7 +299,8 @@ fn file_name(path: &Path) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let mut name = name.as_str();
-    let ends = ["gz", "xz", "zst", "bz2", "tar", "tgz", "cpio", "img", "raw", "qcow2", "iso"];
+    let ends =
+        ["gz", "xz", "zst", "bz2", "tar", "tgz", "cpio", "img", "raw", "qcow2", "iso", "lz4"];
     while let Some((stem, end)) = name.rsplit_once('.')
         && (ends.contains(&end) || end == "squashfs")
     {
@@ -320,10 +335,7 @@ fn root(
     busybox: Option<&Busybox>,
     terms: &BuildTerms<'_>,
 ) -> Result<Written, ImportError> {
-    let kernel = catalogue.get(&spec.kernel_of)?;
-    if kernel.suite.is_none() || kernel.kernel.package.is_none() {
-        return Err(ImportError::NoKernel { name: kernel.name });
-    }
+    let kernel = kernel_of(spec, catalogue)?;
     terms.step(&format!("reads the {kind}"));
     let to = folder.join(ROOT);
     let failed = |source| ImportError::Pack { path: spec.from.clone(), source: Box::new(source) };
@@ -344,12 +356,37 @@ fn root(
     Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), has_systemd })
 }
 
+/// A root that is packed already.
+fn squashfs(
+    spec: &ImportSpec,
+    kind: Kind,
+    catalogue: &Catalogue,
+    folder: &Path,
+    terms: &BuildTerms<'_>,
+) -> Result<Written, ImportError> {
+    let kernel = kernel_of(spec, catalogue)?;
+    terms.step(&format!("copies the {kind}"));
+    let sha256 = sparse::copy(&spec.from, &folder.join(ROOT), terms.cancel)
+        .map_err(|source| ImportError::Copy { path: spec.from.clone(), source })?;
+    let (more, has_systemd) = (Vec::new(), false);
+    Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), has_systemd })
+}
+
+/// The image whose kernel a root gets.
+fn kernel_of(spec: &ImportSpec, catalogue: &Catalogue) -> Result<Recipe, ImportError> {
+    let kernel = catalogue.get(&spec.kernel_of)?;
+    match kernel.suite.is_some() && kernel.kernel.package.is_some() {
+        true => Ok(kernel),
+        false => Err(ImportError::NoKernel { name: kernel.name }),
+    }
+}
+
 /// A root that can run lines on an x86-64 machine. Tells whether systemd is to be its init.
 fn runs_here(spec: &ImportSpec, rootfs: &Rootfs) -> Result<bool, ImportError> {
     let path = || spec.from.clone();
     let shell = rootfs.tree.read(SHELL.as_bytes(), 64);
     let shell = shell.ok_or_else(|| ImportError::NoShell { path: path() })?;
-    if let Some(found) = other_architecture(&shell) {
+    if let Some(found) = foreign_machine(&shell) {
         return Err(ImportError::Architecture { path: path(), found });
     }
     let Some(init) = &spec.init else { return Ok(false) };
@@ -360,20 +397,6 @@ fn runs_here(spec: &ImportSpec, rootfs: &Rootfs) -> Result<bool, ImportError> {
         }
         _ => Err(ImportError::NoInit { path: path(), init: init.clone() }),
     }
-}
-
-/// The architecture of an ELF program that is not x86-64 (ELF header, `e_machine`).
-fn other_architecture(program: &[u8]) -> Option<String> {
-    let is_elf = program.starts_with(b"\x7fELF");
-    let machine = program.get(18..20).filter(|_| is_elf)?;
-    Some(match u16::from_le_bytes(machine.try_into().ok()?) {
-        62 => return None,
-        3 => "32-bit x86".to_owned(),
-        40 => "32-bit ARM".to_owned(),
-        183 => "arm64".to_owned(),
-        243 => "RISC-V".to_owned(),
-        machine => format!("another architecture (ELF machine {machine})"),
-    })
 }
 
 /// A disk, copied as it is.
@@ -502,14 +525,5 @@ mod tests {
         ] {
             assert_eq!(file_name(Path::new(file)), wanted);
         }
-    }
-
-    #[test]
-    fn programs_of_other_machines_are_named() {
-        let elf =
-            |machine: u8| [b"\x7fELF\x02\x01".to_vec(), vec![0; 12], vec![machine, 0]].concat();
-        assert_eq!(other_architecture(&elf(62)), None);
-        assert_eq!(other_architecture(&elf(183)).unwrap(), "arm64");
-        assert_eq!(other_architecture(b"#!/bin/sh"), None);
     }
 }

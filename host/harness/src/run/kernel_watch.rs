@@ -164,15 +164,11 @@ fn judge(wanted: &[FailOn], said: Said, added: u64) -> Option<Complaint> {
     let wants = |what: FailOn| wanted.contains(&what);
     let with_oops = wants(FailOn::Oops) || wants(FailOn::Warn);
     let complaint = |reason: &str, line| Some(Complaint { reason: reason.to_owned(), line });
-    if with_oops {
-        if said.oops.is_some() || added & OOPSED != 0 {
-            return complaint("the kernel oopsed", said.oops);
-        }
+    if with_oops && (said.oops.is_some() || added & OOPSED != 0) {
+        return complaint("the kernel oopsed", said.oops);
     }
-    if wants(FailOn::Warn) {
-        if said.warning.is_some() || added & WARNED != 0 {
-            return complaint("the kernel warned", said.warning);
-        }
+    if wants(FailOn::Warn) && (said.warning.is_some() || added & WARNED != 0) {
+        return complaint("the kernel warned", said.warning);
     }
     if wants(FailOn::Taint) && added != 0 {
         return complaint(&format!("the kernel was tainted: {}", taint_in_words(added)), None);

@@ -7,8 +7,9 @@ use crate::error::CommandError;
 use crate::lease::{lines_of, telling};
 use crate::signals;
 use crate::terminal::Progress;
-use guestline::image::{ImportError, ImportSpec, LockPolicy};
+use guestline::image::{ImportError, ImportSpec, Kind, LockPolicy};
 use guestline::machine::FirmwareKind;
+use guestline::provision::{DiskFault, DiskInput};
 use std::io::Write;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,13 @@ pub(crate) fn run(
     global: &GlobalArgs,
     args: &ImageImportArgs,
 ) -> Result<u8, CommandError> {
+    // A disk that is written to meanwhile would be torn.
+    if let Ok(Kind::Qcow2 | Kind::RawDisk) = Kind::of(&args.from)
+        && let Err(error @ DiskFault::InUse { .. }) = DiskInput::open(&args.from, false)
+    {
+        let hint = error.hint();
+        return Err(hint.into_iter().fold(CommandError::new(error), CommandError::hint));
+    }
     let images = context.images(global)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();
@@ -74,5 +82,6 @@ fn is_usage(error: &ImportError) -> bool {
             | ImportError::Recipe(_)
             | ImportError::NoKernel { .. }
             | ImportError::NoInit { .. }
+            | ImportError::RelativeInit { .. }
     )
 }

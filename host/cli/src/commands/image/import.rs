@@ -31,6 +31,10 @@ pub(super) fn run(
         .map_err(|error| CommandError::new(format!("cannot read `{}`: {error}", file.display())))?;
     match found {
         Found::Archive(archive) => archived(context, global, args, archive),
+        Found::Other if file == Path::new("-") => {
+            Err(CommandError::new("what comes from standard input is no archive of an image")
+                .hint("only what `guestline image export` writes is taken from there"))
+        }
         Found::Other => foreign::run(context, global, args),
     }
 }
@@ -39,7 +43,10 @@ pub(super) fn run(
 fn find(file: &Path) -> io::Result<Found> {
     let mut from: Box<dyn Read> = match file == Path::new("-") {
         true => Box::new(io::stdin()),
-        false if file.is_dir() => return Ok(Found::Other),
+        // Opening a pipe might never end.
+        false if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) => {
+            return Ok(Found::Other);
+        }
         false => Box::new(File::open(file)?),
     };
     let mut head = Vec::new();

@@ -214,19 +214,18 @@ fn of_tar(path: &Path) -> io::Result<Kind> {
             // Newer `docker save` writes both.
             "manifest.json" if is_file && kind == Kind::Tar => kind = Kind::DockerArchive,
             "" | "blobs" | "index.json" | "manifest.json" | "repositories" => {}
-            _ if is_digest(first) => {}
-            _ => return Ok(Kind::Tar),
+            _ if ROOT_NAMES.contains(&first) => return Ok(Kind::Tar),
+            _ => {}
         }
     }
     Ok(kind)
 }
 
-/// How `docker save` calls layers and configurations.
-fn is_digest(name: &str) -> bool {
-    let stem = [".json", ".tar"].into_iter().find_map(|end| name.strip_suffix(end));
-    let stem = stem.unwrap_or(name);
-    stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
+/// What lies at the top of a root (FHS 3.0, 3.2), and of no container archive.
+const ROOT_NAMES: [&str; 20] = [
+    "bin", "boot", "dev", "etc", "home", "init", "lib", "lib64", "media", "mnt", "opt", "proc",
+    "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var",
+];
 
 #[cfg(test)]
 mod tests {

@@ -106,6 +106,13 @@ struct ImageConfig {
     architecture: Option<String>,
     os: Option<String>,
     config: Option<ContainerConfig>,
+    rootfs: Option<RootfsConfig>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootfsConfig {
+    #[serde(default)]
+    diff_ids: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,9 +161,20 @@ pub(super) fn docker(
     cancel: &CancellationToken,
 ) -> Result<ContainerConfig, OciError> {
     let manifest = choose_docker(files, name)?;
-    let config = usable(document(files, &manifest.config)?)?;
-    for layer in &manifest.layers {
+    let config: ImageConfig = document(files, &manifest.config)?;
+    let wanted = config.rootfs.as_ref().map(|rootfs| rootfs.diff_ids.clone()).unwrap_or_default();
+    let config = usable(config)?;
+    for (number, layer) in manifest.layers.iter().enumerate() {
         let failed = |source| OciError::Layer { digest: layer.clone(), source };
+        let unread = |error| failed(FileTreeError::Read(error));
+        // Its digest is that of what it unpacks to.
+        if let Some(wanted) = wanted.get(number) {
+            let mut unpacked = spooled(files, layer).and_then(Packed::open).map_err(unread)?;
+            let found = digest_of(&mut unpacked).map_err(unread)?;
+            if wanted.strip_prefix("sha256:") != Some(found.as_str()) {
+                return Err(OciError::Digest { digest: wanted.clone() });
+            }
+        }
         let file = spooled(files, layer).map_err(|error| failed(FileTreeError::Read(error)))?;
         let packed = Packed::open(file).map_err(|error| failed(FileTreeError::Read(error)))?;
         tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
@@ -272,8 +290,11 @@ fn checked(blobs: &FileTree, digest: &str) -> Result<File, OciError> {
     let wrong = |why| OciError::Document { name: text::one_line(digest, 100), why };
     let wanted = digest.strip_prefix("sha256:").and_then(Digest::parse);
     let wanted = wanted.ok_or_else(|| wrong("is no SHA-256 digest".to_owned()))?;
-    let read = spooled(blobs, &format!("blobs/sha256/{}", wanted.as_str()))
-        .and_then(|mut file| Ok((digest_of(&mut file)?, file)));
+    let read = spooled(blobs, &format!("blobs/sha256/{}", wanted.as_str())).and_then(|mut file| {
+        let digest = digest_of(&mut file)?;
+        file.rewind()?;
+        Ok((digest, file))
+    });
     match read {
         Ok((found, file)) if found == wanted => Ok(file),
         Ok(_) => Err(OciError::Digest { digest: digest.to_owned() }),
@@ -284,13 +305,12 @@ fn checked(blobs: &FileTree, digest: &str) -> Result<File, OciError> {
     }
 }
 
-fn digest_of(file: &mut File) -> io::Result<Digest> {
+fn digest_of(file: &mut impl Read) -> io::Result<Digest> {
     let mut hasher = Hasher::default();
     let mut piece = vec![0; 1 << 18];
     loop {
         let count = file.read(&mut piece)?;
         if count == 0 {
-            file.rewind()?;
             return Ok(hasher.finish());
         }
         hasher.update(piece.get(..count).unwrap_or_default());

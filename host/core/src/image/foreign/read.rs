@@ -155,7 +155,8 @@ pub(super) fn tar(
 fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for extension in entry.pax_extensions()?.into_iter().flatten() {
-        let extension = extension?;
+        // One with a line's end in it (a capability may have one) is taken apart wrongly, and left out.
+        let Ok(extension) = extension else { continue };
         let key = extension.key().unwrap_or_default();
         if let Some(name) = key.strip_prefix(XATTR) {
             found.push((name.to_owned(), extension.value_bytes().to_vec()));

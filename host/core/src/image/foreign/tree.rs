@@ -16,6 +16,9 @@ const MAX_LINKS: u32 = 40;
 /// No file system of ours takes longer names (limits.h, `PATH_MAX`).
 const MAX_NAME_LEN: usize = 4096;
 
+/// The longest name in a folder (limits.h, `NAME_MAX`).
+const MAX_PART_LEN: usize = 255;
+
 /// Names, targets and attributes of a root are far less.
 const MAX_IN_MEMORY: u64 = 1 << 30;
 
@@ -507,6 +510,7 @@ fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
         match part {
             b"" | b"." => {}
             b".." => return Err("has `..` in its name"),
+            part if part.len() > MAX_PART_LEN => return Err("has a name that is too long"),
             part => clean = join(&clean, part),
         }
     }

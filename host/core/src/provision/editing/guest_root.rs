@@ -8,7 +8,9 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 /// A file that is larger is not read, in bytes.
 const MAX_READ: usize = 256 << 20;
@@ -17,13 +19,15 @@ const MAX_READ: usize = 256 << 20;
 pub(super) struct GuestRoot {
     guest: Guest,
     runtime: Handle,
+    /// So long may each verb take.
+    limit: Duration,
     /// Where in the guest it is mounted.
     at: PathBuf,
 }
 
 impl GuestRoot {
-    pub(super) fn new(guest: Guest, runtime: Handle, at: &str) -> Self {
-        Self { guest, runtime, at: at.into() }
+    pub(super) fn new(guest: Guest, runtime: Handle, limit: Duration, at: &str) -> Self {
+        Self { guest, runtime, limit, at: at.into() }
     }
 
     fn path(&self, path: &Path) -> Vec<u8> {
@@ -32,10 +36,21 @@ impl GuestRoot {
         whole.into_os_string().into_vec()
     }
 
+    /// The answer to a verb.
+    fn wait<T, E>(
+        &self,
+        verb: impl Future<Output = Result<T, E>>,
+        told: fn(E) -> io::Error,
+    ) -> io::Result<T> {
+        let answer = self.runtime.block_on(async { timeout(self.limit, verb).await });
+        let late = || format!("it is not done within {}", crate::text::limit(self.limit));
+        answer.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late()))?.map_err(told)
+    }
+
     fn run(&self, argv: &[&[u8]]) -> io::Result<()> {
         let argv = argv.iter().map(|word| ByteBuf::from(*word)).collect();
         let request = ExecRequest::new(Command::Argv(argv));
-        let ran = self.runtime.block_on(self.guest.run(request, &[], 4096)).map_err(of_link)?;
+        let ran = self.wait(self.guest.run(request, &[], 4096), of_link)?;
         match ran.exited.status {
             ExitStatus::Exited(0) => Ok(()),
             _ => {
@@ -49,11 +64,14 @@ impl GuestRoot {
 impl Root for GuestRoot {
     fn look(&mut self, path: &Path) -> io::Result<Option<Node>> {
         let path = self.path(path);
-        let info = match self.runtime.block_on(self.guest.stat(&path, false)) {
-            Ok(info) => info,
-            Err(LinkError::Refused(error)) if error.kind == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(of_link(error)),
+        let looking = async {
+            match self.guest.stat(&path, false).await {
+                Ok(info) => Ok(Some(info)),
+                Err(LinkError::Refused(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
         };
+        let Some(info) = self.wait(looking, of_link)? else { return Ok(None) };
         Ok(Some(match info.kind {
             FileKind::Folder => Node::Folder,
             FileKind::File => Node::File { mode: info.mode, len: info.len },
@@ -67,26 +85,25 @@ impl Root for GuestRoot {
 
     fn read(&mut self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
         let path = self.path(path);
-        let read = self.runtime.block_on(self.guest.read(&path, MAX_READ));
-        let mut content = read.map_err(of_files)?;
+        let mut content = self.wait(self.guest.read(&path, MAX_READ), of_files)?;
         content.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         Ok(content)
     }
 
     fn list(&mut self, path: &Path) -> io::Result<Vec<OsString>> {
         let path = self.path(path);
-        let listed = self.runtime.block_on(self.guest.list(&path)).map_err(of_link)?;
+        let listed = self.wait(self.guest.list(&path), of_link)?;
         Ok(listed.into_iter().map(|entry| OsString::from_vec(entry.name.into_vec())).collect())
     }
 
     fn make_folder(&mut self, path: &Path) -> io::Result<()> {
         let path = self.path(path);
-        self.runtime.block_on(self.guest.make_folder(&path, 0o755, false)).map_err(of_link)
+        self.wait(self.guest.make_folder(&path, 0o755, false), of_link)
     }
 
     fn write(&mut self, path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
         let path = self.path(path);
-        self.runtime.block_on(self.guest.write(&path, content, mode)).map_err(of_files)
+        self.wait(self.guest.write(&path, content, mode), of_files)
     }
 
     fn make_link(&mut self, path: &Path, target: &Path) -> io::Result<()> {

@@ -51,6 +51,14 @@ pub enum EditError {
         /// What the tool says.
         said: String,
     },
+    /// A tool in it took too long.
+    #[error("cannot {what} within {}", crate::text::limit(*limit))]
+    TimedOut {
+        /// As in "mount partition 2".
+        what: String,
+        /// How long it had.
+        limit: Duration,
+    },
     /// Nothing is in it.
     #[error("the disk holds no Linux system; it has: {has}")]
     NoSystem {
@@ -132,7 +140,7 @@ pub struct DiskEditor<'a> {
     pub provisioner: &'a Provisioner,
     /// What they boot.
     pub tools: Image,
-    /// How long that may take.
+    /// How long that may take, and each thing that is done in one.
     pub boot: Duration,
 }
 
@@ -169,7 +177,8 @@ impl DiskEditor<'_> {
             Err(_) if cancel.is_cancelled() => return Err(EditError::Cancelled),
             Err(failed) => return Err(EditError::Machine(Box::new(failed))),
         };
-        let session = Session { guest: lease.guest.clone(), writes: draft.is_some() };
+        let session =
+            Session { guest: lease.guest.clone(), limit: self.boot, writes: draft.is_some() };
         let worked = async {
             let worked = session.work(root, Arc::new(work)).await?;
             let ending = async {

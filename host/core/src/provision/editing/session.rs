@@ -8,7 +8,9 @@ use crate::image::embed::{Boots, EmbedError, Root, System, Tree};
 use crate::text;
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 /// Where the system's root is mounted.
 const MOUNTED: &str = "/run/guest";
@@ -25,6 +27,8 @@ const MAX_SUBVOLUMES: usize = 64;
 /// See the module.
 pub(super) struct Session {
     pub(super) guest: Guest,
+    /// So long may what is done in the machine take, each for itself.
+    pub(super) limit: Duration,
     /// The disk can be written to.
     pub(super) writes: bool,
 }
@@ -95,15 +99,10 @@ impl Session {
             Some((name, subvolume)) => (Some(name), Some(subvolume)),
             None => (wanted, None),
         };
-        // A partition as it is called in some machine.
-        let name = name.map(|name| match name.strip_prefix("/dev/").unwrap_or(name) {
-            name if name.contains('/') || name == "disk" => name,
-            name => name.trim_start_matches(|c: char| !c.is_ascii_digit()),
-        });
         let candidates: Vec<&Volume> = volumes
             .iter()
             .filter(|volume| volume.may_hold_a_system())
-            .filter(|volume| name.is_none_or(|name| volume.name == name))
+            .filter(|volume| name.is_none_or(|name| volume.is_called(name)))
             .collect();
         if let (Some(wanted), true) = (wanted, candidates.is_empty()) {
             return Err(EditError::NoSuchRoot { name: wanted.to_owned(), has: list() });
@@ -152,7 +151,8 @@ impl Session {
         let mount = format!("mount -t btrfs -o {},subvolid=5", volume.read_only());
         let device = text::quote(&volume.device);
         let list = format!(
-            "mkdir -p {MOUNTED} && {mount} {device} {MOUNTED} && btrfs subvolume list {MOUNTED} && umount {MOUNTED}"
+            "mkdir -p {MOUNTED} && {mount} {device} {MOUNTED} || exit; \
+             btrfs subvolume list {MOUNTED}; listed=$?; umount {MOUNTED} && exit $listed"
         );
         let said = self.run(&format!("list the subvolumes of {volume}"), &list).await?;
         let paths = said.lines().filter_map(|line| Some(line.split_once(" path ")?.1));
@@ -179,7 +179,7 @@ impl Session {
         }
     }
 
-    /// Mounts a system's root and what its fstab has below it; tells what could not be.
+    /// Mounts a system's root and what its fstab has below it, or nothing; tells what could not be.
     async fn mount_all(
         &self,
         place: &Found,
@@ -188,6 +188,16 @@ impl Session {
     ) -> Result<Vec<String>, EditError> {
         let subvolume = place.subvolume.as_deref();
         self.mount(&place.volume, subvolume, MOUNTED, writable).await?;
+        let mounted = self.mount_below(all, writable).await;
+        if mounted.is_err() {
+            // The others are still to be looked at; what went wrong first is told.
+            let _ = self.unmount().await;
+        }
+        mounted
+    }
+
+    /// Mounts what the fstab of the root has below it.
+    async fn mount_below(&self, all: &[Volume], writable: bool) -> Result<Vec<String>, EditError> {
         let fstab = self.in_root(|root| Tree(root).read("/etc/fstab")).await?;
         let fstab = fstab.unwrap_or_default().unwrap_or_default();
         let fstab = String::from_utf8_lossy(&fstab).into_owned();
@@ -281,7 +291,7 @@ impl Session {
         &self,
         work: impl FnOnce(&mut dyn Root) -> T + Send + 'static,
     ) -> Result<T, EditError> {
-        let mut root = GuestRoot::new(self.guest.clone(), Handle::current(), MOUNTED);
+        let mut root = GuestRoot::new(self.guest.clone(), Handle::current(), self.limit, MOUNTED);
         let worked = tokio::task::spawn_blocking(move || work(&mut root)).await;
         worked.map_err(|_| EditError::Cancelled)
     }
@@ -289,7 +299,9 @@ impl Session {
     /// Runs a line in the machine; what it says.
     async fn run(&self, what: &str, line: &str) -> Result<String, EditError> {
         let request = ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
-        let ran = self.guest.run(request, &[], SAID).await.map_err(EditError::Lost)?;
+        let running = timeout(self.limit, self.guest.run(request, &[], SAID)).await;
+        let late = |_| EditError::TimedOut { what: what.to_owned(), limit: self.limit };
+        let ran = running.map_err(late)?.map_err(EditError::Lost)?;
         match ran.exited.status {
             ExitStatus::Exited(0) => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
             status => {

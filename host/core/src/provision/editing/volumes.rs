@@ -76,6 +76,18 @@ impl Volume {
         }
     }
 
+    /// Is it what `--root` names: by its own name, or as a partition is called in some machine?
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let name = name.strip_prefix("/dev/").unwrap_or(name);
+        self.name == name || self.is_partition(name)
+    }
+
+    /// Is it `sda2` of the machine that the disk was made for?
+    fn is_partition(&self, device: &str) -> bool {
+        let number = &device[device.trim_end_matches(|c: char| c.is_ascii_digit()).len()..];
+        !device.contains('/') && !number.is_empty() && number == self.name
+    }
+
     /// Is it what a line of fstab(5) names?
     pub(super) fn is(&self, source: &str) -> bool {
         let unquoted = |value: &str| value.trim_matches('"').to_owned();
@@ -97,9 +109,7 @@ impl Volume {
         if self.name.contains('/') {
             return source == self.device || device == self.name;
         }
-        // /dev/sda2 of the machine that the disk was made for.
-        let digits = device.len() - device.trim_end_matches(|c: char| c.is_ascii_digit()).len();
-        !device.contains('/') && digits > 0 && device[device.len() - digits..] == self.name
+        self.is_partition(device)
     }
 }
 
@@ -212,6 +222,14 @@ TYPE=ext4
         for source in ["/dev/mapper/my--vg-root", "/dev/my-vg/root", "UUID=aa-bb"] {
             assert!(root.is(source) && !efi.is(source), "{source}");
         }
+        for name in ["1", "sda1", "/dev/vda1", "nvme0n1p1", "/dev/nvme0n1p1", "mmcblk0p1"] {
+            assert!(efi.is_called(name) && !root.is_called(name), "{name}");
+        }
+        for name in ["my-vg/root", "/dev/my-vg/root"] {
+            assert!(root.is_called(name) && !efi.is_called(name), "{name}");
+        }
+        assert!(volumes[0].is_called("disk") && !efi.is_called("disk") && !efi.is_called("vg/lv1"));
+        assert!(!efi.is_called("nvme0n1p11") && !efi.is_called(""));
         assert!(!efi.is("/dev/sda11") && !efi.is("tmpfs") && !efi.is("UUID="));
         assert!(root.may_hold_a_system() && !efi.may_hold_a_system());
         assert_eq!(parse(""), []);

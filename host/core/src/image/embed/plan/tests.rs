@@ -231,7 +231,7 @@ fn links_that_lead_out_lead_nowhere() {
 
 #[test]
 fn what_cannot_have_an_agent_says_why() {
-    let arm: String = format!("\x7fELF{}", String::from_utf8(vec![0; 14]).unwrap()) + "\u{28}\0";
+    let arm = format!("\x7fELF\u{1}\u{1}{}\u{28}\0", "\0".repeat(12));
     let said = |items: &[(&str, &str)]| {
         let folder = root(items);
         let error = embed(folder.path(), &agent(1)).unwrap_err();
