@@ -121,14 +121,13 @@ pub(crate) fn evidence(failed: &FailedLease) -> String {
         LeaseError::Memory(_) => {
             "--memory 256M is the default; `guestline doctor` shows what is free"
         }
-        error @ LeaseError::KernelLacks { .. } => {
-            return lines + &error.hint().map_or(String::new(), |hint| format!("  hint: {hint}\n"));
-        }
         LeaseError::Silent { .. } => "--boot-timeout gives it more time",
         LeaseError::SetUp { failure: SetUpFailure::TimedOut { .. }, .. } => {
             "--timeout gives its lines more time"
         }
-        _ => return lines,
+        error => {
+            return lines + &error.hint().map_or(String::new(), |hint| format!("  hint: {hint}\n"));
+        }
     };
     lines + &format!("  hint: {hint}\n")
 }

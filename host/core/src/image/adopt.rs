@@ -1,7 +1,7 @@
 //! An image that was made on another host: brought beside its place, checked against its manifest, moved there whole.
 
 use super::manifest::{FORMAT, FileRecord, Manifest};
-use super::shelf::{MAKING, Shelf, put_in_place, strange_file, verify};
+use super::shelf::{MAKING, Shelf, exchange, strange_file, verify};
 use super::store::{MANIFEST, seal};
 use crate::folder_lock::FolderLock;
 use crate::text::is_plain_name;
@@ -73,7 +73,7 @@ impl Adopted {
     /// # Errors
     /// What moving it gives.
     pub(super) fn put(self, manifest: &Manifest) -> io::Result<()> {
-        put_in_place(self.making.path(), &self.place)?;
+        exchange(self.making.path(), &self.place)?;
         // There is nothing to remove any more.
         let _ = self.making.keep();
         seal(&self.place, manifest)

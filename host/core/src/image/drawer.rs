@@ -14,12 +14,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
 
 const SEAL: &str = "seal.json";
 const MAKING: &str = ".making-";
 
 /// What is older was left by the dead, in seconds: makers take less.
 const DEAD: u64 = 600;
+
+/// So often, and so long between, is waited for who uses what is damaged: it may be who removes it.
+const TRIES: u32 = 20;
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// The folders of one kind.
 #[derive(Debug, Clone)]
@@ -78,13 +84,7 @@ impl Drawer {
         let sealed = serde_json::to_vec(&seal_of(making.path())?).map_err(io::Error::from)?;
         fs::write(making.path().join(SEAL), sealed)?;
         FolderLock::make(making.path())?;
-        // What is there is damaged, or somebody else's who was quicker.
-        if open(&folder).is_none() {
-            let _ = fs::remove_dir_all(&folder);
-            fs::rename(making.path(), &folder)?;
-            let _ = making.keep();
-        }
-        open(&folder).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
+        Ok(put_in_place(making, &folder)?)
     }
 
     /// Removes what the dead left behind.
@@ -127,6 +127,48 @@ impl Drawer {
         };
         fs::remove_dir_all(&kept.folder).map(|()| true)
     }
+}
+
+/// Moves what was made to its place, or takes what somebody put there who was quicker. What is damaged there goes, unless
+/// somebody uses it.
+fn put_in_place(making: TempDir, folder: &Path) -> io::Result<Drawn> {
+    for _ in 0..TRIES {
+        match fs::rename(making.path(), folder) {
+            Ok(()) => {
+                let _ = making.keep();
+                return open(folder).ok_or_else(|| io::ErrorKind::NotFound.into());
+            }
+            Err(error) if is_taken(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(drawn) = open(folder) {
+            return Ok(drawn);
+        }
+        match remove_damaged(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(true) => {}
+            Ok(false) => std::thread::sleep(MOMENT),
+        }
+    }
+    let why = format!("`{}` is damaged, and in use", folder.display());
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
+}
+
+/// Is there something where a folder was to be moved to (rename(2))?
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+}
+
+/// Removes a damaged folder, unless somebody uses it; false then.
+fn remove_damaged(folder: &Path) -> io::Result<bool> {
+    FolderLock::make(folder)?;
+    let Some(_lock) = FolderLock::exclusive(folder)? else { return Ok(false) };
+    // Somebody else may have put a whole one there before it was locked.
+    if difference(folder).is_err() {
+        fs::remove_dir_all(folder)?;
+    }
+    Ok(true)
 }
 
 fn open(folder: &Path) -> Option<Drawn> {
@@ -225,5 +267,28 @@ mod tests {
         assert!(drawer.remove(&kept()).unwrap() && drawer.kept().is_empty());
         let failed = drawer.get("key", |_| Err(io::Error::from(io::ErrorKind::StorageFull)));
         assert!(failed.is_err() && drawer.kept().is_empty());
+    }
+
+    #[test]
+    fn what_somebody_else_was_quicker_with_is_taken_and_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let drawer = Drawer::of_modules(&Dirs::below(home.path()));
+        let write = |folder: &Path, text: &str| fs::write(folder.join("file"), text);
+        let mut quicker = None;
+        let drawn = drawer.get("key", |folder| {
+            quicker = Some(drawer.get("key", |folder| write(folder, "quicker"))?);
+            write(folder, "slower")
+        });
+        let text = |drawn: &Drawn| fs::read_to_string(drawn.folder().join("file")).unwrap();
+        assert_eq!(text(&drawn.unwrap()), "quicker");
+        assert_eq!(drawer.kept().len(), 1);
+        let used = quicker.unwrap();
+        write(used.folder(), "damaged").unwrap();
+        let refused = drawer.get("key", |folder| write(folder, "new")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(text(&used), "damaged");
+        fs::remove_file(used.folder().join(LOCK)).unwrap();
+        drop(used);
+        assert_eq!(text(&drawer.get("key", |folder| write(folder, "new")).unwrap()), "new");
     }
 }

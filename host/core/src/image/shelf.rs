@@ -9,7 +9,8 @@ use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::folder_lock::{FolderLock, try_lock};
 use crate::kept::{Condition, Kept, folders, is_ours};
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -225,17 +226,34 @@ pub(crate) fn verify(folder: &Path, manifest: &Manifest) -> Result<(), String> {
     check(folder, manifest)
 }
 
-/// Moves a folder that was made to its place; what was there goes.
+/// Moves a folder that was made to its place, on the same disk; what was there goes. One of the two is there at any time, and
+/// what cannot be removed of the old one has the new one's former name, so that the next maker sweeps it.
 ///
 /// # Errors
-/// What moving gives.
-pub(super) fn put_in_place(made: &Path, place: &Path) -> io::Result<()> {
-    let old = place.with_file_name(format!("{MAKING}old"));
-    match fs::rename(place, &old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// What moving gives; all is where it was then.
+pub(super) fn exchange(new: &Path, place: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, new, AT_FDCWD, place, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => {
+            let _ = fs::remove_dir_all(new);
+            Ok(())
+        }
+        Err(Errno::ENOENT) => fs::rename(new, place),
+        // A file system that cannot (renameat2(2)).
+        Err(Errno::EINVAL | Errno::ENOSYS) => in_two_steps(new, place),
+        Err(errno) => Err(errno.into()),
     }
-    fs::rename(made, place)?;
+}
+
+/// As [`exchange`] does where the file system cannot: for a moment there is neither.
+fn in_two_steps(new: &Path, place: &Path) -> io::Result<()> {
+    let old = place.with_file_name(format!("{MAKING}old"));
+    // Left by one who died here.
+    let _ = fs::remove_dir_all(&old);
+    fs::rename(place, &old)?;
+    if let Err(error) = fs::rename(new, place) {
+        fs::rename(&old, place)?;
+        return Err(error);
+    }
     let _ = fs::remove_dir_all(&old);
     Ok(())
 }
@@ -290,4 +308,33 @@ pub(super) fn strange_file(manifest: &Manifest) -> Option<&str> {
     names.sort_unstable();
     let is_twice = names.windows(2).any(|pair| pair.first() == pair.last());
     strange.or_else(missing).or(is_twice.then_some("twice the same"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_takes_the_place_of_what_was_there_or_nothing_moves() {
+        for put in [exchange, in_two_steps] {
+            let parent = tempfile::tempdir().unwrap();
+            let [new, place] = ["new", "place"].map(|name| parent.path().join(name));
+            // Of one who died.
+            let left = parent.path().join(".making-old");
+            fs::create_dir_all(left.join("of")).unwrap();
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("old"), "").unwrap();
+            assert_eq!(put(&new, &place).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert!(place.join("old").exists());
+            fs::create_dir(&new).unwrap();
+            fs::write(new.join("new"), "").unwrap();
+            put(&new, &place).unwrap();
+            assert!(place.join("new").exists() && !place.join("old").exists() && !new.exists());
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let [new, place] = ["new", "place"].map(|name| parent.path().join(name));
+        fs::create_dir(&new).unwrap();
+        exchange(&new, &place).unwrap();
+        assert!(place.exists() && !new.exists());
+    }
 }

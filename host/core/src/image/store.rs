@@ -19,7 +19,7 @@ use super::kernels::Bootable;
 use super::manifest::{DiskRecord, FileRecord, Manifest};
 use super::packages::{PackageError, PackageSource, unpack_all};
 use super::recipe::{Recipe, RecipeError};
-use super::shelf::{MAKING, Shelf, put_in_place, sweep, verify};
+use super::shelf::{MAKING, Shelf, exchange, sweep, verify};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::folder_lock::FolderLock;
@@ -349,7 +349,7 @@ impl Store {
         if let Some(image) = self.open(&recipe.name, made.path(), true)? {
             check(&image).map_err(|why| failed(BuildError::Unfit { why }))?;
         }
-        put_in_place(made.path(), &folder).map_err(trouble)?;
+        exchange(made.path(), &folder).map_err(trouble)?;
         // There is nothing to remove any more.
         let _ = made.keep();
         seal(&folder, &manifest).map_err(trouble)?;

@@ -4,8 +4,8 @@
 use crate::digest::Digest;
 use crate::host::open_path;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub struct Firmware {
 #[derive(Debug, Clone)]
 pub struct Uefi {
     pub(super) code: PathBuf,
-    /// The machine sees what is in it.
+    /// Of code and variables as they come: the machine sees what is in both.
     pub(super) digest: Digest,
     pub(super) vars: PathBuf,
     /// The file that the path leads to by its descriptor.
@@ -89,6 +89,13 @@ pub enum UefiError {
     },
 }
 
+impl UefiError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        matches!(self, Self::Missing).then_some("install the package ovmf")
+    }
+}
+
 /// Code and variables as Debian, Fedora, Arch and openSUSE have them; without Secure Boot, whose keys no disk of a test has.
 const PLACES: [(&str, &str); 6] = [
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -112,14 +119,40 @@ impl Uefi {
     /// [`UefiError`].
     pub fn new(folder: &Path) -> Result<Self, UefiError> {
         let (code, vars) = find_ovmf().ok_or(UefiError::Missing)?;
-        let digest = Digest::of_file(&code)
-            .map_err(|source| UefiError::Read { path: code.clone(), source })?;
+        Self::at(code, &vars, folder)
+    }
+
+    fn at(code: PathBuf, vars: &Path, folder: &Path) -> Result<Self, UefiError> {
+        let read = |path: &Path, source| UefiError::Read { path: path.to_owned(), source };
+        let of_code = Digest::of_file(&code).map_err(|source| read(&code, source))?;
         let copy = || {
-            let mut copy = tempfile::tempfile_in(folder)?;
-            io::copy(&mut File::open(&vars)?, &mut copy)?;
-            Ok(copy)
+            let (bytes, mut copy) = (fs::read(vars)?, tempfile::tempfile_in(folder)?);
+            copy.write_all(&bytes)?;
+            Ok((Digest::of(&bytes), copy))
         };
-        let copy = copy().map_err(|source| UefiError::Read { path: vars.clone(), source })?;
+        let (of_vars, copy) = copy().map_err(|source| read(vars, source))?;
+        let digest = Digest::of(format!("{of_code}\n{of_vars}\n").as_bytes());
         Ok(Self { code, digest, vars: open_path(&copy), _vars: Some(Arc::new(copy)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_code_or_other_variables_are_another_firmware() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = |code: &str, vars: &str| {
+            let [code_at, vars_at] = ["code", "vars"].map(|name| folder.path().join(name));
+            fs::write(&code_at, code).unwrap();
+            fs::write(&vars_at, vars).unwrap();
+            let uefi = Uefi::at(code_at, &vars_at, folder.path()).unwrap();
+            assert_eq!(fs::read_to_string(&uefi.vars).unwrap(), vars);
+            uefi.digest
+        };
+        let digests = [digest("a", "b"), digest("a", "c"), digest("d", "b")];
+        assert_eq!(digests[0], digest("a", "b"));
+        assert!(digests[0] != digests[1] && digests[0] != digests[2]);
     }
 }

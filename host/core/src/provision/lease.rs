@@ -231,7 +231,12 @@ impl fmt::Display for SetUpFailure {
 impl LeaseError {
     /// What mends it, where that is known.
     pub fn hint(&self) -> Option<String> {
-        let Self::KernelLacks { lacks, .. } = self else { return None };
+        let lacks = match self {
+            Self::KernelLacks { lacks, .. } => lacks,
+            Self::Uefi(error) => return error.hint().map(str::to_owned),
+            Self::OwnKernel { .. } => return Some("leave out --kernel".to_owned()),
+            _ => return None,
+        };
         let options: String = lacks.iter().map(|lack| format!(" -e {}", lack.option)).collect();
         let modules = match lacks.iter().any(|lack| lack.is_module) {
             true => "; or name its modules: --modules DIR",

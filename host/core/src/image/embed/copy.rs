@@ -91,6 +91,7 @@ pub fn copy_folder(from: &Path, to: &Path, cancel: &CancellationToken) -> Result
     let mut cp = Command::new("cp");
     cp.args(["-a", "--reflink=auto", "-T", "--"]).arg(&whole).arg(to).env("LC_ALL", "C");
     cp.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    crate::sys::die_with_us(&mut cp);
     let mut cp = cp.spawn().map_err(|source| wrong(from, source))?;
     let said = cp.stderr.take();
     // It says more than a pipe holds when much of it fails.

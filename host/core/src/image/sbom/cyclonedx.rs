@@ -1,6 +1,6 @@
 //! A bill of materials as CycloneDX 1.6 in JSON (ECMA-424).
 
-use super::{AGENT, KERNEL, purl, to_text};
+use super::{AGENT, KERNEL, has_kernel, incomplete, purl, to_text};
 use crate::digest::Digest;
 use crate::image::manifest::Manifest;
 use crate::image::recipe::Recipe;
@@ -49,16 +49,18 @@ pub fn cyclonedx(manifest: &Manifest, recipe: &Recipe) -> Vec<u8> {
         "version": manifest.agent.short(),
         "hashes": hashes(&manifest.agent),
     }));
-    let mut kernel = json!({
-        "type": "operating-system",
-        "bom-ref": "kernel",
-        "name": KERNEL,
-        "version": manifest.kernel_release,
-    });
-    if let Some(file) = manifest.file(crate::image::build::KERNEL) {
-        kernel["hashes"] = hashes(&file.sha256);
+    if has_kernel(manifest) {
+        let mut kernel = json!({
+            "type": "operating-system",
+            "bom-ref": "kernel",
+            "name": KERNEL,
+            "version": manifest.kernel_release,
+        });
+        if let Some(file) = manifest.file(crate::image::build::KERNEL) {
+            kernel["hashes"] = hashes(&file.sha256);
+        }
+        components.push(kernel);
     }
-    components.push(kernel);
     for file in &manifest.files {
         components.push(json!({
             "type": "file",
@@ -68,7 +70,7 @@ pub fn cyclonedx(manifest: &Manifest, recipe: &Recipe) -> Vec<u8> {
         }));
     }
     let refs: Vec<&Value> = components.iter().map(|component| &component["bom-ref"]).collect();
-    to_text(&json!({
+    let mut bill = json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -76,5 +78,9 @@ pub fn cyclonedx(manifest: &Manifest, recipe: &Recipe) -> Vec<u8> {
         "metadata": { "component": component },
         "components": components,
         "dependencies": [{ "ref": "image", "dependsOn": refs }],
-    }))
+    });
+    if incomplete(recipe).is_some() {
+        bill["compositions"] = json!([{ "aggregate": "incomplete", "assemblies": ["image"] }]);
+    }
+    to_text(&bill)
 }

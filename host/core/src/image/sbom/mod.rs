@@ -2,7 +2,8 @@
 //! random number in them.
 //!
 //! What is in one: the image, each package with version and digest, the agent, the kernel, and the files that are booted. The
-//! architecture of packages is not, since those that are for all of them are not told apart by a manifest.
+//! architecture of packages is not, since those that are for all of them are not told apart by a manifest. Nor is what is in a
+//! root or disk that was imported; the bill says so.
 
 mod cyclonedx;
 mod spdx;
@@ -12,7 +13,7 @@ mod tests;
 pub use cyclonedx::cyclonedx;
 pub use spdx::spdx;
 
-use super::manifest::PackageRecord;
+use super::manifest::{Manifest, PackageRecord};
 use super::recipe::Recipe;
 use serde_json::Value;
 
@@ -21,6 +22,24 @@ const AGENT: &str = "guestline-agent";
 
 /// The kernel, as a component.
 const KERNEL: &str = "linux";
+
+/// Whether the image's own kernel is a component: what boots in a disk is not known.
+fn has_kernel(manifest: &Manifest) -> bool {
+    manifest.disk.is_none()
+}
+
+/// Why the bill is not complete, where it is not.
+fn incomplete(recipe: &Recipe) -> Option<&'static str> {
+    match recipe {
+        Recipe { disk: Some(_), .. } => {
+            Some("incomplete: the disk was imported, and what is in it is not listed")
+        }
+        Recipe { root: Some(_), .. } => {
+            Some("incomplete: the root was imported, and what is in it is not listed")
+        }
+        _ => None,
+    }
+}
 
 /// What a package is called everywhere (package-url specification, type `deb`).
 fn purl(package: &PackageRecord, recipe: &Recipe) -> String {

@@ -1,6 +1,6 @@
 //! A bill of materials as SPDX 2.3 in JSON (ISO/IEC 5962).
 
-use super::{AGENT, KERNEL, purl, to_text};
+use super::{AGENT, KERNEL, has_kernel, incomplete, purl, to_text};
 use crate::digest::Digest;
 use crate::image::manifest::Manifest;
 use crate::image::recipe::Recipe;
@@ -21,6 +21,9 @@ pub fn spdx(manifest: &Manifest, recipe: &Recipe) -> Vec<u8> {
     if !manifest.licence.is_empty() {
         root["licenseComments"] = json!(manifest.licence);
     }
+    if let Some(why) = incomplete(recipe) {
+        root["comment"] = json!(why);
+    }
     let mut packages = vec![root];
     for (number, record) in (1..).zip(&manifest.packages) {
         let id = format!("Package-{number}");
@@ -33,8 +36,10 @@ pub fn spdx(manifest: &Manifest, recipe: &Recipe) -> Vec<u8> {
         packages.push(package);
     }
     packages.push(package("Agent", AGENT, manifest.agent.short(), Some(&manifest.agent)));
-    let kernel = manifest.file(crate::image::build::KERNEL).map(|file| &file.sha256);
-    packages.push(package("Kernel", KERNEL, &manifest.kernel_release, kernel));
+    if has_kernel(manifest) {
+        let kernel = manifest.file(crate::image::build::KERNEL).map(|file| &file.sha256);
+        packages.push(package("Kernel", KERNEL, &manifest.kernel_release, kernel));
+    }
     for (number, file) in (1..).zip(&manifest.files) {
         let mut package =
             package(&format!("File-{number}"), &file.name, file.sha256.short(), Some(&file.sha256));

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// So often in a row a transfer may end early without having brought anything.
+/// So often in a row a transfer may end early without having brought anything, and so often in all may it be begun anew where
+/// the server does not continue it.
 const TRIES: u32 = 3;
 
 /// Between a transfer that ended early and the next.
@@ -149,7 +150,7 @@ impl Download {
         cancel: &CancellationToken,
         tell: &dyn Fn(u64),
     ) -> Result<u64, FetchError> {
-        let (mut idle, mut from_nothing, mut came) = (0, false, 0);
+        let (mut idle, mut restarts, mut from_nothing, mut came) = (0, 0, false, 0);
         loop {
             let mut have = self.len()?;
             if have > record.size {
@@ -174,7 +175,16 @@ impl Download {
             came += now.saturating_sub(have);
             match ended {
                 Ok(()) if now >= record.size => {}
-                Err(FetchError::NoRange) if have > 0 => self.empty()?,
+                Err(FetchError::NoRange) if have > 0 => {
+                    restarts += 1;
+                    if restarts == TRIES {
+                        let why =
+                            "it ends early each time, and the server does not continue a file";
+                        let (place, why) = (place(source, record), why.to_owned());
+                        return Err(FetchError::Cut { place, why });
+                    }
+                    self.empty()?;
+                }
                 Err(FetchError::TooLong { .. }) if !from_nothing => self.empty()?,
                 Err(error @ FetchError::TooLong { .. }) => {
                     self.remove();
@@ -186,9 +196,6 @@ impl Download {
                 }
                 Ok(()) | Err(FetchError::Cut { .. }) => {
                     idle = if now > have { 0 } else { idle + 1 };
-                    if idle == 0 {
-                        continue;
-                    }
                     if idle == TRIES {
                         let why = format!("{now} of {} bytes came", record.size);
                         let cut = FetchError::Cut { place: place(source, record), why };
@@ -268,4 +275,37 @@ fn is_at(file: &File, path: &Path) -> bool {
     let id = |found: fs::Metadata| (found.dev(), found.ino());
     let (ours, theirs) = (file.metadata().map(id), fs::metadata(path).map(id));
     ours.ok().is_some_and(|ours| theirs.ok() == Some(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::BufRead;
+    use std::net::TcpListener;
+
+    /// Serves what is always the same, whatever is asked for; tells its address.
+    fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let asked = io::BufReader::new(&stream).lines();
+                let _ = asked.map_while(Result::ok).find(String::is_empty);
+                let _ = (&stream).write_all(answer.as_bytes());
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[test]
+    fn a_server_that_always_cuts_and_continues_nothing_is_given_up() {
+        let source = Source::Web(server("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"));
+        let sha256 = Digest::of(b"half done");
+        let record = FileRecord { name: "kernel".to_owned(), size: 9, sha256 };
+        let (folder, cancel) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let mut download = Download::begin(folder.path(), &record.sha256, &cancel).unwrap();
+        let error = download.run(&source, &record, &cancel, &|_| ()).unwrap_err();
+        assert!(matches!(error, FetchError::Cut { .. }), "{error}");
+        assert!(error.to_string().ends_with("the server does not continue a file"), "{error}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::image::adopt::Adopted;
 use crate::image::agent::Agent;
 use crate::image::build::INITRD;
 use crate::image::initramfs::Tree;
-use crate::image::manifest::Manifest;
+use crate::image::manifest::{FileRecord, Manifest};
 use crate::image::recipe::Recipe;
 use crate::image::store::{ImageCheck, ImageError, MANIFEST, Store};
 use crate::text;
@@ -20,6 +20,9 @@ use nix::fcntl::Flock;
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
+
+/// An initramfs is no longer: its agent is exchanged in memory, and a guest unpacks it into its own.
+const MAX_INITRD: u64 = 512 << 20;
 
 /// What an image of another host is to be here.
 #[derive(Clone, Copy)]
@@ -151,6 +154,12 @@ impl<'a> Expected<'a> {
         if theirs.files.iter().any(|file| file.size > MAX_FILE) {
             return Err(wrong("its files are too long".to_owned()));
         }
+        if let Some(FileRecord { size, .. }) =
+            theirs.file(INITRD).filter(|file| file.size > MAX_INITRD)
+        {
+            let (len, most) = (size >> 20, MAX_INITRD >> 20);
+            return Err(wrong(format!("its {INITRD} has {len} MiB, and {most} MiB is the most")));
+        }
         if Digest::of(recipe.as_bytes()) != theirs.recipe {
             return Err(wrong("its manifest is of another recipe".to_owned()));
         }
@@ -223,7 +232,7 @@ impl<'a> Expected<'a> {
     /// All its files have come: makes it fit, and puts it into the store.
     ///
     /// # Errors
-    /// [`ReceiveError`]; nothing of it is there then.
+    /// [`ReceiveError`]; it is not found by its name then, unless it was before.
     pub(crate) fn finish(mut self, adopted: Adopted) -> Result<Received, ReceiveError> {
         let path = adopted.folder().to_owned();
         let write = |source| ReceiveError::Write { path: path.clone(), source };
@@ -239,8 +248,9 @@ impl<'a> Expected<'a> {
             let checked = (self.placing.check)(&image);
             checked.map_err(|why| ReceiveError::Unfit { name: name.clone(), why })?;
         }
-        self.keep_recipe()?;
         adopted.put(&self.ours).map_err(write)?;
+        // Last: it goes before the manifest that the program carries, and is not to be there without its image.
+        self.keep_recipe()?;
         Ok(self.received(self.ours.clone(), false))
     }
 
