@@ -131,7 +131,8 @@ booted as it is, and has to have the agent in it (`guestline image embed`). Kept
   guestline check --image deb 'cat /etc/os-release'
   guestline check --image dir:build/rootfs 'myprogram --version'    # a folder, for quick work
 
-Exit status: 0, 2 wrong usage, 125 it cannot be imported, 129, 130, 143 interrupted.";
+Exit status: 0, 1 what `export` wrote is damaged, 2 wrong usage, or it is no image at all, 125 it cannot be imported, 129,
+130, 143 interrupted.";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImageImportArgs {

@@ -61,6 +61,23 @@ pub struct ImportSpec {
     pub replace: bool,
 }
 
+impl ImportSpec {
+    /// Options that have nothing to say of what is imported.
+    fn unfit(&self, kind: Kind) -> Option<&'static str> {
+        let is_disk = matches!(kind, Kind::Qcow2 | Kind::RawDisk | Kind::Iso);
+        let holds_several =
+            matches!(kind, Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive);
+        let is_packed = is_disk || kind == Kind::Squashfs;
+        match () {
+            () if self.pick.is_some() && !holds_several => Some("--pick"),
+            () if self.firmware.is_some() && !is_disk => Some("--firmware"),
+            () if self.init.is_some() && is_disk => Some("--init"),
+            () if self.busybox && is_packed => Some("--busybox"),
+            () => None,
+        }
+    }
+}
+
 /// What cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -114,6 +131,14 @@ pub enum ImportError {
     RelativeInit {
         /// The init.
         init: String,
+    },
+    /// An option that has nothing to say of what is imported.
+    #[error("{option} is not for a {kind}")]
+    Unfit {
+        /// The option.
+        option: &'static str,
+        /// What is imported.
+        kind: Kind,
     },
     /// For another machine.
     #[error("`{path}` is for {found}, and a machine of Guestline is x86-64", path = path.display())]
@@ -224,6 +249,9 @@ impl Import {
         let folder = making.path();
         if let Some(init) = spec.init.as_ref().filter(|init| !init.starts_with('/')) {
             return Err(ImportError::RelativeInit { init: init.clone() });
+        }
+        if let Some(option) = spec.unfit(kind) {
+            return Err(ImportError::Unfit { option, kind });
         }
         let written = match kind {
             Kind::Qcow2 | Kind::RawDisk | Kind::Iso => disk(spec, kind, folder, terms)?,
@@ -344,8 +372,15 @@ fn root(
     if let Some(busybox) = busybox {
         rootfs.add_busybox(&busybox.program, &busybox.applets)?;
     }
-    if !rootfs.config.env.is_empty() {
-        let environment = rootfs.config.env.join("\n") + "\n";
+    let (whole, cut): (Vec<String>, Vec<String>) =
+        rootfs.config.env.iter().cloned().partition(|variable| !variable.contains('\n'));
+    for variable in cut {
+        let name = variable.split('=').next().unwrap_or_default();
+        let name = one_line(name, 60);
+        terms.note(&format!("its variable {name} has several lines, and is left out"));
+    }
+    if !whole.is_empty() {
+        let environment = whole.join("\n") + "\n";
         rootfs.add_file(ENVIRONMENT, 0o644, environment.as_bytes())?;
     }
     let has_systemd = runs_here(spec, &rootfs)?;

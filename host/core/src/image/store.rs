@@ -327,6 +327,23 @@ impl Store {
         check: ImageCheck<'_>,
         _lock: Flock<File>,
     ) -> Result<Image, ImageError> {
+        let made = self.make_beside(recipe, agent, terms, check);
+        if made.is_err()
+            && let Some(parent) = self.folder(recipe, agent).parent()
+        {
+            // When there is no image of its name.
+            let _ = fs::remove_dir(parent);
+        }
+        made
+    }
+
+    fn make_beside(
+        &self,
+        recipe: &Recipe,
+        agent: &Agent,
+        terms: &BuildTerms<'_>,
+        check: ImageCheck<'_>,
+    ) -> Result<Image, ImageError> {
         let started = Instant::now();
         let folder = self.folder(recipe, agent);
         let parent = folder.parent().unwrap_or(&self.shelf.images);

@@ -83,5 +83,6 @@ fn is_usage(error: &ImportError) -> bool {
             | ImportError::NoKernel { .. }
             | ImportError::NoInit { .. }
             | ImportError::RelativeInit { .. }
+            | ImportError::Unfit { .. }
     )
 }
