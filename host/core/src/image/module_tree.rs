@@ -112,6 +112,11 @@ impl ModuleTree {
         let mut files = Vec::new();
         collect(&place, "", &mut files).map_err(|source| unreadable(&place, source))?;
         files.sort();
+        // Other folders have one of these names, too.
+        if !files.iter().any(|(name, _)| name_of(name).is_some()) {
+            let (folder, release) = (folder.to_owned(), release.to_owned());
+            return Err(TreeError::None { folder, release });
+        }
         Ok(Self { release: release.to_owned(), folder: place, files })
     }
 
