@@ -319,3 +319,17 @@ fn what_is_missing_of_a_frame_is_known_once_its_head_is_there() {
     assert_eq!(give(&mut framing, rest), Some((head, HEADROOM..HEADROOM + 1000)));
     assert_eq!(framing.missing(), None);
 }
+
+/// A stale header without its last byte, which the next frame's first byte happens to be.
+#[test]
+fn a_stale_header_that_the_next_frame_completes_swallows_nothing() {
+    let next = frame(&mut PortFraming::default(), 2, b"body");
+    let stale = (3..100_000).map(|session| frame(&mut PortFraming::default(), session, b""));
+    let mut bytes = stale.into_iter().find(|stale| stale[23] == next[0]).unwrap();
+    bytes.truncate(23);
+    bytes.extend(&next);
+    let mut receiver = PortFraming::default();
+    receiver.accept_only(Session(2));
+    receiver.push(&bytes);
+    assert_eq!(drain(&mut receiver), vec![(2, b"body".to_vec())]);
+}

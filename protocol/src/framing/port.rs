@@ -14,9 +14,9 @@
 //! ```
 //! The body has no checksum: the transport loses and changes nothing. What does happen is that
 //! bytes of an earlier session, perhaps half a frame, come before the first frame of this one. A
-//! header of a session that is not accepted is therefore never believed as to its length: the
-//! decoder steps over the header alone and goes on looking, so that a frame cut short cannot
-//! swallow the one behind it.
+//! header of a session that is not accepted is therefore never believed: the decoder steps over
+//! its first byte alone and goes on looking, so that a frame cut short cannot swallow the one
+//! behind it, not even when the first bytes of that happen to complete its header.
 
 use super::{CRC, FrameHead, FrameKind, FrameTooLong, Framing, Session, u32_at, u64_at};
 use crate::MAX_FRAME_LEN;
@@ -92,13 +92,13 @@ impl PortFraming {
         }
         let session = Session(session);
         if self.accepted.is_some_and(|accepted| accepted != session) {
-            return Front::Noise(HEADER_LEN);
+            return Front::Noise(1);
         }
         match (usize::try_from(len), header.get(3).copied().and_then(FrameKind::from_byte)) {
             (Ok(len), Some(kind)) if len <= MAX_FRAME_LEN => {
                 Front::Header { head: FrameHead { session, channel, kind }, len }
             }
-            _ => Front::Noise(HEADER_LEN),
+            _ => Front::Noise(1),
         }
     }
 
