@@ -1,8 +1,8 @@
 //! The agent put into archives and container images, and taken out again; and a disk that it was put into, booted by its own
 //! boot loader.
 
-use crate::import::{oci, right, root, run, tar, words};
-use guestline_tests::{Guestline, dirs_of, image};
+use crate::import::{oci, root, run, tar, words};
+use guestline_tests::{Guestline, dirs_of, image, right};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};

@@ -2,7 +2,7 @@
 
 use crate::templates::event;
 use crate::web::Web;
-use guestline_tests::{Guestline, Ran, shared_cache, wait_for};
+use guestline_tests::{Guestline, right, shared_cache, wait_for};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::fs;
@@ -38,11 +38,6 @@ fn own(guestline: &Guestline, name: &str, text: &str) -> PathBuf {
     let path = folder.join(format!("{name}.toml"));
     fs::write(&path, text).unwrap();
     path
-}
-
-fn right(ran: &Ran) -> String {
-    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
-    ran.stdout()
 }
 
 fn manifest(guestline: &Guestline, name: &str) -> Value {

@@ -5,7 +5,7 @@ use guestline::dirs::Dirs;
 use guestline::image::Image;
 use guestline::machine::{Accel, Disk, DiskFile, DiskFormat, Qemu};
 use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
-use guestline_tests::{Guestline, Ran, dirs_of, image, named_by, wait_for};
+use guestline_tests::{Guestline, dirs_of, image, named_by, right, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -76,11 +76,6 @@ fn partitioned(disk: &Path, parts: &[&Path]) {
 fn in_ext4(file: &Path, path: &str) -> Vec<u8> {
     let ran = Command::new("debugfs").args(["-R", &format!("cat {path}")]).arg(file).output();
     ran.unwrap().stdout
-}
-
-fn right(ran: &Ran) -> String {
-    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
-    ran.stdout()
 }
 
 #[test]

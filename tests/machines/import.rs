@@ -2,7 +2,7 @@
 
 use guestline::digest::Digest;
 use guestline::image::{PackageSource, Store};
-use guestline_tests::{Guestline, Ran, dirs_of};
+use guestline_tests::{Guestline, dirs_of, right};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,11 +23,6 @@ pub(crate) fn words(text: &str) -> Command {
     let mut command = Command::new(words.next().unwrap());
     command.args(words);
     command
-}
-
-pub(crate) fn right(ran: &Ran) -> String {
-    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
-    ran.stdout()
 }
 
 /// The folder of the image tiny.

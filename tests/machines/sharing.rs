@@ -2,7 +2,7 @@
 
 use crate::cache::mounted;
 use crate::static_web::{Asked, Fault, StaticWeb};
-use guestline_tests::{Guestline, Ran, named_by, wait_for};
+use guestline_tests::{Guestline, Ran, named_by, right, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
@@ -23,12 +23,6 @@ fn own(guestline: &Guestline, name: &str, text: &str) {
     let folder = guestline.home().join("config/guestline/images");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(format!("{name}.toml")), text).unwrap();
-}
-
-#[track_caller]
-fn right(ran: &Ran) -> String {
-    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
-    ran.stdout()
 }
 
 #[track_caller]

@@ -334,6 +334,15 @@ fn status(status: ExitStatus) -> i32 {
     status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
+/// Standard output of what ended well.
+///
+/// # Panics
+/// When it did not.
+pub fn right(ran: &Ran) -> String {
+    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout(), ran.stderr);
+    ran.stdout()
+}
+
 impl Ran {
     /// Standard output, lossy.
     pub fn stdout(&self) -> String {

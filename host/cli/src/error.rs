@@ -19,6 +19,11 @@ impl CommandError {
         self
     }
 
+    /// With what mends it, where that is known.
+    pub(crate) fn hints(self, hints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        hints.into_iter().fold(self, Self::hint)
+    }
+
     pub(crate) fn to_text(&self) -> String {
         let mut text = format!("error: {}\n", self.source);
         let mut said = self.source.to_string();

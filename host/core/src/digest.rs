@@ -22,11 +22,18 @@ impl Digest {
     /// # Errors
     /// What opening or reading it gives.
     pub fn of_file(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        Self::of_reader(&mut File::open(path)?)
+    }
+
+    /// Of all that is read.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub(crate) fn of_reader(from: &mut impl Read) -> io::Result<Self> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
         loop {
-            match file.read(&mut buffer)? {
+            match from.read(&mut buffer)? {
                 0 => return Ok(Self::finish(hasher)),
                 len => hasher.update(&buffer[..len]),
             }

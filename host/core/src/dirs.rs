@@ -70,6 +70,12 @@ impl Dirs {
     }
 }
 
+/// The folder that a file is in: the working folder for a name alone.
+pub fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
 /// Writes a file that is there whole, or as it was.
 pub(crate) fn write_whole(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;

@@ -72,7 +72,10 @@ fn copy_content(
 }
 
 /// Where the next data begins; none when only a hole follows. A file system that knows no holes has data everywhere.
-fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+///
+/// # Errors
+/// What lseek(2) gives.
+pub(crate) fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     let from = i64::try_from(at).map_err(io::Error::other)?;
     match lseek(file, from, Whence::SeekData) {
         Ok(data) => Ok(u64::try_from(data).ok()),

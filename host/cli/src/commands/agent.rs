@@ -3,6 +3,7 @@
 use crate::args::{AgentArgs, AgentCommand, GlobalArgs, InitArg};
 use crate::context::agent;
 use crate::error::CommandError;
+use guestline::dirs::folder_of;
 use guestline::image::embed::ServiceManager;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -53,11 +54,7 @@ fn extract(bytes: &[u8], file: &Path) -> Result<u8, CommandError> {
     if file.is_dir() {
         return extract(bytes, &file.join("guestline-agent"));
     }
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut new = tempfile::NamedTempFile::new_in(folder).map_err(wrong)?;
+    let mut new = tempfile::NamedTempFile::new_in(folder_of(file)).map_err(wrong)?;
     new.write_all(bytes).map_err(wrong)?;
     new.as_file().set_permissions(std::fs::Permissions::from_mode(0o755)).map_err(wrong)?;
     new.persist(file).map_err(|error| wrong(error.error))?;

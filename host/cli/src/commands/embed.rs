@@ -7,6 +7,7 @@ use crate::error::CommandError;
 use crate::lease;
 use crate::signals;
 use crate::terminal::Progress;
+use guestline::dirs::folder_of;
 use guestline::image::embed::{
     Boots, CopyError, FolderError, Output, Root, Work, Worked, edit_folder,
 };
@@ -53,9 +54,7 @@ fn seed(agent: &Agent, to: &Path) -> Result<u8, CommandError> {
         return Err(wrong(io::ErrorKind::AlreadyExists.into()));
     }
     let bytes = nocloud_seed(agent).map_err(wrong)?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(wrong)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder_of(to)).map_err(wrong)?;
     file.write_all(&bytes).map_err(wrong)?;
     file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(wrong)?;
     file.persist_noclobber(to).map_err(|error| wrong(error.error))?;
@@ -101,7 +100,7 @@ impl Failed {
     /// As wrong usage.
     pub(crate) fn into_error(self) -> CommandError {
         let error = CommandError::new(self.lines.trim_end());
-        self.hint.into_iter().fold(error, CommandError::hint)
+        error.hints(self.hint)
     }
 }
 
@@ -174,6 +173,21 @@ impl From<EditError> for Failed {
     }
 }
 
+/// What something is; what is none that is known is wrong usage.
+pub(crate) fn kind_of(file: &Path) -> Result<Kind, CommandError> {
+    Kind::of(file).map_err(|error| CommandError::new(text::chain(&error)).hints(error.hint()))
+}
+
+/// Work as a machine of the image for disks does it.
+pub(crate) fn in_machine(work: Work) -> impl RootWork<Worked> {
+    move |root: &mut dyn Root, really: bool| {
+        work.run(root, really).map(|worked| {
+            let is_done = worked.is_done;
+            (worked, is_done)
+        })
+    }
+}
+
 fn run(
     context: &Context,
     global: &GlobalArgs,
@@ -191,11 +205,7 @@ fn run(
             ));
         }
     };
-    let kind = Kind::of(input).map_err(|error| {
-        let hint = error.hint();
-        let error = CommandError::new(text::chain(&error));
-        hint.into_iter().fold(error, CommandError::hint)
-    })?;
+    let kind = kind_of(input)?;
     if args.root.is_some() && !matches!(kind, Kind::Qcow2 | Kind::RawDisk) {
         return Err(CommandError::new(format!("--root is for disks, and this is a {kind}")));
     }
@@ -207,13 +217,7 @@ fn run(
         Kind::Qcow2 | Kind::RawDisk => {
             let job = Job { context, global, cancelling: &cancelling };
             let root = args.root.as_deref();
-            let work = move |it: &mut dyn Root, really: bool| {
-                work.run(it, really).map(|worked| {
-                    let is_done = worked.is_done;
-                    (worked, is_done)
-                })
-            };
-            on_disk(&job, input, &output, root, work)?.map(|edited| {
+            on_disk(&job, input, &output, root, in_machine(work))?.map(|edited| {
                 let Edited { found, place, notes, .. } = edited;
                 (found, Some((place, notes)))
             })

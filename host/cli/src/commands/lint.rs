@@ -1,6 +1,6 @@
 //! `guestline image lint`: what something lacks for checks to run in it.
 
-use super::embed::{Cancelling, Failed, Job, on_disk, scratch};
+use super::embed::{Cancelling, Failed, Job, kind_of, on_disk, scratch};
 use super::image::{BROKEN, DAMAGED, print};
 use crate::args::{GlobalArgs, ImageLintArgs};
 use crate::context::{Context, agent};
@@ -26,11 +26,7 @@ pub(crate) fn run(
         return manifest(context, args, &name);
     }
     let agent = agent(global)?;
-    let kind = Kind::of(file).map_err(|error| {
-        let hint = error.hint();
-        let error = CommandError::new(text::chain(&error));
-        hint.into_iter().fold(error, CommandError::hint)
-    })?;
+    let kind = kind_of(file)?;
     let cancelling = Cancelling::new()?;
     let linted = match kind {
         Kind::Folder => lint(&mut FolderRoot::new(file), &agent, Boots::Disk, false)

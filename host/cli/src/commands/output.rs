@@ -1,6 +1,7 @@
 //! A file that a command writes: standard output, a pipe or device, or a file that is there whole or as it was.
 
 use crate::error::CommandError;
+use guestline::dirs::folder_of;
 use std::fs::Permissions;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -35,10 +36,6 @@ pub(crate) fn to<T, E>(
     };
     // What a link leads to is written, and not the link.
     let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let folder = match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     if target.is_dir() {
         return Err(wrong(io::ErrorKind::IsADirectory.into()));
     }
@@ -54,7 +51,7 @@ pub(crate) fn to<T, E>(
     };
     let mut new = tempfile::Builder::new();
     new.prefix(".guestline-").permissions(Permissions::from_mode(mode));
-    let new = new.tempfile_in(folder).map_err(wrong)?;
+    let new = new.tempfile_in(folder_of(&target)).map_err(wrong)?;
     let result = write(&mut BufWriter::new(new.as_file()));
     if result.is_ok() {
         new.persist(&target).map_err(|error| wrong(error.error))?;

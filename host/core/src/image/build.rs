@@ -102,7 +102,7 @@ pub(super) const DISK: &str = "disk";
 pub(super) const FILES: [&str; 6] = [INITRD, KERNEL, CONFIG, ROOT, MODULES, DISK];
 
 /// The serial number of the disk that an image's root is.
-pub(super) const ROOT_SERIAL: &str = "root";
+const ROOT_SERIAL: &str = "root";
 
 /// How an image is to be made.
 pub struct BuildTerms<'a> {
@@ -296,13 +296,23 @@ fn on_disk(
     terms.step("unpacks its kernel");
     let scratch = scratch_for(folder)?;
     let parts = kernel_parts(&kernel, scratch.path(), terms.cancel)?;
+    let packages = kernel.iter().chain(&installed).map(|package| package.record.clone());
+    let made = root_on_disk(recipe, agent, parts, packages.collect())?;
+    make_root(recipe, &installed, &made.release, scratch.path(), &folder.join(ROOT), terms)?;
+    Ok(made)
+}
+
+/// The initramfs that finds a root on a disk, with the kernel and the command line for that.
+pub(super) fn root_on_disk(
+    recipe: &Recipe,
+    agent: &Agent,
+    parts: KernelParts,
+    packages: Vec<PackageRecord>,
+) -> Result<Made, BuildError> {
     let KernelParts { bzimage, config, release, mut modules } = parts;
     let load = modules.closure(&recipe.kernel.load)?;
-    make_root(recipe, &installed, &release, scratch.path(), &folder.join(ROOT), terms)?;
-
     let mut tree = first_tree(agent);
     add_modules(&mut tree, &mut modules, &load, &release);
-    let packages = kernel.into_iter().chain(installed).map(|package| package.record);
     let mut cmdline = format!(
         "{} guestline.modules={} guestline.root=squashfs:{ROOT_SERIAL}",
         recipe.kernel.cmdline,
@@ -312,11 +322,11 @@ fn on_disk(
         cmdline += &format!(" guestline.init={init}");
     }
     let kernel = Some(KernelMade { bzimage, config, initrd: tree });
-    Ok(Made { packages: packages.collect(), release, kernel, cmdline })
+    Ok(Made { packages, release, kernel, cmdline })
 }
 
 /// What every initramfs has.
-pub(super) fn first_tree(agent: &Agent) -> Tree {
+fn first_tree(agent: &Agent) -> Tree {
     let mut tree = Tree::default();
     for path in ["dev", "proc", "run", "sys"] {
         tree.folder(path);
@@ -327,12 +337,7 @@ pub(super) fn first_tree(agent: &Agent) -> Tree {
     tree
 }
 
-pub(super) fn add_modules(
-    tree: &mut Tree,
-    modules: &mut ModuleSet,
-    names: &[String],
-    release: &str,
-) {
+fn add_modules(tree: &mut Tree, modules: &mut ModuleSet, names: &[String], release: &str) {
     let place = format!("lib/modules/{release}");
     for name in names {
         if let Some((path, bytes)) = modules.file(name) {

@@ -1,11 +1,8 @@
 //! Images of what is there already: a root with a kernel of Debian's beside it, or a disk that is booted as it is.
 
 use super::agent::Agent;
-use super::build::{
-    BuildError, BuildTerms, DISK, KernelMade, MODULES, Made, ROOT, ROOT_SERIAL, add_modules,
-    first_tree,
-};
-use super::debian::{KERNEL_TAR, KernelParts, Packages, Supply, kernel_parts, scratch_for};
+use super::build::{BuildError, BuildTerms, DISK, MODULES, Made, ROOT, root_on_disk};
+use super::debian::{KERNEL_TAR, Packages, Supply, kernel_parts, scratch_for};
 use super::foreign::{Kind, Rootfs};
 use super::module_disk::ModuleDisk;
 use super::recipe::{DiskRecipe, Recipe, RootRecipe};
@@ -32,30 +29,12 @@ pub(super) fn root(
     let Packages { kernel, .. } = supply.packages(recipe, terms)?;
     terms.step("unpacks its kernel");
     let scratch = scratch_for(folder)?;
-    let KernelParts { bzimage, config, release, mut modules } =
-        kernel_parts(&kernel, scratch.path(), terms.cancel)?;
+    let parts = kernel_parts(&kernel, scratch.path(), terms.cancel)?;
     let mut disk = ModuleDisk::new(scratch.path())?;
-    disk.add_tar(&scratch.path().join(KERNEL_TAR), &release)?;
+    disk.add_tar(&scratch.path().join(KERNEL_TAR), &parts.release)?;
     disk.pack(&folder.join(MODULES), terms.cancel)?;
-
-    let load = modules.closure(&recipe.kernel.load)?;
-    let mut tree = first_tree(agent);
-    add_modules(&mut tree, &mut modules, &load, &release);
-    let mut cmdline = format!(
-        "{} guestline.modules={} guestline.root=squashfs:{ROOT_SERIAL}",
-        recipe.kernel.cmdline,
-        load.join(",")
-    );
-    if let Some(init) = &recipe.init {
-        cmdline += &format!(" guestline.init={init}");
-    }
     let packages = kernel.into_iter().map(|package| package.record).collect();
-    Ok(Made {
-        packages,
-        release,
-        kernel: Some(KernelMade { bzimage, config, initrd: tree }),
-        cmdline,
-    })
+    root_on_disk(recipe, agent, parts, packages)
 }
 
 /// A disk that is booted as it is.

@@ -8,7 +8,7 @@
 use super::build::{BuildError, BuildTerms, DISK, ROOT};
 use super::catalogue::{Catalogue, IMPORTED};
 use super::elf::foreign_machine;
-use super::foreign::{Kind, KindError, Rootfs, RootfsError, What};
+use super::foreign::{Kind, Rootfs, RootfsError, What};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
 use crate::digest::Digest;
@@ -41,6 +41,8 @@ const DISK_MEMORY_MIB: u64 = 512;
 pub struct ImportSpec {
     /// File or folder.
     pub from: PathBuf,
+    /// What it is.
+    pub kind: Kind,
     /// Its name; else the file's, as far as it is one.
     pub name: Option<String>,
     /// Which image of an archive that holds several.
@@ -81,9 +83,6 @@ impl ImportSpec {
 /// What cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It is nothing that is known.
-    #[error(transparent)]
-    Kind(#[from] KindError),
     /// It cannot be read.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
@@ -193,7 +192,6 @@ impl ImportError {
     /// What mends it, where that is known.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Kind(error) => return error.hint(),
             Self::Image(ImageError::Build { source, .. })
                 if matches!(**source, BuildError::Unfit { .. }) =>
             {
@@ -234,12 +232,11 @@ impl Import {
     /// Packs or copies what is there, in `imports`; nobody else makes an import meanwhile.
     pub(super) fn make(
         spec: &ImportSpec,
-        kind: Kind,
         catalogue: &Catalogue,
         busybox: Option<&Busybox>,
         terms: &BuildTerms<'_>,
     ) -> Result<Self, ImportError> {
-        let name = name_of(spec, catalogue)?;
+        let (name, kind) = (name_of(spec, catalogue)?, spec.kind);
         let place = catalogue.imported(&name);
         let imports = place.parent().unwrap_or(&place);
         let wrong = |source| ImportError::Write { path: imports.to_owned(), source };

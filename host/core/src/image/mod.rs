@@ -51,6 +51,7 @@ pub use build::{BuildError, BuildNews, BuildTerms};
 pub use catalogue::{Catalogue, DEFAULT_KERNEL, MANIFEST_SCHEMA};
 pub(crate) use drawer::{Drawer, verify as verify_drawn};
 pub use folder_digest::of_content as folder_digest;
+pub(crate) use foreign::GUESTLINE as GUESTLINE_INDEX;
 pub use foreign::{
     ArchiveEditError, ArchiveInput, FileTreeError, Kind, KindError, NoKind, OciError, RootfsError,
     edit_archive, look_into_archive,

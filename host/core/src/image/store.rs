@@ -12,7 +12,6 @@ use super::agent::Agent;
 use super::build::{self, BuildError, BuildTerms, CONFIG, DISK, INITRD, KERNEL, MODULES, ROOT};
 use super::catalogue::Catalogue;
 use super::debian::{Supply, lock_path};
-use super::foreign::Kind;
 use super::import::{self, Busybox, Import, ImportError, ImportSpec};
 use super::kconfig::Kconfig;
 use super::kernels::Bootable;
@@ -221,10 +220,9 @@ impl Store {
         terms: &BuildTerms<'_>,
         check: ImageCheck<'_>,
     ) -> Result<Image, ImportError> {
-        let kind = Kind::of(&spec.from)?;
         let lock = self.lock(terms.cancel)?;
         let busybox = spec.busybox.then(|| self.busybox(terms)).transpose()?;
-        let import = Import::make(spec, kind, &self.catalogue, busybox.as_ref(), terms)?;
+        let import = Import::make(spec, &self.catalogue, busybox.as_ref(), terms)?;
         let check = if spec.unchecked { &|_: &Image| Ok(()) } else { check };
         let image = self.make(&import.recipe, agent, terms, check, lock)?;
         import.publish()?;

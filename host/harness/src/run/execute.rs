@@ -174,12 +174,7 @@ impl Executor {
             fresh_reboot: job.machine.fresh_reboot,
             layers: job.machine.layers.clone(),
             kernel: job.machine.kernel.as_ref().map(|digest| (self.file(digest), digest.clone())),
-            kconfig: job
-                .machine
-                .kconfig
-                .as_ref()
-                .map(|digest| (digest.clone(), self.file(digest)))
-                .map(|(digest, path)| (path, digest)),
+            kconfig: job.machine.kconfig.as_ref().map(|digest| (self.file(digest), digest.clone())),
             modules: job.machine.modules.as_ref().map(|ModulesWanted { early, names, disk }| {
                 let file = |digest: &Digest| (digest.clone(), self.file(digest));
                 OwnModules::of_files(file(early), disk.as_ref().map(file), names.clone())

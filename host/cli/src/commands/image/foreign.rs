@@ -18,12 +18,16 @@ pub(crate) fn run(
     global: &GlobalArgs,
     args: &ImageImportArgs,
 ) -> Result<u8, CommandError> {
+    let kind = Kind::of(&args.from).map_err(|error| {
+        let hint = error.hint();
+        CommandError::new(error).hints(hint)
+    })?;
     // A disk that is written to meanwhile would be torn.
-    if let Ok(Kind::Qcow2 | Kind::RawDisk) = Kind::of(&args.from)
+    if let Kind::Qcow2 | Kind::RawDisk = kind
         && let Err(error @ DiskFault::InUse { .. }) = DiskInput::open(&args.from, false)
     {
         let hint = error.hint();
-        return Err(hint.into_iter().fold(CommandError::new(error), CommandError::hint));
+        return Err(CommandError::new(error).hints(hint));
     }
     let images = context.images(global)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -32,6 +36,7 @@ pub(crate) fn run(
     let interrupted = signals::listen(cancel.clone(), false)?;
     let spec = ImportSpec {
         from: args.from.clone(),
+        kind,
         name: args.name.clone(),
         pick: args.pick.clone(),
         kernel_of: args.kernel_of.clone(),
@@ -63,7 +68,7 @@ pub(crate) fn run(
         Err(error) if is_usage(&error) => {
             let hint = error.hint();
             let error = CommandError::new(error);
-            Err(hint.into_iter().fold(error, CommandError::hint))
+            Err(error.hints(hint))
         }
         Err(error) => {
             eprint!("errored  import of {what}: {}", lines_of(&error, error.hint()));
@@ -76,8 +81,7 @@ pub(crate) fn run(
 fn is_usage(error: &ImportError) -> bool {
     matches!(
         error,
-        ImportError::Kind(_)
-            | ImportError::Name { .. }
+        ImportError::Name { .. }
             | ImportError::Taken { .. }
             | ImportError::Recipe(_)
             | ImportError::NoKernel { .. }

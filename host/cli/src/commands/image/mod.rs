@@ -86,7 +86,7 @@ fn made(
             .hint(format!("make it: guestline image build {name}"))),
         Err(error) => {
             let hint = error.hint();
-            Err(hint.into_iter().fold(CommandError::new(error), CommandError::hint))
+            Err(CommandError::new(error).hints(hint))
         }
     }
 }

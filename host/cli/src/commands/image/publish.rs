@@ -42,7 +42,7 @@ pub(super) fn run(
         let status = match &error {
             PublishError::NoManifest { .. } | PublishError::NotThere { .. } => {
                 let error = CommandError::new(error);
-                return Err(hint.into_iter().fold(error, CommandError::hint));
+                return Err(error.hints(hint));
             }
             PublishError::There { source, .. } => match **source {
                 IndexError::OtherKey { .. } => 2,

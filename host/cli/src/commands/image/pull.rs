@@ -126,7 +126,7 @@ fn with_offers(
     let status = match &error {
         PullError::Unknown { .. } | PullError::Index(IndexError::None { .. }) => {
             let error = CommandError::new(error);
-            return Err(hint.into_iter().fold(error, CommandError::hint));
+            return Err(error.hints(hint));
         }
         PullError::Index(IndexError::Fetch(error)) | PullError::Fetch(error) => match error {
             FetchError::Digest { .. } | FetchError::TooLong { .. } => DAMAGED,

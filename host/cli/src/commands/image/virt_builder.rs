@@ -1,12 +1,12 @@
 //! `guestline image import virt-builder:TEMPLATE`: virt-builder(1) makes the disk, the agent is put into it, and it is imported.
 
-use super::super::embed::{Cancelling, Job, on_disk};
+use super::super::embed::{Cancelling, Job, in_machine, on_disk};
 use super::{BROKEN, foreign};
 use crate::args::{GlobalArgs, ImageImportArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
 use crate::terminal::Progress;
-use guestline::image::embed::{Boots, Output, Root, Work};
+use guestline::image::embed::{Boots, Output, Work};
 use guestline::machine::{Accel, on_path};
 use guestline::text;
 use std::ffi::OsStr;
@@ -67,13 +67,7 @@ pub(super) fn run(
     }
     let job = Job { context, global, cancelling: &cancelling };
     let work = Work::Embed { agent, boots: Boots::Disk };
-    let work = move |root: &mut dyn Root, really: bool| {
-        work.run(root, really).map(|worked| {
-            let is_done = worked.is_done;
-            (worked, is_done)
-        })
-    };
-    if let Err(failed) = on_disk(&job, &disk, &Output::InPlace, None, work)? {
+    if let Err(failed) = on_disk(&job, &disk, &Output::InPlace, None, in_machine(work))? {
         eprint!("errored  import of {name}: {failed}");
         return Ok(BROKEN);
     }

@@ -2,6 +2,7 @@
 //!
 //! cp(1) of GNU makes it: there is no other program on every host that keeps all of these.
 
+use crate::dirs::folder_of;
 use nix::unistd::geteuid;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -79,8 +80,7 @@ pub fn copy_folder(from: &Path, to: &Path, cancel: &CancellationToken) -> Result
     }
     let wrong = |path: &Path, source| CopyError::Io { path: path.to_owned(), source };
     let whole = from.canonicalize().map_err(|source| wrong(from, source))?;
-    let above = to.parent().filter(|above| !above.as_os_str().is_empty());
-    let above = above.unwrap_or(Path::new("."));
+    let above = folder_of(to);
     let above = above.canonicalize().map_err(|source| wrong(above, source))?;
     if above.starts_with(&whole) {
         return Err(CopyError::Within { from: from.to_owned(), to: to.to_owned() });

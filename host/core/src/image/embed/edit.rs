@@ -1,14 +1,12 @@
 //! A folder that is worked on: in place, or as a copy that has its name only when all is done.
 
+use super::beside::Beside;
 use super::copy::{CopyError, copy_folder};
 use super::folder::FolderRoot;
 use super::tree::EmbedError;
 use super::work::{Work, Worked};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// Where what was worked on is to be.
@@ -54,41 +52,16 @@ pub fn edit_folder(
     // What cannot be done is told before much is copied.
     work.run(&mut FolderRoot::new(folder), false)?;
     let wrong = |source| CopyError::Write { path: to.clone(), source };
-    let above = to.parent().filter(|above| !above.as_os_str().is_empty());
-    let mut making = tempfile::Builder::new();
-    let making = making.prefix(".guestline-").tempdir_in(above.unwrap_or(Path::new(".")));
-    let making = Making(making.map_err(wrong)?);
-    let copy = making.0.path().join("root");
+    let beside = Beside::new(to).map_err(wrong)?;
+    let copy = beside.copy();
     copy_folder(folder, &copy, cancel)?;
     let worked = work.run(&mut FolderRoot::new(&copy), true)?;
     if cancel.is_cancelled() {
         return Err(CopyError::Cancelled.into());
     }
-    let named = renameat2(AT_FDCWD, &copy, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
-    named.map_err(|error| match error {
-        nix::Error::EEXIST => CopyError::Exists { path: to.clone() },
-        error => wrong(error.into()),
+    beside.publish(to).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => CopyError::Exists { path: to.clone() },
+        _ => wrong(error),
     })?;
     Ok(worked)
-}
-
-/// A folder that goes with all that is in it, also where its owner has let nobody write.
-struct Making(TempDir);
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        if fs::remove_dir_all(self.0.path()).is_err() {
-            open_folders(self.0.path());
-        }
-    }
-}
-
-/// Lets their owner change folders.
-fn open_folders(folder: &Path) {
-    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_folders(&entry.path());
-        }
-    }
 }

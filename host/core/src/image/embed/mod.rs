@@ -11,6 +11,7 @@
 //! What was added is recorded in the root itself ([`RECORD`]): embedding twice changes nothing, a newer agent takes an
 //! older one's place, and what somebody else put there or changed since is left alone.
 
+mod beside;
 mod copy;
 mod edit;
 mod folder;
@@ -24,6 +25,7 @@ mod undo;
 mod units;
 mod work;
 
+pub(crate) use beside::Beside;
 pub use copy::{CopyError, copy_folder};
 pub use edit::{FolderError, Output, edit_folder};
 pub use folder::FolderRoot;

@@ -13,16 +13,15 @@ use super::packing::Packing;
 use super::rootfs::{Rootfs, RootfsError};
 use super::tree::{FileTree, What};
 use super::{read, write};
-use crate::image::embed::{CopyError, EmbedError, Output, Root, Work, Worked, copy_folder};
+use crate::dirs::folder_of;
+use crate::image::embed::{Beside, CopyError, EmbedError, Output, Root, Work, Worked, copy_folder};
 use crate::sparse;
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
 /// An archive could not be worked on.
@@ -103,9 +102,13 @@ pub fn edit_archive(
     {
         return Err(ArchiveEditError::Exists { path: to.clone() });
     }
-    let tree = match kind {
-        Kind::Cpio => Rootfs::read_last(path, scratch, cancel)?,
-        _ => Rootfs::read(path, kind, pick, scratch, cancel)?.tree,
+    let (tree, files) = match kind {
+        Kind::Cpio => (Rootfs::read_last(path, scratch, cancel)?, None),
+        Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
+            let files = Rootfs::read_files(path, kind, scratch, cancel)?;
+            (Rootfs::of_files(&files, path, kind, pick, scratch, cancel)?.tree, Some(files))
+        }
+        _ => (Rootfs::read(path, kind, pick, scratch, cancel)?.tree, None),
     };
     let mut edited = Edited::new(tree);
     let worked = work.run(&mut edited, true)?;
@@ -120,41 +123,40 @@ pub fn edit_archive(
         Output::InPlace => (itself.as_path(), true),
         Output::New(to) => (to.as_path(), false),
     };
-    let wrong = |source| ArchiveEditError::Write { path: to.to_owned(), source };
-    match kind {
-        _ if worked.is_done && path.is_dir() => {
-            let making = beside(to)?;
-            let copy = making.path().join("copy");
-            copy_folder(path, &copy, cancel)?;
-            rename_new(&copy, to)?;
-        }
-        _ if worked.is_done => drop(sparse::copy(path, to, cancel).map_err(wrong)?),
-        Kind::OciLayout => layout(input, &edited, work, to, in_place, cancel)?,
-        _ => {
-            let draft = Draft::new(path, to).map_err(wrong)?;
-            match kind {
-                Kind::Tar => {
-                    let packing = packing_at(path, 0).map_err(wrong)?;
-                    packing
-                        .write(draft.file(), |to| write::tar(&edited.tree, to))
-                        .map_err(wrong)?;
-                }
-                Kind::Cpio => initramfs(path, &edited.tree, draft.file()).map_err(wrong)?,
-                _ => {
-                    let files = container(input, &edited, work, cancel)?;
-                    let packing = packing_at(path, 0).map_err(wrong)?;
-                    packing.write(draft.file(), |to| write::tar(&files, to)).map_err(wrong)?;
-                }
+    let wrong = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => ArchiveEditError::Exists { path: to.to_owned() },
+        _ => ArchiveEditError::Write { path: to.to_owned(), source },
+    };
+    if worked.is_done {
+        match path.is_dir() {
+            true => {
+                let beside = Beside::new(to).map_err(wrong)?;
+                copy_folder(path, &beside.copy(), cancel)?;
+                beside.publish(to).map_err(wrong)?;
             }
-            if cancel.is_cancelled() {
-                return Err(ArchiveEditError::Cancelled);
-            }
-            draft.publish(to, in_place).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => ArchiveEditError::Exists { path: to.to_owned() },
-                _ => wrong(error),
-            })?;
+            false => drop(sparse::copy(path, to, cancel).map_err(wrong)?),
         }
+        return Ok(worked);
     }
+    let files = files.map(|files| container(input, files, &edited, work, cancel)).transpose()?;
+    if let (Kind::OciLayout, Some(files)) = (kind, &files) {
+        layout(files, to, in_place).map_err(wrong)?;
+        return Ok(worked);
+    }
+    let draft = Draft::new(path, to).map_err(wrong)?;
+    let written = match kind {
+        Kind::Cpio => initramfs(path, &edited.tree, draft.file()),
+        _ => {
+            let tree = files.as_ref().unwrap_or(&edited.tree);
+            packing_at(path, 0)
+                .and_then(|packing| packing.write(draft.file(), |to| write::tar(tree, to)))
+        }
+    };
+    written.map_err(wrong)?;
+    if cancel.is_cancelled() {
+        return Err(ArchiveEditError::Cancelled);
+    }
+    draft.publish(to, in_place).map_err(wrong)?;
     Ok(worked)
 }
 
@@ -163,9 +165,8 @@ struct Draft(NamedTempFile);
 
 impl Draft {
     fn new(from: &Path, to: &Path) -> io::Result<Self> {
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut file = tempfile::Builder::new();
-        let file = file.prefix(".guestline-").tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        let file = file.prefix(".guestline-").tempfile_in(folder_of(to))?;
         let mode = fs::metadata(from)?.permissions().mode() & 0o777;
         file.as_file().set_permissions(Permissions::from_mode(mode))?;
         Ok(Self(file))
@@ -198,13 +199,13 @@ fn initramfs(path: &Path, tree: &FileTree, to: &File) -> io::Result<()> {
 /// The files of a container image with a layer more, or without the one that was added.
 fn container(
     input: ArchiveInput<'_>,
+    files: FileTree,
     edited: &Edited,
     work: &Work,
     cancel: &CancellationToken,
 ) -> Result<FileTree, ArchiveEditError> {
     let ArchiveInput { path, kind, pick, scratch } = input;
     let is_docker = kind == Kind::DockerArchive;
-    let files = Rootfs::read_files(path, kind, scratch, cancel)?;
     let wrong = |source| ArchiveEditError::Write { path: scratch.to_owned(), source };
     let has_ours = match is_docker {
         true => docker_has_ours(&files, pick, scratch, cancel)?,
@@ -220,8 +221,8 @@ fn container(
     }
     // Another agent takes the place of ours: its layer goes upon what was there before.
     let pick = pick.map(|pick| if pick.starts_with("sha256:") { &digest } else { pick });
-    let (tree, _) = Rootfs::of_files(&files, path, kind, pick, scratch, cancel)?;
-    let mut again = Edited::new(tree);
+    let below = Rootfs::of_files(&files, path, kind, pick, scratch, cancel)?;
+    let mut again = Edited::new(below.tree);
     work.run(&mut again, true)?;
     let layer = layer(&again, scratch).map_err(wrong)?;
     change(files, is_docker, pick, LayerChange::Push(&layer)).map(|(files, _)| files)
@@ -241,40 +242,14 @@ fn change(
 }
 
 /// A layout: blobs that are not there, and then the index.
-fn layout(
-    input: ArchiveInput<'_>,
-    edited: &Edited,
-    work: &Work,
-    to: &Path,
-    in_place: bool,
-    cancel: &CancellationToken,
-) -> Result<(), ArchiveEditError> {
-    let files = container(input, edited, work, cancel)?;
-    let wrong = |source| ArchiveEditError::Write { path: to.to_owned(), source };
+fn layout(files: &FileTree, to: &Path, in_place: bool) -> io::Result<()> {
     if in_place {
-        return write_layout(&files, to).map_err(wrong);
+        return write_layout(files, to);
     }
-    let making = beside(to)?;
-    let copy = making.path().join("layout");
-    fs::create_dir(&copy).and_then(|()| write_layout(&files, &copy)).map_err(wrong)?;
-    rename_new(&copy, to)
-}
-
-/// A folder beside a place, gone with what is in it.
-fn beside(to: &Path) -> Result<TempDir, ArchiveEditError> {
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut making = tempfile::Builder::new();
-    let making = making.prefix(".guestline-").tempdir_in(folder.unwrap_or(Path::new(".")));
-    making.map_err(|source| ArchiveEditError::Write { path: to.to_owned(), source })
-}
-
-/// Gives a folder its name, where nothing is.
-fn rename_new(from: &Path, to: &Path) -> Result<(), ArchiveEditError> {
-    let named = renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
-    named.map_err(|errno| match errno {
-        Errno::EEXIST => ArchiveEditError::Exists { path: to.to_owned() },
-        errno => ArchiveEditError::Write { path: to.to_owned(), source: errno.into() },
-    })
+    let beside = Beside::new(to)?;
+    fs::create_dir(beside.copy())?;
+    write_layout(files, &beside.copy())?;
+    beside.publish(to)
 }
 
 fn write_layout(files: &FileTree, to: &Path) -> io::Result<()> {

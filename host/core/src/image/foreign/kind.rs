@@ -125,7 +125,7 @@ impl KindError {
 const HEAD: u64 = 66 * 1024;
 
 /// The first member of what `cache export` writes.
-const GUESTLINE: &str = "guestline-cache.json";
+pub(crate) const GUESTLINE: &str = "guestline-cache.json";
 
 impl Kind {
     /// Of a file or folder.

@@ -19,6 +19,7 @@ mod tree;
 mod write;
 
 pub use edit::{ArchiveEditError, ArchiveInput, edit_archive, look_into_archive};
+pub(crate) use kind::GUESTLINE;
 pub use kind::{Kind, KindError, NoKind};
 pub use oci::OciError;
 pub(crate) use rootfs::Rootfs;

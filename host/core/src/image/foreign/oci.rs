@@ -8,7 +8,7 @@
 use super::packing::Packed;
 use super::read::{TarKind, tar};
 use super::tree::{FileTree, FileTreeError, What};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::text;
 use serde::Deserialize;
 use std::fs::File;
@@ -170,7 +170,7 @@ pub(super) fn docker(
         // Its digest is that of what it unpacks to.
         if let Some(wanted) = wanted.get(number) {
             let mut unpacked = spooled(files, layer).and_then(Packed::open).map_err(unread)?;
-            let found = digest_of(&mut unpacked).map_err(unread)?;
+            let found = Digest::of_reader(&mut unpacked).map_err(unread)?;
             if wanted.strip_prefix("sha256:") != Some(found.as_str()) {
                 return Err(OciError::Digest { digest: wanted.clone() });
             }
@@ -291,7 +291,7 @@ fn checked(blobs: &FileTree, digest: &str) -> Result<File, OciError> {
     let wanted = digest.strip_prefix("sha256:").and_then(Digest::parse);
     let wanted = wanted.ok_or_else(|| wrong("is no SHA-256 digest".to_owned()))?;
     let read = spooled(blobs, &format!("blobs/sha256/{}", wanted.as_str())).and_then(|mut file| {
-        let digest = digest_of(&mut file)?;
+        let digest = Digest::of_reader(&mut file)?;
         file.rewind()?;
         Ok((digest, file))
     });
@@ -302,18 +302,6 @@ fn checked(blobs: &FileTree, digest: &str) -> Result<File, OciError> {
             Err(wrong("is missing".to_owned()))
         }
         Err(error) => Err(wrong(format!("cannot be read: {error}"))),
-    }
-}
-
-fn digest_of(file: &mut impl Read) -> io::Result<Digest> {
-    let mut hasher = Hasher::default();
-    let mut piece = vec![0; 1 << 18];
-    loop {
-        let count = file.read(&mut piece)?;
-        if count == 0 {
-            return Ok(hasher.finish());
-        }
-        hasher.update(piece.get(..count).unwrap_or_default());
     }
 }
 

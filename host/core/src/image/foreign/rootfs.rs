@@ -110,14 +110,13 @@ impl Rootfs {
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let open = || File::open(path).map_err(unreadable);
         let packed = || Packed::open(open()?).map(BufReader::new).map_err(unreadable);
-        let mut config = ContainerConfig::default();
         match kind {
             Kind::Folder => read::folder(path, &mut tree, cancel).map_err(failed)?,
             Kind::Tar => read::tar(packed()?, TarKind::Root, &mut tree, cancel).map_err(failed)?,
             Kind::Cpio => read::initramfs(open()?, &mut tree, cancel).map_err(failed)?,
             Kind::OciLayout | Kind::OciArchive | Kind::DockerArchive => {
                 let files = Self::read_files(path, kind, scratch, cancel)?;
-                (tree, config) = Self::of_files(&files, path, kind, name, scratch, cancel)?;
+                return Self::of_files(&files, path, kind, name, scratch, cancel);
             }
             Kind::Squashfs | Kind::Qcow2 | Kind::RawDisk | Kind::Iso | Kind::Guestline => {
                 return Err(unreadable(io::Error::new(
@@ -126,7 +125,7 @@ impl Rootfs {
                 )));
             }
         }
-        Ok(Self { tree, config })
+        Ok(Self { tree, config: ContainerConfig::default() })
     }
 
     /// The files of a container image, as they are in its archive or folder.
@@ -165,7 +164,7 @@ impl Rootfs {
         name: Option<&str>,
         scratch: &Path,
         cancel: &CancellationToken,
-    ) -> Result<(FileTree, ContainerConfig), RootfsError> {
+    ) -> Result<Self, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
         let bounds = bounds(path, scratch).map_err(unreadable)?;
@@ -175,7 +174,7 @@ impl Rootfs {
             _ => oci::oci(files, name, &mut tree, cancel),
         };
         let failed = |source| RootfsError::Oci { kind, path: path.to_owned(), source };
-        Ok((tree, config.map_err(failed)?))
+        Ok(Self { tree, config: config.map_err(failed)? })
     }
 
     /// The last archive of an initial RAM file system, where that is packed; else all of them.

@@ -11,7 +11,7 @@
 
 use super::super::template::TemplateRecord;
 use crate::digest::Digest;
-use crate::image::{FileRecord, Manifest};
+use crate::image::{FileRecord, GUESTLINE_INDEX, Manifest};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ pub(super) const FORMAT: u32 = 2;
 /// The format of an archive without recipes, which older builds read as well.
 pub(super) const FORMAT_WITHOUT_RECIPES: u32 = 1;
 
-pub(super) const INDEX: &str = "guestline-cache.json";
+/// Its name, by which an archive is known.
+pub(super) const INDEX: &str = GUESTLINE_INDEX;
 
 /// The name of a template's devices.
 pub(super) const STATE: &str = "state";

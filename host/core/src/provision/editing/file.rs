@@ -4,10 +4,12 @@
 //! input (locked against writers) ── copied, holes and all ──> draft (no name) ── changed ──> named, where nothing is
 //! ```
 
+use crate::dirs::folder_of;
 use crate::host::open_path;
 use crate::image::embed::Output;
 use crate::image::{Kind, KindError};
 use crate::machine::{Disk, DiskFile, DiskFormat, NotUsable, qcow2};
+use crate::sparse::next_data;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, copy_file_range, fcntl};
 use nix::libc;
@@ -244,13 +246,9 @@ fn copy(
     let mut at = 0;
     let (mut by_kernel, mut buffer) = (true, Vec::new());
     while at < len {
-        let data = match lseek64(from, signed(at)?, Whence::SeekData) {
-            Ok(data) => u64::try_from(data).unwrap_or(len).min(len),
-            // Nothing but a hole up to the end.
-            Err(Errno::ENXIO) => break,
-            Err(Errno::EINVAL) => at,
-            Err(error) => return Err(Some(error.into())),
-        };
+        // Nothing but a hole up to the end.
+        let Some(data) = next_data(from, at).map_err(Some)? else { break };
+        let data = data.min(len);
         let hole = lseek64(from, signed(data)?, Whence::SeekHole);
         let end = hole.ok().and_then(|hole| u64::try_from(hole).ok()).unwrap_or(len).min(len);
         at = data;
@@ -361,11 +359,6 @@ impl Draft {
             _ => DiskFault::Io { what: "write", path: to, source },
         })
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 /// Gives a file without a name one (open(2), `O_TMPFILE`).
