@@ -1,7 +1,10 @@
 //! Running jobs: each on a pristine machine, some at once, events for everything.
 
+mod attempt;
+mod conversation;
 mod evidence;
 mod execute;
+mod hints;
 mod judge;
 mod kernel_watch;
 
