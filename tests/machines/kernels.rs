@@ -92,6 +92,12 @@ fn a_kernel_without_ports_is_reached_over_the_serial_line() {
     // Why it is slower is said to whoever asks.
     assert!(ran.stderr.contains("the link goes over the serial line"), "{}", ran.stderr);
     assert!(ran.stderr.contains("virtio_console"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("template: booted and saved"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("template: dropped"), "{}", ran.stderr);
+    // What is restored is reached there too.
+    let ran = guestline.run(&["check", "--kernel", &kernel, line]);
+    ran.assert_verdict(0, "passed");
+    assert!(!ran.stderr.contains("template:"), "{}", ran.stderr);
     guestline.assert_nothing_left();
 }
 

@@ -195,7 +195,7 @@ impl Provisioner {
     ) -> Result<Saved, NoTemplate> {
         let below = self.template(Plan { key: below, ..plan }, notices).await?;
         check_room(making.folder(), plan.spec.memory_mib)?;
-        let state = below.state();
+        let (state, tty_link) = (below.state(), below.record.tty_link);
         let copying = tokio::task::spawn_blocking(move || {
             Draft::above(&below, &making).map(|draft| (draft, making))
         });
@@ -205,7 +205,7 @@ impl Provisioner {
         let launched = self.launch(plan, &plan.spec.upon(draft.disks()), origin).await?;
         let name = plan.any_hostname();
         let terms = plan.terms_of_maker(&name);
-        let running = launched.open(Some(&state), plan.folder, terms).await;
+        let running = launched.open(Some(&state), plan.folder, terms.going_on(tty_link)).await;
         let running = running.map_err(NoTemplate::NotStarted)?;
         let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
         if let Err(error) =

@@ -404,6 +404,7 @@ impl Provisioner {
             let origin = Origin::Restore { ram: &template.ram() };
             let spec = self.with_own_disks(plan, template.disks())?;
             let launched = self.launch(plan, &spec, origin).await?;
+            let terms = terms.going_on(template.record.tty_link);
             match launched.open(Some(&template.state()), plan.folder, terms).await {
                 Ok(running) => {
                     return Ok(Begun { running, template: Some(template), draft: None });

@@ -1,7 +1,8 @@
 //! The way to a machine's agent: over which of its lines.
 
 use super::lease::LeaseError;
-use crate::link::{Lane, Link, LinkError, Transport, listen_to_reserve};
+use crate::guest::Guest;
+use crate::link::{Lane, Link, LinkError, Transport, TransportKind, listen_to_reserve};
 use crate::pulse::PulseWatch;
 use guestline_protocol::HelloResponse;
 use std::sync::{Arc, PoisonError};
@@ -29,6 +30,20 @@ impl LinkChoice {
             Self::VirtConsole => format!("guestline.link=tty:/dev/hvc0 {cmdline}"),
         }
     }
+
+    /// For a machine that goes on from one whose link went over a terminal line, or over ports. That it has no port the agent
+    /// says once, when it starts.
+    pub(super) fn going_on(self, is_over_tty: bool) -> Self {
+        match self {
+            Self::Auto if is_over_tty => Self::Serial,
+            choice => choice,
+        }
+    }
+}
+
+/// The agent of a guest is reached over a terminal line.
+pub(super) fn is_over_tty(guest: &Guest) -> bool {
+    guest.link().is_some_and(|link| link.transport() == TransportKind::Tty)
 }
 
 /// All that a link may go over.

@@ -45,7 +45,8 @@ impl Provisioner {
         let hostname = request.hostname.clone().unwrap_or_else(|| plan.any_hostname());
         let launched = Launched { machine, channels, started: began };
         // It was ready before.
-        let terms = Terms { ready: &Ready::Agent, ..plan.terms(&hostname, HANDOVER) };
+        let terms = plan.terms(&hostname, HANDOVER).going_on(template.record.tty_link);
+        let terms = Terms { ready: &Ready::Agent, ..terms };
         match launched.open(None, folder.path(), terms).await {
             Ok(running) => {
                 let begun = Begun { running, template: Some(*template), draft: None };

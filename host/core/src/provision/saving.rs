@@ -2,6 +2,7 @@
 //! machine that goes on from it does so.
 
 use super::making::{NoTemplate, Plan, Saved};
+use super::opening::is_over_tty;
 use super::start::{Launched, NotStarted, Running, Terms, launch};
 use super::template::{Draft, Making, PATIENCE, Quiet, SAMPLE, Template, TemplateRecord};
 use super::{LeaseError, Provisioner};
@@ -43,7 +44,7 @@ impl Provisioner {
     ) -> Result<Saved, NoTemplate> {
         // Its lines stay open until it is killed.
         let Running { machine, mut console, started, guest, lines: _lines, .. } = running;
-        let (ready, waiting) = (started.elapsed(), Instant::now());
+        let (ready, waiting, tty_link) = (started.elapsed(), Instant::now(), is_over_tty(&guest));
         let saved = tokio::select! {
             biased;
             ending = machine.ended() => Err(LeaseError::ended(ending).into()),
@@ -65,7 +66,7 @@ impl Provisioner {
                 return Err(error);
             }
         };
-        let record = self.record(plan, ready, waited, quiet);
+        let record = TemplateRecord { tty_link, ..self.record(plan, ready, waited, quiet) };
         let draft = Arc::new(draft);
         let publishing = async {
             let published = self.publish(draft.clone(), making, record).await;
@@ -76,7 +77,7 @@ impl Provisioner {
             // It stands since it was saved; its console's file is the next one's.
             ending.await;
             match go_on {
-                Some(terms) => self.go_on(plan, next, &draft, terms).await,
+                Some(terms) => self.go_on(plan, next, &draft, terms.going_on(tty_link)).await,
                 None => Ok(None),
             }
         };
@@ -146,6 +147,7 @@ impl Provisioner {
             ready_us: us(ready),
             quiet_us: us(waited),
             quiet,
+            tty_link: false,
         }
     }
 

@@ -79,6 +79,13 @@ pub(super) struct Terms<'a> {
     pub(super) cancel: &'a CancellationToken,
 }
 
+impl Terms<'_> {
+    /// For a machine that goes on from one that was reached so.
+    pub(super) fn going_on(self, is_over_tty: bool) -> Self {
+        Self { link: self.link.going_on(is_over_tty), ..self }
+    }
+}
+
 /// Why there is no machine, and what its console showed.
 #[derive(Debug)]
 pub(super) struct NotStarted {

@@ -70,6 +70,7 @@ fn record(image: Digest) -> TemplateRecord {
         ready_us: 2,
         quiet_us: 3,
         quiet: true,
+        tty_link: false,
     }
 }
 

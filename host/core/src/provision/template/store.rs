@@ -63,6 +63,9 @@ pub struct TemplateRecord {
     pub quiet_us: u64,
     /// It did come to rest.
     pub quiet: bool,
+    /// Its agent was reached over a terminal line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty_link: bool,
 }
 
 fn is_zero(number: &usize) -> bool {
