@@ -11,13 +11,15 @@ mod pool;
 pub(crate) use cache::*;
 pub(crate) use devices::*;
 pub(crate) use embed::*;
+pub(crate) use guestline_harness::units::{
+    memory as parse_memory, mib as parse_mib, time as parse_time,
+};
 pub(crate) use image::*;
 pub(crate) use kernel::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use guestline::machine::MEMORY_MIB;
 use guestline::provision::TemplateName;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -311,37 +313,6 @@ pub(crate) enum Figure {
     Machine,
 }
 
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let (number, unit_ms) =
-        [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3), ("d", 86_400e3), ("", 1e3)]
-            .into_iter()
-            .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))
-            .unwrap_or((text, 1e3));
-    let number: f64 = number.parse().map_err(|_| "want a number, perhaps with ms, s, m, h or d")?;
-    let ms = number * unit_ms;
-    match ms {
-        1.0..=1e10 => Ok(Duration::from_secs_f64(ms / 1e3)),
-        _ => Err("want a time from 1 ms to a hundred days".to_owned()),
-    }
-}
-
-pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
-    match parse_mib(text)? {
-        mib if MEMORY_MIB.contains(&mib) => Ok(mib),
-        _ => Err("want 32M to 262144G".to_owned()),
-    }
-}
-
-/// MiB.
-fn parse_mib(text: &str) -> Result<u64, String> {
-    let (number, unit) = [("G", 1024), ("GiB", 1024), ("M", 1), ("MiB", 1), ("", 1)]
-        .into_iter()
-        .find_map(|(unit, mib)| Some((text.strip_suffix(unit)?, mib)))
-        .unwrap_or((text, 1));
-    let number: u64 = number.parse().map_err(|_| "want a number, perhaps with M or G")?;
-    Ok(number.saturating_mul(unit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -350,22 +321,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_and_sizes() {
-        assert_eq!(parse_time("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_time("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_time("2d"), Ok(Duration::from_secs(172_800)));
-        for wrong in ["", "0", "-1", "x", "5x", "1e99", "NaN"] {
-            assert!(parse_time(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(parse_memory("64G"), Ok(65536));
-        assert_eq!(parse_memory("512"), Ok(512));
-        assert_eq!(parse_memory("1GiB"), Ok(1024));
-        for wrong in ["", "1", "-5", "x", "18446744073709551615G"] {
-            assert!(parse_memory(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -11,4 +11,6 @@ pub mod job;
 pub mod outcome;
 pub mod report;
 pub mod run;
+pub mod suite;
+pub mod units;
 pub use guestline::text;

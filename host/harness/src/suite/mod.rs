@@ -1,0 +1,3 @@
+//! Suites: tests found in folders.
+
+pub mod header;
