@@ -13,9 +13,13 @@ use crate::args::{Role, ServeConfig, Source};
 use crate::sys::system::Interface;
 use crate::{args, linux, modules, root, serve, sys};
 use guestline_files::describe;
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::RebootMode;
+use nix::unistd::pipe2;
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -47,6 +51,10 @@ const SHARED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const MODULES_PARAMETER: &str = "guestline.modules";
 const INIT_PARAMETER: &str = "guestline.init";
 
+/// Another init waits at most so long, milliseconds, for the agent to have answered its host. Each would take the CPU from the
+/// other, and what an init begins takes seconds.
+const HEAD_START: u8 = 250;
+
 pub(crate) fn run() -> ! {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("guestline-agent: {panic}");
@@ -68,16 +76,16 @@ pub(crate) fn run() -> ! {
     if let Ok(name) = fs::read_to_string("/etc/hostname") {
         let _ = nix::unistd::sethostname(name.trim());
     }
-    let role = match linux::parameter(INIT_PARAMETER) {
+    let (role, head_start) = match linux::parameter(INIT_PARAMETER) {
         Some(init) => hand_over(&init),
-        None => Role::Init,
+        None => (Role::Init, None),
     };
     let source = args::configured().unwrap_or_else(|error| {
         troubles.push(error);
         Source::Auto
     });
     let config = ServeConfig { source, role, troubles };
-    if let Err(error) = serve::run(&config) {
+    if let Err(error) = serve::run(&config, head_start) {
         eprintln!("guestline-agent: {error}");
     }
     match role {
@@ -86,18 +94,28 @@ pub(crate) fn run() -> ! {
     }
 }
 
-/// Gives process 1 to another init; comes back in the process that lives on beside it.
-fn hand_over(init: &str) -> Role {
+/// Gives process 1 to another init; comes back in the process that lives on beside it, with what ends its head start when it
+/// is closed.
+fn hand_over(init: &str) -> (Role, Option<OwnedFd>) {
+    let (waits, ends) = pipe2(OFlag::O_CLOEXEC).map_or((None, None), |(r, w)| (Some(r), Some(w)));
     match sys::fork_apart() {
-        Ok(true) => Role::Companion,
+        Ok(true) => (Role::Companion, ends),
         Ok(false) => {
+            drop(ends);
+            if let Some(waits) = waits {
+                // Nothing is written to it; it is closed (pipe(7)).
+                let _ = poll(
+                    &mut [PollFd::new(waits.as_fd(), PollFlags::POLLIN)],
+                    PollTimeout::from(HEAD_START),
+                );
+            }
             let error = Command::new(init).env_clear().exec();
             eprintln!("guestline-agent: cannot run {init}: {error}");
             linux::end(RebootMode::RB_POWER_OFF)
         }
         Err(error) => {
             eprintln!("guestline-agent: cannot live on beside {init}: {}", describe(error));
-            Role::Init
+            (Role::Init, None)
         }
     }
 }

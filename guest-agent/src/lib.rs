@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
         init::run()
     }
     match args::parse(std::env::args_os().skip(1)) {
-        Ok(args::Action::Serve(config)) => match serve::run(&config) {
+        Ok(args::Action::Serve(config)) => match serve::run(&config, None) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("guestline-agent: {error}");

@@ -21,14 +21,14 @@ use crate::session::SessionState;
 use crate::source::{self, Ending, Opened};
 use crate::{linux, sys, thread};
 use guestline_files::describe;
-use guestline_protocol::{Reply, Stream};
+use guestline_protocol::{Reply, Session, Stream};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Between two looks at a link whose host side is closed: at first, and at last.
@@ -45,8 +45,11 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// Name of the kernel parameter that says what runs a line.
 const SHELL_PARAMETER: &str = "guestline.shell";
 
-/// Serves until the link is over for good (service), or for ever.
-pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
+/// Serves until the link is over for good (service), or for ever. `head_start` is closed when the host has been answered.
+///
+/// # Errors
+/// What opening the link gives, and what serving takes.
+pub(crate) fn run(config: &ServeConfig, head_start: Option<OwnedFd>) -> io::Result<()> {
     // Blocked before any child is there: none of their ends is missed.
     let init = config.role == Role::Init;
     let signals = signals(init)?;
@@ -68,6 +71,7 @@ pub(crate) fn run(config: &ServeConfig) -> io::Result<()> {
         pause: FIRST_LOOK,
         tty_look: None,
         bulk_watch: bulk::Watch::default(),
+        head_start,
     };
     thread::prepare();
     loop {
@@ -116,6 +120,8 @@ struct Server {
     /// When to look after the tty, if there is one.
     tty_look: Option<Instant>,
     bulk_watch: bulk::Watch,
+    /// Somebody waits with what takes the CPU until this is closed.
+    head_start: Option<OwnedFd>,
 }
 
 /// What poll found.
@@ -155,6 +161,9 @@ impl Server {
             self.move_data(&ready);
             if self.write().is_err() {
                 open = false;
+            }
+            if self.session.current() != Session::NONE {
+                self.head_start = None;
             }
             if !open {
                 self.hang_up();
