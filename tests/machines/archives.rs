@@ -129,7 +129,7 @@ fn what_stands_before_an_initramfs_stays() {
 }
 
 /// A disk as a distribution's: a boot partition with a boot loader, and a root with systemd, all without root.
-fn debian_disk(home: &Path, systemd: &guestline::image::Image) -> PathBuf {
+pub(crate) fn debian_disk(home: &Path, systemd: &guestline::image::Image) -> PathBuf {
     const MIB: u64 = 1 << 20;
     let (disk, root) = (home.join("debian.img"), home.join("system"));
     let packed = systemd.root.as_ref().unwrap();

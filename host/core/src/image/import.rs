@@ -64,6 +64,21 @@ pub struct ImportSpec {
 }
 
 impl ImportSpec {
+    /// Says what would be refused whatever is in the file: the name it is to have, and options.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn check(&self, catalogue: &Catalogue) -> Result<(), ImportError> {
+        name_of(self, catalogue)?;
+        if let Some(init) = self.init.as_ref().filter(|init| !init.starts_with('/')) {
+            return Err(ImportError::RelativeInit { init: init.clone() });
+        }
+        match self.unfit(self.kind) {
+            Some(option) => Err(ImportError::Unfit { option, kind: self.kind }),
+            None => Ok(()),
+        }
+    }
+
     /// Options that have nothing to say of what is imported.
     fn unfit(&self, kind: Kind) -> Option<&'static str> {
         let is_disk = matches!(kind, Kind::Qcow2 | Kind::RawDisk | Kind::Iso);
@@ -236,6 +251,7 @@ impl Import {
         busybox: Option<&Busybox>,
         terms: &BuildTerms<'_>,
     ) -> Result<Self, ImportError> {
+        spec.check(catalogue)?;
         let (name, kind) = (name_of(spec, catalogue)?, spec.kind);
         let place = catalogue.imported(&name);
         let imports = place.parent().unwrap_or(&place);
@@ -244,12 +260,6 @@ impl Import {
         sweep(imports);
         let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(imports).map_err(wrong)?;
         let folder = making.path();
-        if let Some(init) = spec.init.as_ref().filter(|init| !init.starts_with('/')) {
-            return Err(ImportError::RelativeInit { init: init.clone() });
-        }
-        if let Some(option) = spec.unfit(kind) {
-            return Err(ImportError::Unfit { option, kind });
-        }
         let written = match kind {
             Kind::Qcow2 | Kind::RawDisk | Kind::Iso => disk(spec, kind, folder, terms)?,
             Kind::Squashfs => squashfs(spec, kind, catalogue, folder, terms)?,

@@ -44,6 +44,7 @@ pub mod share;
 mod shelf;
 mod squashfs;
 mod store;
+mod virt_builder;
 
 pub(crate) use adopt::Adopted;
 pub use agent::{Agent, AgentError};
@@ -74,3 +75,4 @@ pub use recipe::{Ready, Recipe, RecipeError};
 pub use seed::nocloud_seed;
 pub(crate) use shelf::{Shelf, verify as verify_image};
 pub use store::{Image, ImageCheck, ImageDisk, ImageError, ImageStatus, Store};
+pub use virt_builder::{VirtBuilderError, check_virt_builder, virt_builder};
