@@ -75,7 +75,7 @@ missing_packages() {
     done
     [ -n "$tests" ] || return 0
     # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces, disks, signatures.
-    for pair in qemu-img:qemu-utils minisign:minisign python3:python3 git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux virt-builder:guestfs-tools; do
+    for pair in qemu-img:qemu-utils minisign:minisign python3:python3 git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils lz4:lz4 script:bsdutils unshare:util-linux virt-builder:guestfs-tools; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
     # Disks, ISO images and initial RAM file systems that boot by themselves.

@@ -28,6 +28,7 @@ mod kernel;
 mod kernels;
 pub mod lint;
 mod lock;
+mod lz4;
 mod manifest;
 mod mirror;
 mod module_disk;
