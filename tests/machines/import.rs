@@ -339,6 +339,21 @@ fn what_cannot_be_imported_is_said_and_leaves_nothing() {
         assert_eq!(ran.status, status, "{}: {}", file.display(), ran.stderr);
         assert!(ran.stderr.contains(wanted), "{}: {}", file.display(), ran.stderr);
     }
+    let whole = oci(&path("whole"), std::slice::from_ref(&layer), "amd64");
+    let saved = path("saved");
+    fs::create_dir_all(&saved).unwrap();
+    fs::write(saved.join("c.json"), "{}").unwrap();
+    let manifest = json!([{ "Config": "c.json", "RepoTags": ["x:1"], "Layers": [] }]);
+    fs::write(saved.join("manifest.json"), manifest.to_string()).unwrap();
+    tar(&saved, &path("saved.tar"));
+    for (file, there) in [(whole, "sha256:"), (path("saved.tar"), "x:1")] {
+        let file = file.to_str().unwrap();
+        let ran = guestline.run(&["image", "import", "--name", "bad", "--pick", "nope", file]);
+        assert_eq!(ran.status, 125, "{}", ran.stderr);
+        let wanted = format!("it holds no image `nope`; it has {there}");
+        assert!(ran.stderr.contains(&wanted), "{}", ran.stderr);
+        assert!(ran.stderr.contains("\n  hint: without --pick"), "{}", ran.stderr);
+    }
     assert_nothing(&guestline);
     // With a busybox it does.
     let empty_root = empty_root.to_str().unwrap();
