@@ -210,7 +210,8 @@ impl ImportError {
             Self::Image(ImageError::Build { source, .. })
                 if matches!(**source, BuildError::Unfit { .. }) =>
             {
-                "a disk wants the agent in it (guestline image embed); --no-check imports what it is"
+                "a disk wants the agent in it (guestline image embed); --boot-timeout says how long it may take, \
+                 --no-check imports what it is"
                     .to_owned()
             }
             Self::Image(error) => return error.hint(),

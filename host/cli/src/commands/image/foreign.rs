@@ -9,7 +9,7 @@ use crate::lease::{lines_of, telling};
 use crate::terminal::Progress;
 use guestline::image::{ImportError, ImportSpec, Kind, LockPolicy};
 use guestline::machine::FirmwareKind;
-use guestline::provision::{DiskFault, DiskInput};
+use guestline::provision::{DiskFault, DiskInput, Images};
 use std::io::Write;
 
 pub(crate) fn run(
@@ -29,7 +29,8 @@ pub(crate) fn run(
         return Err(CommandError::new(error).hints(hint));
     }
     let what = args.from.display().to_string();
-    import(context, global, &spec(args, kind), &what, &Cancelling::new()?)
+    let images = context.images_within(global, args.boot_timeout)?;
+    import(context, &images, &spec(args, kind), &what, &Cancelling::new()?)
 }
 
 /// What is to be imported, as the command line says.
@@ -55,12 +56,11 @@ pub(super) fn spec(args: &ImageImportArgs, kind: Kind) -> ImportSpec {
 /// Imports what is called `what` to who asked for it.
 pub(super) fn import(
     context: &Context,
-    global: &GlobalArgs,
+    images: &Images,
     spec: &ImportSpec,
     what: &str,
     cancelling: &Cancelling,
 ) -> Result<u8, CommandError> {
-    let images = context.images(global)?;
     let _runtime = cancelling.runtime.enter();
     let mut progress = Progress::new();
     let made = telling(what, LockPolicy::Prefer, &cancelling.token, &mut progress, |terms| {

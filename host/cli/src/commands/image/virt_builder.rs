@@ -77,7 +77,8 @@ pub(super) fn run(
             }
         }
     }
-    foreign::import(context, global, &spec, &what, &cancelling)
+    let images = context.images_within(global, args.boot_timeout)?;
+    foreign::import(context, &images, &spec, &what, &cancelling)
 }
 
 fn aborted(what: &str, cancelling: &Cancelling) -> u8 {
