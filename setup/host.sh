@@ -50,6 +50,14 @@ as_root() {
 
 qemu_version() { qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p'; }
 
+# Is there a kernel with its modules? A container has none, and a machine may have been given one from outside.
+has_kernel() {
+    for kernel in /boot/vmlinuz-*; do
+        [ ! -d "/lib/modules/${kernel#/boot/vmlinuz-}" ] || return 0
+    done
+    return 1
+}
+
 missing_packages() {
     version=$(qemu_version || true)
     if [ -z "$version" ]; then
@@ -67,7 +75,7 @@ missing_packages() {
     done
     [ -n "$tests" ] || return 0
     # Command and package of what the tests use beside that: repositories, mirrors, terminals, name spaces, disks, signatures.
-    for pair in qemu-img:qemu-utils minisign:minisign python3:python3 git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils script:bsdutils unshare:util-linux; do
+    for pair in qemu-img:qemu-utils minisign:minisign python3:python3 git:git gpg:gnupg gpgv:gpgv curl:curl xz:xz-utils lz4:lz4 script:bsdutils unshare:util-linux virt-builder:guestfs-tools; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || echo "${pair##*:}"
     done
     # Disks, ISO images and initial RAM file systems that boot by themselves.
@@ -78,6 +86,8 @@ missing_packages() {
         /usr/lib/grub/x86_64-efi:grub-efi-amd64-bin /usr/share/OVMF:ovmf; do
         [ -e "${pair%%:*}" ] || echo "${pair##*:}"
     done
+    # virt-builder's own machine has the host's kernel.
+    has_kernel || echo linux-image-cloud-amd64
     # What checks bills of materials is in a Python environment of its own (setup/sbom-validators.sh).
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }

@@ -232,6 +232,17 @@ fn a_disk_is_booted_as_it_is() {
     ran.assert_verdict(125, "errored");
     assert!(ran.stderr.contains("boots its own kernel"), "{}", ran.stderr);
 
+    // Without the agent it is told as soon as is wanted.
+    let without = folder.path().join("without.img");
+    let mut bytes = vec![0; 1 << 20];
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&without, bytes).unwrap();
+    let ran =
+        guestline.run(&["image", "import", "--boot-timeout", "2s", without.to_str().unwrap()]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the agent did not answer within 2s"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--boot-timeout says how long"), "{}", ran.stderr);
+
     // What leads elsewhere or is damaged is refused, and nothing is left of it.
     let upon = folder.path().join("upon.qcow2");
     run(words("qemu-img create -q -f qcow2 -F raw -b").arg(&disk).arg(&upon));
@@ -338,6 +349,21 @@ fn what_cannot_be_imported_is_said_and_leaves_nothing() {
         let ran = guestline.run(&["image", "import", "--name", "bad", file.to_str().unwrap()]);
         assert_eq!(ran.status, status, "{}: {}", file.display(), ran.stderr);
         assert!(ran.stderr.contains(wanted), "{}: {}", file.display(), ran.stderr);
+    }
+    let whole = oci(&path("whole"), std::slice::from_ref(&layer), "amd64");
+    let saved = path("saved");
+    fs::create_dir_all(&saved).unwrap();
+    fs::write(saved.join("c.json"), "{}").unwrap();
+    let manifest = json!([{ "Config": "c.json", "RepoTags": ["x:1"], "Layers": [] }]);
+    fs::write(saved.join("manifest.json"), manifest.to_string()).unwrap();
+    tar(&saved, &path("saved.tar"));
+    for (file, there) in [(whole, "sha256:"), (path("saved.tar"), "x:1")] {
+        let file = file.to_str().unwrap();
+        let ran = guestline.run(&["image", "import", "--name", "bad", "--pick", "nope", file]);
+        assert_eq!(ran.status, 125, "{}", ran.stderr);
+        let wanted = format!("it holds no image `nope`; it has {there}");
+        assert!(ran.stderr.contains(&wanted), "{}", ran.stderr);
+        assert!(ran.stderr.contains("\n  hint: without --pick"), "{}", ran.stderr);
     }
     assert_nothing(&guestline);
     // With a busybox it does.

@@ -28,6 +28,7 @@ mod snapshots;
 mod static_web;
 mod templates;
 mod transfers;
+mod virt_builder;
 mod web;
 
 /// No file of this folder is forgotten above.

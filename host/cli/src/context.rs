@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The agent that this program carries; empty when it was built without one.
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
@@ -94,6 +95,19 @@ impl Context {
     pub(crate) fn images(&self, global: &GlobalArgs) -> Result<Images, CommandError> {
         let accel = self.acceleration(global.accel, false).accel;
         self.images_by(global, Qemu::find(&self.dirs).map_err(Arc::new), accel)
+    }
+
+    /// As [`Self::images`], where a new one may take so long to boot.
+    pub(crate) fn images_within(
+        &self,
+        global: &GlobalArgs,
+        boot: Option<Duration>,
+    ) -> Result<Images, CommandError> {
+        let images = self.images(global)?;
+        Ok(match boot {
+            Some(boot) => images.with_boot(boot),
+            None => images,
+        })
     }
 
     /// As [`Self::images`], where QEMU is known.

@@ -1,9 +1,13 @@
 //! The command line of `guestline image`.
 
-use super::{EMBED_HELP, ImageEmbedArgs, ImageLintArgs, ImageUnembedArgs, LINT_HELP, parse_memory};
+use super::{
+    EMBED_HELP, ImageEmbedArgs, ImageLintArgs, ImageUnembedArgs, LINT_HELP, parse_memory,
+    parse_time,
+};
 use clap::{Args, Subcommand, ValueEnum};
 use guestline::image::DEFAULT_KERNEL;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub(crate) const IMAGE_HELP: &str = "\
 An image is named by the catalogue (`guestline image list`), by a file NAME.toml in ~/.config/guestline/images, or by
@@ -162,6 +166,10 @@ pub(crate) struct ImageImportArgs {
     /// Do not boot it to see that it does
     #[arg(long)]
     pub(crate) no_check: bool,
+    /// Time for that boot, until the agent answers, as 90, 90s, 2m [default: 120 s, half as much again under TCG, more on a
+    /// loaded host]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "no_check")]
+    pub(crate) boot_timeout: Option<Duration>,
     /// Put it in the place of one that was taken in under the same name
     #[arg(long)]
     pub(crate) replace: bool,

@@ -12,7 +12,7 @@ use super::foreign::{Kind, Rootfs, RootfsError, What};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
 use crate::digest::Digest;
-use crate::machine::qcow2::inspect;
+use crate::machine::qcow2::{inspect, sector};
 use crate::machine::{FirmwareKind, MEMORY_MIB, NotUsable};
 use crate::sparse;
 use crate::text::{is_plain_name, one_line};
@@ -64,6 +64,21 @@ pub struct ImportSpec {
 }
 
 impl ImportSpec {
+    /// Says what would be refused whatever is in the file: the name it is to have, and options.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn check(&self, catalogue: &Catalogue) -> Result<(), ImportError> {
+        name_of(self, catalogue)?;
+        if let Some(init) = self.init.as_ref().filter(|init| !init.starts_with('/')) {
+            return Err(ImportError::RelativeInit { init: init.clone() });
+        }
+        match self.unfit(self.kind) {
+            Some(option) => Err(ImportError::Unfit { option, kind: self.kind }),
+            None => Ok(()),
+        }
+    }
+
     /// Options that have nothing to say of what is imported.
     fn unfit(&self, kind: Kind) -> Option<&'static str> {
         let is_disk = matches!(kind, Kind::Qcow2 | Kind::RawDisk | Kind::Iso);
@@ -195,7 +210,8 @@ impl ImportError {
             Self::Image(ImageError::Build { source, .. })
                 if matches!(**source, BuildError::Unfit { .. }) =>
             {
-                "a disk wants the agent in it (guestline image embed); --no-check imports what it is"
+                "a disk wants the agent in it (guestline image embed); --boot-timeout says how long it may take, \
+                 --no-check imports what it is"
                     .to_owned()
             }
             Self::Image(error) => return error.hint(),
@@ -236,6 +252,7 @@ impl Import {
         busybox: Option<&Busybox>,
         terms: &BuildTerms<'_>,
     ) -> Result<Self, ImportError> {
+        spec.check(catalogue)?;
         let (name, kind) = (name_of(spec, catalogue)?, spec.kind);
         let place = catalogue.imported(&name);
         let imports = place.parent().unwrap_or(&place);
@@ -244,12 +261,6 @@ impl Import {
         sweep(imports);
         let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(imports).map_err(wrong)?;
         let folder = making.path();
-        if let Some(init) = spec.init.as_ref().filter(|init| !init.starts_with('/')) {
-            return Err(ImportError::RelativeInit { init: init.clone() });
-        }
-        if let Some(option) = spec.unfit(kind) {
-            return Err(ImportError::Unfit { option, kind });
-        }
         let written = match kind {
             Kind::Qcow2 | Kind::RawDisk | Kind::Iso => disk(spec, kind, folder, terms)?,
             Kind::Squashfs => squashfs(spec, kind, catalogue, folder, terms)?,
@@ -462,15 +473,28 @@ fn disk(
 }
 
 /// UEFI for a disk whose first sector has no code and that has a GPT (UEFI 2.10, 5.2); what can be started by both is by a BIOS,
-/// which is quicker.
+/// which is quicker. What is compressed is not unpacked for that, and is by a BIOS.
 fn firmware_of(disk: &Path, kind: Kind) -> FirmwareKind {
-    let mut start = vec![0; 1024];
-    let read = File::open(disk).and_then(|file| file.read_at(&mut start, 0));
-    let has_code = start.iter().take(440).any(|&byte| byte != 0);
-    let has_gpt = start.get(512..520) == Some(b"EFI PART");
-    match kind == Kind::RawDisk && read.is_ok() && !has_code && has_gpt {
-        true => FirmwareKind::Uefi,
-        false => FirmwareKind::Bios,
+    let sectors = File::open(disk).and_then(|file| match kind {
+        Kind::RawDisk => {
+            let mut start = [0; 1024];
+            file.read_exact_at(&mut start, 0)?;
+            let (first, second) = start.split_at(512);
+            Ok(Some((first.to_vec(), second.to_vec())))
+        }
+        Kind::Qcow2 => {
+            let (first, second) = (sector(&file, 0)?, sector(&file, 1)?);
+            Ok(first.zip(second).map(|(first, second)| (first.to_vec(), second.to_vec())))
+        }
+        _ => Ok(None),
+    });
+    match sectors {
+        Ok(Some((first, second)))
+            if first.iter().take(440).all(|&byte| byte == 0) && second.starts_with(b"EFI PART") =>
+        {
+            FirmwareKind::Uefi
+        }
+        _ => FirmwareKind::Bios,
     }
 }
 
@@ -545,6 +569,29 @@ pub(super) struct Busybox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_for_uefi_alone_is_told_whatever_its_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut disk = vec![0; 1 << 20];
+        disk[510..520].copy_from_slice(b"\x55\xaaEFI PART");
+        fs::write(path("uefi"), &disk).unwrap();
+        disk[0] = 0xeb;
+        fs::write(path("both"), &disk).unwrap();
+        for (name, wanted) in [("uefi", FirmwareKind::Uefi), ("both", FirmwareKind::Bios)] {
+            assert_eq!(firmware_of(&path(name), Kind::RawDisk), wanted);
+            for options in [&["-c"][..], &[]] {
+                let mut convert = std::process::Command::new("qemu-img");
+                convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args(options);
+                let made = convert.args([name, "disk"]).current_dir(&folder).status().unwrap();
+                assert!(made.success());
+                // Compressed, it is not looked into.
+                let wanted = if options.is_empty() { wanted } else { FirmwareKind::Bios };
+                assert_eq!(firmware_of(&path("disk"), Kind::Qcow2), wanted, "{name} {options:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_files_name_becomes_an_images() {

@@ -5,9 +5,10 @@
 //! `public/elfnote.h`). Layout of a `bzImage`: Linux `Documentation/arch/x86/boot.rst`.
 
 use super::elf::{Segment, segments, u32_at};
+use super::lz4::{LegacyDecoder, MAGIC};
 use super::packages::unpack;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// A larger file is no kernel, in bytes; one with all its debug information has half of it.
@@ -85,9 +86,12 @@ pub(crate) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
     // The last four bytes are the length of what is inside.
     let (packed, len) = payload.split_at_checked(payload.len().checked_sub(4)?)?;
     let len = usize::try_from(u32::from_le_bytes(len.try_into().ok()?)).ok()?;
-    const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
     let vmlinux = match packed {
-        _ if packed.starts_with(LZ4_LEGACY) => unpack_lz4(packed.get(4..)?)?,
+        _ if packed.starts_with(&MAGIC) => {
+            let mut out = Vec::new();
+            LegacyDecoder::new(packed).read_to_end(&mut out).ok()?;
+            out
+        }
         _ => unpack(packed).ok()?,
     };
     let whole = vmlinux.len() == len && elf_len(&vmlinux).is_some_and(|end| end <= len as u64);
@@ -112,20 +116,6 @@ pub fn release(bytes: &[u8]) -> Option<String> {
     let release = str::from_utf8(text.get(..end)?).ok()?;
     let is_one = !release.is_empty() && release.len() < 65 && !release.contains('/');
     is_one.then(|| release.to_owned())
-}
-
-/// The legacy LZ4 frame: blocks of at most 8 MiB, each behind its length (LZ4 Frame Format, "Legacy
-/// frame").
-fn unpack_lz4(mut packed: &[u8]) -> Option<Vec<u8>> {
-    const MAX_BLOCK: usize = 8 << 20;
-    let mut out = Vec::new();
-    while let Some((len, rest)) = packed.split_at_checked(4) {
-        let len = usize::try_from(u32::from_le_bytes(len.try_into().ok()?)).ok()?;
-        let (block, rest) = rest.split_at_checked(len)?;
-        out.extend(lz4_flex::block::decompress(block, MAX_BLOCK).ok()?);
-        packed = rest;
-    }
-    Some(out)
 }
 
 struct BzImage {

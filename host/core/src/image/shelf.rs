@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,18 +78,27 @@ impl Shelf {
         locked(File::create(self.images.join(LOCK))?)
     }
 
-    /// Waits until no other process makes an image; none when `go_on` says no before.
+    /// Waits until no other process makes an image; none when `go_on` says no before. Where there is one, `wait` is told once
+    /// for whom is waited.
     ///
     /// # Errors
     /// What making the folder or its lock gives.
     pub(crate) fn wait_for_making(
         &self,
         go_on: &dyn Fn() -> bool,
+        wait: &dyn Fn(&str),
     ) -> io::Result<Option<Flock<File>>> {
+        let mut is_told = false;
         loop {
             let lock = self.lock_for_making()?;
             if lock.is_some() || !go_on() {
                 return Ok(lock);
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                wait(&match holder(&self.images.join(LOCK)) {
+                    Some(pid) => format!("waits for process {pid}, which makes an image"),
+                    None => "waits for another process, which makes an image".to_owned(),
+                });
             }
             // Looked after as often as a person would not notice.
             std::thread::sleep(LOOK);
@@ -163,7 +173,7 @@ impl Shelf {
     /// What removing it gives.
     pub(crate) fn remove(&self, kept: &Kept, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
         let folder = &kept.folder;
-        let Some(_making) = self.wait_for_making(go_on)? else { return Ok(false) };
+        let Some(_making) = self.wait_for_making(go_on, &|_| ())? else { return Ok(false) };
         let is_list = folder.parent() == Some(&*self.cache.join(LISTS));
         let is_download = *folder == self.cache.join(DOWNLOADS);
         if is_download && self.kept_downloads().is_some_and(|kept| kept.in_use) {
@@ -258,6 +268,16 @@ fn in_two_steps(new: &Path, place: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Who has locked a file, as far as the kernel tells (proc_locks(5)).
+fn holder(file: &Path) -> Option<u32> {
+    let inode = format!(":{}", fs::metadata(file).ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, pid, place, ..] if place.ends_with(&inode) => pid.parse().ok(),
+        _ => None,
+    })
+}
+
 /// Removes what makers that died left. The lock is held, so no living one is met.
 pub(super) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -313,6 +333,30 @@ pub(super) fn strange_file(manifest: &Manifest) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::{Cell, RefCell};
+
+    #[test]
+    fn who_makes_an_image_is_told_once_to_who_waits() {
+        let home = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(&Dirs::below(home.path()));
+        let (said, looks) = (RefCell::new(Vec::new()), Cell::new(0));
+        let wait = |go_on: &dyn Fn() -> bool| {
+            shelf.wait_for_making(go_on, &|whom| said.borrow_mut().push(whom.to_owned())).unwrap()
+        };
+        let lock = Cell::new(wait(&|| true));
+        assert!(said.borrow().is_empty());
+        // At the third look nobody makes one any more.
+        let go_on = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 3 {
+                drop(lock.take());
+            }
+            true
+        };
+        assert!(wait(&go_on).is_some());
+        let whom = format!("waits for process {}, which makes an image", std::process::id());
+        assert_eq!(*said.borrow(), [whom]);
+    }
 
     #[test]
     fn what_was_made_takes_the_place_of_what_was_there_or_nothing_moves() {

@@ -186,7 +186,7 @@ impl Store {
         if let Some(image) = self.take(recipe, agent)? {
             return Ok(image);
         }
-        let lock = self.lock(terms.cancel)?;
+        let lock = self.lock(terms.cancel, &|wait| terms.step(wait))?;
         // Another process may have made it meanwhile.
         match self.take(recipe, agent)? {
             Some(image) => Ok(image),
@@ -205,7 +205,7 @@ impl Store {
         terms: &BuildTerms<'_>,
         check: ImageCheck<'_>,
     ) -> Result<Image, ImageError> {
-        let lock = self.lock(terms.cancel)?;
+        let lock = self.lock(terms.cancel, &|wait| terms.step(wait))?;
         self.make(recipe, agent, terms, check, lock)
     }
 
@@ -220,7 +220,7 @@ impl Store {
         terms: &BuildTerms<'_>,
         check: ImageCheck<'_>,
     ) -> Result<Image, ImportError> {
-        let lock = self.lock(terms.cancel)?;
+        let lock = self.lock(terms.cancel, &|wait| terms.step(wait))?;
         let busybox = spec.busybox.then(|| self.busybox(terms)).transpose()?;
         let import = Import::make(spec, &self.catalogue, busybox.as_ref(), terms)?;
         let check = if spec.unchecked { &|_: &Image| Ok(()) } else { check };
@@ -238,7 +238,7 @@ impl Store {
         if !is_plain_name(name) || !folder.is_dir() {
             return Ok(false);
         }
-        let _lock = self.lock(&CancellationToken::new())?;
+        let _lock = self.lock(&CancellationToken::new(), &|_| ())?;
         let removed = import::remove(&folder);
         removed.map_err(|source| ImageError::Folder { path: folder, source })?;
         Ok(true)
@@ -306,13 +306,18 @@ impl Store {
         &self.shelf.cache
     }
 
-    /// One maker at a time, of this and other processes: what lies half made belongs to the dead.
+    /// One maker at a time, of this and other processes: what lies half made belongs to the dead. For whom is waited `wait` is
+    /// told.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub(crate) fn lock(&self, cancel: &CancellationToken) -> Result<Flock<File>, ImageError> {
+    pub(crate) fn lock(
+        &self,
+        cancel: &CancellationToken,
+        wait: &dyn Fn(&str),
+    ) -> Result<Flock<File>, ImageError> {
         let trouble = |source| ImageError::Folder { path: self.shelf.images.clone(), source };
-        let lock = self.shelf.wait_for_making(&|| !cancel.is_cancelled()).map_err(trouble)?;
+        let lock = self.shelf.wait_for_making(&|| !cancel.is_cancelled(), wait).map_err(trouble)?;
         lock.ok_or_else(|| trouble(io::ErrorKind::Interrupted.into()))
     }
 

@@ -238,6 +238,44 @@ pub(crate) fn size(file: &File) -> io::Result<u64> {
     Ok(u64::from_be_bytes(size))
 }
 
+/// A sector of the disk that a whole file holds (512 bytes); none where that is compressed.
+///
+/// # Errors
+/// What reading gives.
+pub(crate) fn sector(file: &File, number: u64) -> io::Result<Option<[u8; 512]>> {
+    /// Of an entry of a second table: it is compressed; it reads as zeros.
+    const COMPRESSED: u64 = 1 << 62;
+    const ZEROS: u64 = 1;
+    let long = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).map(|()| u64::from_be_bytes(bytes))
+    };
+    let is_extended = long(0)? & 0xffff_ffff > 2 && long(72)? & 1 << 4 != 0;
+    let cluster = 1_u64 << (long(16)? & 0xffff_ffff).min(21);
+    let entry_len = if is_extended { 16 } else { 8 };
+    let (entries, at) = (cluster / entry_len, number.saturating_mul(512));
+    let second = long(long(40)? + at / cluster / entries * 8)? & OFFSET;
+    let mut content = [0; 512];
+    if second == 0 {
+        return Ok(Some(content));
+    }
+    let place = second + at / cluster % entries * entry_len;
+    let entry = long(place)?;
+    let is_there = match is_extended {
+        // The lower half of the bitmap tells which parts of a cluster are there (QEMU `docs/interop/qcow2.txt`, "Extended L2
+        // Entries").
+        true => long(place + 8)? >> (at % cluster / (cluster / 32).max(512)) & 1 == 1,
+        false => entry & ZEROS == 0,
+    };
+    match entry {
+        _ if entry & COMPRESSED != 0 => return Ok(None),
+        _ if entry & OFFSET == 0 || !is_there => {}
+        // The file may end in the midst of its last cluster.
+        _ => drop(file.read_at(&mut content, (entry & OFFSET) + at % cluster)?),
+    }
+    Ok(Some(content))
+}
+
 /// Whether all that a second table leads to is in a file of so many bytes.
 fn leads_inside(
     file: &File,
@@ -288,6 +326,40 @@ mod tests {
         }
         let file = tempfile::tempfile().unwrap();
         assert!(write_empty(&file, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_sector_is_what_qemu_wrote_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = folder.path().join("raw");
+        let mut content = vec![0; 3 << 20];
+        content[512..520].copy_from_slice(b"EFI PART");
+        content[2 << 20..][..4].copy_from_slice(b"last");
+        std::fs::write(&raw, content).unwrap();
+        for options in [
+            "compat=1.1",
+            "compat=0.10",
+            "cluster_size=512",
+            "cluster_size=2M",
+            "compat=1.1,extended_l2=on",
+        ] {
+            let args = ["convert", "-f", "raw", "-O", "qcow2", "-o", options, "raw", "disk"];
+            let made = Command::new("qemu-img").args(args).current_dir(&folder).output().unwrap();
+            assert!(made.status.success(), "{made:?}");
+            let file = File::open(folder.path().join("disk")).unwrap();
+            let read = |number| sector(&file, number).unwrap().unwrap();
+            assert_eq!(read(0), [0; 512], "{options}");
+            assert!(read(1).starts_with(b"EFI PART\0"), "{options}");
+            assert!(read(4096).starts_with(b"last\0"), "{options}");
+            assert_eq!(read(5000), [0; 512], "{options}");
+        }
+        let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "disk"];
+        assert!(
+            Command::new("qemu-img").args(args).current_dir(&folder).status().unwrap().success()
+        );
+        let file = File::open(folder.path().join("disk")).unwrap();
+        assert_eq!(sector(&file, 1).unwrap(), None);
+        assert_eq!(sector(empty(1 << 30).as_file(), 1).unwrap(), Some([0; 512]));
     }
 
     #[test]

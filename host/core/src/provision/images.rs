@@ -52,6 +52,11 @@ impl Images {
         Self { store, agent, dirs: dirs.clone(), qemu, accel, boot }
     }
 
+    /// With another limit for a boot.
+    pub fn with_boot(self, boot: Duration) -> Self {
+        Self { boot, ..self }
+    }
+
     /// The image of a recipe, made first when it is not there. It blocks, and wants a tokio runtime around it.
     ///
     /// # Errors

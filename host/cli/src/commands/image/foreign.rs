@@ -1,17 +1,16 @@
 //! `guestline image import` of what others made: it becomes an image.
 
+use super::super::embed::Cancelling;
 use super::{BROKEN, built};
 use crate::args::{FirmwareArg, GlobalArgs, ImageImportArgs};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease::{lines_of, telling};
-use crate::signals;
 use crate::terminal::Progress;
 use guestline::image::{ImportError, ImportSpec, Kind, LockPolicy};
 use guestline::machine::FirmwareKind;
-use guestline::provision::{DiskFault, DiskInput};
+use guestline::provision::{DiskFault, DiskInput, Images};
 use std::io::Write;
-use tokio_util::sync::CancellationToken;
 
 pub(crate) fn run(
     context: &Context,
@@ -29,12 +28,14 @@ pub(crate) fn run(
         let hint = error.hint();
         return Err(CommandError::new(error).hints(hint));
     }
-    let images = context.images(global)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let _context = runtime.enter();
-    let cancel = CancellationToken::new();
-    let interrupted = signals::listen(cancel.clone(), false)?;
-    let spec = ImportSpec {
+    let what = args.from.display().to_string();
+    let images = context.images_within(global, args.boot_timeout)?;
+    import(context, &images, &spec(args, kind), &what, &Cancelling::new()?)
+}
+
+/// What is to be imported, as the command line says.
+pub(super) fn spec(args: &ImageImportArgs, kind: Kind) -> ImportSpec {
+    ImportSpec {
         from: args.from.clone(),
         kind,
         name: args.name.clone(),
@@ -49,11 +50,21 @@ pub(crate) fn run(
         busybox: args.busybox,
         unchecked: args.no_check,
         replace: args.replace,
-    };
-    let what = args.from.display().to_string();
+    }
+}
+
+/// Imports what is called `what` to who asked for it.
+pub(super) fn import(
+    context: &Context,
+    images: &Images,
+    spec: &ImportSpec,
+    what: &str,
+    cancelling: &Cancelling,
+) -> Result<u8, CommandError> {
+    let _runtime = cancelling.runtime.enter();
     let mut progress = Progress::new();
-    let made = telling(&what, LockPolicy::Prefer, &cancel, &mut progress, |terms| {
-        images.import(&spec, terms)
+    let made = telling(what, LockPolicy::Prefer, &cancelling.token, &mut progress, |terms| {
+        images.import(spec, terms)
     });
     match made {
         Ok(image) => {
@@ -61,20 +72,22 @@ pub(crate) fn run(
             std::io::stdout().write_all(built(&image).as_bytes())?;
             Ok(0)
         }
-        Err(_) if interrupted.get().is_some() => {
+        Err(_) if cancelling.is_interrupted() => {
             eprintln!("aborted  import of {what}");
-            Ok(interrupted.status())
+            Ok(cancelling.status())
         }
-        Err(error) if is_usage(&error) => {
-            let hint = error.hint();
-            let error = CommandError::new(error);
-            Err(error.hints(hint))
-        }
+        Err(error) if is_usage(&error) => Err(refused(error)),
         Err(error) => {
             eprint!("errored  import of {what}: {}", lines_of(&error, error.hint()));
             Ok(BROKEN)
         }
     }
+}
+
+/// As wrong usage.
+pub(super) fn refused(error: ImportError) -> CommandError {
+    let hint = error.hint();
+    CommandError::new(error).hints(hint)
 }
 
 /// What is wrong with the command line, and not with what was to be imported.

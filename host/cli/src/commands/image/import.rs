@@ -63,7 +63,7 @@ fn archived(
     args: &ImageImportArgs,
     archive: Box<dyn Read>,
 ) -> Result<u8, CommandError> {
-    let images = context.images(global)?;
+    let images = context.images_within(global, args.boot_timeout)?;
     interruptible(&args.from.display().to_string(), |cancel| {
         let error = match images.receive(archive, args.name.as_deref(), args.replace, cancel) {
             Ok(received) => {

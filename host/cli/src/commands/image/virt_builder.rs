@@ -5,26 +5,21 @@ use super::{BROKEN, foreign};
 use crate::args::{GlobalArgs, ImageImportArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
+use crate::lease::lines_of;
 use crate::terminal::Progress;
 use guestline::image::embed::{Boots, Output, Work};
-use guestline::machine::{Accel, on_path};
+use guestline::image::{Catalogue, Kind, VirtBuilderError, check_virt_builder, virt_builder};
 use guestline::text;
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Stands before the name of a template.
 const PREFIX: &str = "virt-builder:";
 
-/// So many bytes of the end of what it says are shown.
-const SHOWN: u64 = 2000;
-
-/// So often it is looked whether it has ended.
-const LOOK: Duration = Duration::from_millis(50);
+/// Where disks are made, in the cache folder.
+const FOLDER: &str = "virt-builder";
 
 /// The template, if that is what is to be imported.
 pub(super) fn template(from: &Path) -> Option<&str> {
@@ -37,86 +32,88 @@ pub(super) fn run(
     args: &ImageImportArgs,
     template: &str,
 ) -> Result<u8, CommandError> {
-    let program = on_path(OsStr::new("virt-builder")).ok_or_else(|| {
-        CommandError::new("`virt-builder` is not installed, which makes disks of its templates")
-            .hint("on Debian it is in the package guestfs-tools")
-    })?;
-    if template.is_empty() || template.starts_with('-') {
-        return Err(CommandError::new(format!("`{template}` is no template of virt-builder"))
-            .hint("`virt-builder --list` names those that there are"));
-    }
+    let wrong = |error: VirtBuilderError| {
+        let hint = error.hint();
+        CommandError::new(error).hints(hint)
+    };
+    check_virt_builder(template).map_err(wrong)?;
     let agent = agent(global)?;
+    let name = template.to_lowercase().replace(['/', ':'], "-");
     let cancelling = Cancelling::new()?;
-    std::fs::create_dir_all(&context.dirs.cache)?;
-    let folder =
-        tempfile::Builder::new().prefix("virt-builder-").tempdir_in(&context.dirs.cache)?;
-    let disk = folder.path().join("disk.qcow2");
+    let folder = WorkFolder::make(&context.dirs.cache.join(FOLDER))?;
+    let disk = folder.path.join(format!("{name}.qcow2"));
+    let own_name = args.name.clone().unwrap_or(name);
+    let args = ImageImportArgs { from: disk.clone(), name: Some(own_name), ..args.clone() };
+    let spec = foreign::spec(&args, Kind::Qcow2);
+    // What would be refused in the end is told before anything is made.
+    spec.check(&Catalogue::new(&context.dirs)).map_err(foreign::refused)?;
+    let what = text::one_line(&format!("{PREFIX}{template}"), 200);
     let mut progress = Progress::new();
-    progress.show(&format!("virt-builder makes {template} …"));
+    progress.show(&format!("virt-builder makes {} …", text::one_line(template, 60)));
     let accel = context.acceleration(global.accel, false).accel;
-    let built = build(&program, template, &disk, accel, &cancelling.token);
+    let made = virt_builder(template, &disk, &folder.path, accel, &cancelling.token);
     progress.clear();
-    let name = text::printable(&args.from.display().to_string());
-    if cancelling.is_interrupted() {
-        eprintln!("aborted  import of {name}");
-        return Ok(cancelling.status());
-    }
-    if let Err(said) = built {
-        eprintln!("errored  import of {name}: {said}");
-        return Ok(BROKEN);
+    match made {
+        _ if cancelling.is_interrupted() => return Ok(aborted(&what, &cancelling)),
+        Err(error @ VirtBuilderError::NoTemplate { .. }) => return Err(wrong(error)),
+        Err(error) => {
+            let hint = error.hint().map(str::to_owned);
+            eprint!("errored  import of {what}: {}", lines_of(&error, hint));
+            return Ok(BROKEN);
+        }
+        Ok(()) => {}
     }
     let job = Job { context, global, cancelling: &cancelling };
     let work = Work::Embed { agent, boots: Boots::Disk };
-    if let Err(failed) = on_disk(&job, &disk, &Output::InPlace, None, in_machine(work))? {
-        eprint!("errored  import of {name}: {failed}");
-        return Ok(BROKEN);
+    match on_disk(&job, &disk, &Output::InPlace, None, in_machine(work))? {
+        Err(_) if cancelling.is_interrupted() => return Ok(aborted(&what, &cancelling)),
+        Err(failed) => {
+            eprint!("errored  import of {what}: {failed}");
+            return Ok(BROKEN);
+        }
+        Ok(edited) => {
+            for note in edited.found.notes.iter().chain(&edited.notes) {
+                eprintln!("image {what}: {}", text::printable(note));
+            }
+        }
     }
-    // Signals are listened to anew there.
-    drop(cancelling);
-    let own_name = args.name.clone().unwrap_or_else(|| template.replace(['/', ':'], "-"));
-    let args = ImageImportArgs { from: disk, name: Some(own_name), ..args.clone() };
-    foreign::run(context, global, &args)
+    let images = context.images_within(global, args.boot_timeout)?;
+    foreign::import(context, &images, &spec, &what, &cancelling)
 }
 
-/// Makes the disk; in text, why there is none.
-fn build(
-    program: &Path,
-    template: &str,
-    disk: &Path,
-    accel: Accel,
-    cancel: &CancellationToken,
-) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot run virt-builder: {error}");
-    let mut said = tempfile::tempfile().map_err(failed)?;
-    let mut command = Command::new(program);
-    command.arg(template).args(["--format", "qcow2", "--output"]).arg(disk);
-    command.env("LIBGUESTFS_BACKEND", "direct").stdin(Stdio::null());
-    if accel == Accel::Tcg {
-        // It takes /dev/kvm because that opens (guestfs(3), "FORCE_TCG").
-        command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
-    }
-    let log = |said: &File| said.try_clone().map(Stdio::from).map_err(failed);
-    let child = command.stdout(log(&said)?).stderr(log(&said)?);
-    std::os::unix::process::CommandExt::process_group(child, 0);
-    let mut child = child.spawn().map_err(failed)?;
-    let status = loop {
-        match child.try_wait().map_err(failed)? {
-            Some(status) => break status,
-            None if cancel.is_cancelled() => {
-                let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
-                let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
-                break child.wait().map_err(failed)?;
+fn aborted(what: &str, cancelling: &Cancelling) -> u8 {
+    eprintln!("aborted  import of {what}");
+    cancelling.status()
+}
+
+/// Where a disk is made: gone with this, or swept by the next when its owner died.
+struct WorkFolder {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl WorkFolder {
+    fn make(below: &Path) -> io::Result<Self> {
+        fs::create_dir_all(below)?;
+        // One process at a time makes and sweeps: a folder that nobody has locked belongs to the dead.
+        let lock = |path: &Path, how| {
+            Flock::lock(File::open(path)?, how).map_err(|(_, errno)| errno.into())
+        };
+        let _turn: Flock<File> = lock(below, FlockArg::LockExclusive)?;
+        for entry in fs::read_dir(below)?.flatten() {
+            let is_dead: io::Result<_> = lock(&entry.path(), FlockArg::LockExclusiveNonblock);
+            if is_dead.is_ok() {
+                let _ = fs::remove_dir_all(entry.path());
             }
-            None => std::thread::sleep(LOOK),
         }
-    };
-    if status.success() {
-        return Ok(());
+        let path = tempfile::Builder::new().tempdir_in(below)?.keep();
+        let _lock = lock(&path, FlockArg::LockExclusive)?;
+        Ok(Self { path, _lock })
     }
-    let mut text = Vec::new();
-    let end = said.seek(SeekFrom::End(0)).unwrap_or(0);
-    let _ = said.seek(SeekFrom::Start(end.saturating_sub(SHOWN)));
-    let _ = said.read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text).into_owned();
-    Err(format!("virt-builder: {status}\n  {}", text::printable(text.trim()).replace('\n', "\n  ")))
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
 }

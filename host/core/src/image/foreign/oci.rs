@@ -54,6 +54,21 @@ pub enum OciError {
         /// Their names.
         names: Vec<String>,
     },
+    /// None is called so.
+    #[error(
+        "it holds no image `{}`; it has {}",
+        text::one_line(name, 200),
+        match names.is_empty() {
+            true => "none with a name".to_owned(),
+            false => text::one_line(&names.join(", "), 1000),
+        }
+    )]
+    NoSuch {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        names: Vec<String>,
+    },
     /// A layer.
     #[error("its layer `{digest}` cannot be taken")]
     Layer {
@@ -196,7 +211,15 @@ pub(super) fn choose_docker(
     };
     match at {
         Some(at) => Ok(all.swap_remove(at)),
-        None => Err(OciError::Several { names }),
+        None => Err(unpicked(name, names)),
+    }
+}
+
+/// None of the images is the one that is wanted, or it is not said which is.
+fn unpicked(name: Option<&str>, names: Vec<String>) -> OciError {
+    match name {
+        Some(name) => OciError::NoSuch { name: name.to_owned(), names },
+        None => OciError::Several { names },
     }
 }
 
@@ -219,6 +242,8 @@ pub(super) fn choose(
         };
         ours.iter().map(name).collect::<Vec<_>>()
     };
+    // An index that another one leads to has no names: the image was picked there.
+    let name = name.filter(|_| depth == 0);
     let chosen = match (&ours[..], name) {
         ([], _) => {
             let platforms = index.manifests.iter().filter_map(|found| found.platform.as_ref());
@@ -231,18 +256,14 @@ pub(super) fn choose(
                 found => OciError::Platform { found: found.join(", ") },
             });
         }
-        ([one], _) => *one,
-        (several, Some(name)) if depth == 0 => {
+        ([one], None) => *one,
+        (all, Some(name)) => {
             let is_it = |found: &&&Descriptor| {
                 found.annotations.get(NAME).is_some_and(|its| its == name) || found.digest == name
             };
-            several
-                .iter()
-                .find(is_it)
-                .copied()
-                .ok_or_else(|| OciError::Several { names: names() })?
+            all.iter().find(is_it).copied().ok_or_else(|| unpicked(Some(name), names()))?
         }
-        _ => return Err(OciError::Several { names: names() }),
+        _ => return Err(unpicked(None, names())),
     };
     if !chosen.media_type.contains("index") && !chosen.media_type.contains("manifest.list") {
         return Ok(chosen.clone());

@@ -1,6 +1,7 @@
 //! Files that are compressed as those were that they are made of.
 
 use super::packing::Packing;
+use crate::image::lz4::LegacyEncoder;
 use crate::sys::die_with_us;
 use lz4_flex::frame::FrameEncoder;
 use std::fs::File;
@@ -11,7 +12,7 @@ impl Packing {
     /// The program that packs it, and what makes it write the same bytes each time; xz as the kernel takes it, too.
     fn packer(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Plain | Self::Lz4 => None,
+            Self::Plain | Self::Lz4 | Self::Lz4Legacy => None,
             Self::Gzip => Some(&["gzip", "-nc"]),
             Self::Bzip2 => Some(&["bzip2", "-c"]),
             Self::Xz => Some(&["xz", "-c", "--check=crc32"]),
@@ -29,14 +30,23 @@ impl Packing {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some([program, options @ ..]) = self.packer() else {
-            if self == Self::Lz4 {
-                let mut encoder = FrameEncoder::new(BufWriter::new(to));
-                write(&mut encoder)?;
-                return encoder.finish().map_err(io::Error::other)?.flush();
-            }
             let mut buffered = BufWriter::new(to);
-            write(&mut buffered)?;
-            return buffered.flush();
+            return match self {
+                Self::Lz4 => {
+                    let mut encoder = FrameEncoder::new(buffered);
+                    write(&mut encoder)?;
+                    encoder.finish().map_err(io::Error::other)?.flush()
+                }
+                Self::Lz4Legacy => {
+                    let mut encoder = LegacyEncoder::new(buffered)?;
+                    write(&mut encoder)?;
+                    encoder.finish()?.flush()
+                }
+                _ => {
+                    write(&mut buffered)?;
+                    buffered.flush()
+                }
+            };
         };
         let mut command = Command::new(program);
         command.args(options).stdin(Stdio::piped()).stdout(to.try_clone()?);

@@ -1,5 +1,6 @@
 //! Compressed files, read through the program that unpacks them.
 
+use crate::image::lz4::{LegacyDecoder, MAGIC};
 use crate::sys::die_with_us;
 use lz4_flex::frame::FrameDecoder;
 use std::fs::File;
@@ -16,6 +17,8 @@ pub(super) enum Packing {
     Xz,
     Zstd,
     Lz4,
+    /// The legacy frame, which is what the kernel reads.
+    Lz4Legacy,
 }
 
 impl Packing {
@@ -27,6 +30,7 @@ impl Packing {
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
             [0x04, 0x22, 0x4d, 0x18, ..] => Self::Lz4,
+            _ if start.starts_with(&MAGIC) => Self::Lz4Legacy,
             _ => Self::Plain,
         }
     }
@@ -34,7 +38,7 @@ impl Packing {
     /// The program that unpacks it.
     fn program(self) -> Option<&'static str> {
         match self {
-            Self::Plain | Self::Lz4 => None,
+            Self::Plain | Self::Lz4 | Self::Lz4Legacy => None,
             Self::Gzip => Some("gzip"),
             Self::Bzip2 => Some("bzip2"),
             Self::Xz => Some("xz"),
@@ -53,6 +57,7 @@ pub(super) struct Packed {
 enum Source {
     Plain(File),
     Lz4(Box<FrameDecoder<File>>),
+    Lz4Legacy(LegacyDecoder<File>),
     Unpacked { program: &'static str, child: Child, output: ChildStdout, is_over: bool },
 }
 
@@ -70,6 +75,7 @@ impl Packed {
         let Some(program) = packing.program() else {
             let source = match packing {
                 Packing::Lz4 => Source::Lz4(Box::new(FrameDecoder::new(file))),
+                Packing::Lz4Legacy => Source::Lz4Legacy(LegacyDecoder::new(file)),
                 _ => Source::Plain(file),
             };
             return Ok(Self { source });
@@ -93,6 +99,7 @@ impl Read for Packed {
         match &mut self.source {
             Source::Plain(file) => file.read(into),
             Source::Lz4(decoder) => decoder.read(into),
+            Source::Lz4Legacy(decoder) => decoder.read(into),
             Source::Unpacked { is_over: true, .. } => Ok(0),
             Source::Unpacked { program, child, output, is_over } => {
                 let count = output.read(into)?;

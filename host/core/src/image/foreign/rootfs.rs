@@ -84,6 +84,10 @@ impl RootfsError {
             Self::Oci { source: OciError::Several { .. }, .. } => {
                 Some("--pick NAME takes one of them".to_owned())
             }
+            Self::Oci { source: OciError::NoSuch { names, .. }, .. } => Some(match &names[..] {
+                [] | [_] => "without --pick it is the one that is there".to_owned(),
+                _ => "--pick takes one of those".to_owned(),
+            }),
             Self::Tree { source: FileTreeError::Name { .. }, .. } => {
                 Some("make it anew without that member, with names below its root".to_owned())
             }

@@ -211,7 +211,7 @@ impl Store {
         }
         let (downloads, fetched) = self.fetch(source, offer, terms)?;
         (terms.tell)("takes it in");
-        let lock = self.lock(terms.cancel).map_err(ReceiveError::from)?;
+        let lock = self.lock(terms.cancel, terms.tell).map_err(ReceiveError::from)?;
         // Another process may have pulled it meanwhile.
         if let Some(received) = expected.there()? {
             return Ok(Pulled { received, fetched });

@@ -90,7 +90,7 @@ impl Cache {
         let index = members.index()?;
         check(&index)?;
         let images_folder = self.folder.join("images");
-        let lock = self.images.wait_for_making(go_on).map_err(cannot(&images_folder))?;
+        let lock = self.images.wait_for_making(go_on, &|_| ()).map_err(cannot(&images_folder))?;
         let lock = lock.ok_or(ArchiveError::Cancelled)?;
         let mut images = Vec::new();
         for manifest in &index.images {

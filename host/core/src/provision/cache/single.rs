@@ -98,7 +98,7 @@ pub(crate) fn import_image(
         let folder = folder.to_owned();
         return Err(ArchiveError::NoRoom { folder, free_mib, wanted_mib }.into());
     }
-    let lock = store.lock(cancel).map_err(ReceiveError::from)?;
+    let lock = store.lock(cancel, &|_| ()).map_err(ReceiveError::from)?;
     let adopted = expected.begin(&lock)?;
     for file in &manifest.files {
         let name = image_member(manifest, file);
