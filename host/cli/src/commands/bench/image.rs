@@ -67,8 +67,8 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let mut rows = Vec::new();
     bench.make("tiny", args.runs, "at most 10", &mut rows)?;
     bench.make(DEBIAN, args.runs.min(SLOW_RUNS), "at most 60", &mut rows)?;
-    let root = bench.unpacked(&debian)?;
-    bench.import(&root, &mut rows)?;
+    let (root, other) = (bench.unpacked(&debian)?, bench.unpacked(&systemd)?);
+    bench.import(&[(&root, "."), (&other, "./opt/other")], &mut rows)?;
     bench.embed(&root, &mut rows)?;
     let root = WorkRoot::create(&context.dirs, false)?;
     let provisioner = Provisioner::new(qemu, accel, root, &context.dirs);
@@ -125,28 +125,17 @@ impl Bench {
 
     /// An image's root as a folder.
     fn unpacked(&self, image: &Image) -> Result<PathBuf, CommandError> {
-        let root = self.folder.path().join("root");
+        let root = self.folder.path().join(&image.manifest.name);
         let packed = image.root.as_ref().ok_or_else(|| CommandError::new("it has no root"))?;
         succeed(Command::new("unsquashfs").args(["-q", "-n", "-d"]).arg(&root).arg(packed))?;
         Ok(root)
     }
 
-    /// An OCI image of one layer.
-    fn import(&self, root: &Path, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+    /// An OCI image with a layer of each root at its place.
+    fn import(&self, roots: &[(&Path, &str)], rows: &mut Vec<Row>) -> Result<(), CommandError> {
         let layout = self.folder.path().join("layout");
         let blobs = layout.join("blobs/sha256");
         fs::create_dir_all(&blobs)?;
-        let layer = self.folder.path().join("layer");
-        let mut tar = Command::new("tar");
-        succeed(
-            tar.args(["--use-compress-program", "gzip -1", "-C"])
-                .arg(root)
-                .arg("-cf")
-                .arg(&layer)
-                .arg("."),
-        )?;
-        let (digest, size) = (Digest::of_file(&layer)?, fs::metadata(&layer)?.len());
-        fs::rename(layer, blobs.join(digest.as_str()))?;
         let described = |kind: &str, digest: &Digest, size: u64| {
             let kind = format!("application/vnd.oci.image.{kind}");
             json!({ "mediaType": kind, "digest": format!("sha256:{}", digest.as_str()), "size": size })
@@ -158,7 +147,19 @@ impl Bench {
             Ok::<_, CommandError>(described(kind, &digest, content.len() as u64))
         };
         let config = document("config.v1+json", json!({ "architecture": "amd64", "os": "linux" }))?;
-        let layers = [described("layer.v1.tar+gzip", &digest, size)];
+        let (mut layers, mut size) = (Vec::new(), 0);
+        for (root, place) in roots {
+            let layer = self.folder.path().join("layer");
+            let mut tar = Command::new("tar");
+            tar.args(["--use-compress-program", "gzip -1", "--transform"]);
+            // Links lead where they led.
+            tar.arg(format!("flags=r;s,^\\.,{place},")).arg("-C").arg(root).arg("-cf").arg(&layer);
+            succeed(tar.arg("."))?;
+            let (digest, len) = (Digest::of_file(&layer)?, fs::metadata(&layer)?.len());
+            fs::rename(layer, blobs.join(digest.as_str()))?;
+            layers.push(described("layer.v1.tar+gzip", &digest, len));
+            size += len;
+        }
         let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers });
         let manifest = document("manifest.v1+json", manifest)?;
         let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
