@@ -51,6 +51,8 @@ pub(crate) struct Ticket(u64);
 struct Queue {
     messages: VecDeque<Vec<u8>>,
     data: VecDeque<Vec<u8>>,
+    /// The last piece of several messages; the next is put together in its memory.
+    spare: Vec<u8>,
     /// Bytes of data in it.
     bytes: usize,
     /// Frames of data that were queued so far, and that have left or were dropped.
@@ -72,7 +74,13 @@ impl Queue {
 
     /// The messages that wait, several in one piece: a write costs more than its bytes.
     fn next_messages(&mut self) -> Option<Vec<u8>> {
-        let mut piece = self.messages.pop_front()?;
+        let first = self.messages.pop_front()?;
+        if self.messages.is_empty() {
+            return Some(first);
+        }
+        let mut piece = std::mem::take(&mut self.spare);
+        piece.clear();
+        piece.extend_from_slice(&first);
         while let Some(next) = self.messages.front()
             && piece.len().saturating_add(next.len()) <= TOGETHER
         {
@@ -199,8 +207,12 @@ impl Outlet {
             {
                 let mut queue = lock(&self.queue);
                 queue.left = queue.left.saturating_add(u64::from(is_data));
-                drop(queue);
-                done(bytes);
+                if !is_data && (queue.spare.capacity()..=TOGETHER).contains(&bytes.capacity()) {
+                    queue.spare = bytes;
+                } else {
+                    drop(queue);
+                    done(bytes);
+                }
             }
         }
     }

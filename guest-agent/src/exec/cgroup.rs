@@ -108,14 +108,14 @@ impl Cgroups {
 
     fn look(&mut self) -> Option<Leaf> {
         for _ in 0..LOOKS {
-            let Some(mut leaf) = self.free.pop_front() else { break };
+            let Some(mut leaf) = self.free.pop_back() else { break };
             if leaf.is_empty() {
                 leaf.strikes = 0;
                 return Some(leaf);
             }
             leaf.strikes = leaf.strikes.saturating_add(1);
             if leaf.strikes < STRIKES {
-                self.free.push_back(leaf);
+                self.free.push_front(leaf);
             } else {
                 self.left.push_back(leaf.number);
             }

@@ -40,7 +40,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
-use order::Order;
+use order::{Order, Words};
 use output::Buffers;
 use process::Process;
 use std::fs::{self, File};
@@ -110,14 +110,17 @@ pub(crate) struct Processes {
     accounts: AccountFiles,
     cgroups: Option<Cgroups>,
     spawner: Spawner,
+    words: Words,
     buffers: Buffers,
     null: Option<OwnedFd>,
     /// For the next command, made when there was nothing else to do.
     pipes: Option<Pipes>,
     default_signals: u64,
     slack: u64,
-    /// What the agent's nice value was before it took a better one, if it did.
+    /// The nice value that a command sets, where it does not begin with it.
     nice: Option<i32>,
+    /// The agent's working folder is the root.
+    is_at_root: bool,
     /// The agent is spared by the OOM killer, and its commands are not to be.
     reset_oom: bool,
     serial: u64,
@@ -171,12 +174,14 @@ impl Processes {
             accounts: AccountFiles::default(),
             cgroups: cgroup_parent.and_then(Cgroups::new),
             spawner: Spawner::new(),
+            words: Words::default(),
             buffers: Buffers::default(),
             null: None,
             pipes: None,
             default_signals: ignored_signals() | SIGPIPE_BIT,
             slack: tree::usual_slack(),
             nice: crate::sys::prefer(),
+            is_at_root: std::env::current_dir().is_ok_and(|folder| folder == Path::new("/")),
             reset_oom: spare_from_oom(),
             serial: 0,
             turn: 0,
@@ -212,18 +217,22 @@ impl Processes {
             return Err(RemoteError::new(ErrorKind::Protocol, message));
         }
         let started = Instant::now();
-        let order = Order::new(request, &self.base, &self.accounts)?;
+        let last = std::mem::take(&mut self.words);
+        let order = Order::new(request, &self.base, &self.accounts, last)?;
         let (ours, theirs) = stdio::stdio(request, order.account.uid, &mut self.pipes)?;
         let null = match self.null.take() {
             Some(null) => null,
             None => open_null().map_err(|errno| system(errno, "cannot open `/dev/null`"))?,
         };
         let stdio = theirs.stdio(null.as_fd());
+        // Whom it belongs to may not be let into it.
+        let is_here =
+            self.is_at_root && order.cwd.as_c_str() == c"/" && order.account.uid.is_none();
         let mut plan = Plan {
-            programs: &order.programs,
-            argv: &order.argv,
-            envp: &order.envp,
-            cwd: &order.cwd,
+            programs: &order.words.programs,
+            argv: &order.words.argv,
+            envp: &order.words.envp,
+            cwd: (!is_here).then_some(&order.cwd),
             stdio,
             terminal: request.terminal.is_some(),
             default_signals: self.default_signals,
@@ -245,6 +254,7 @@ impl Processes {
         let credit = ours.window;
         let name = (self.serial, channel);
         self.list.push(Process::new(name, tree, ours, request.credit, started));
+        self.words = order.words;
         Ok(ExecStartedEvent { pid, credit })
     }
 

@@ -26,12 +26,18 @@ const PATH_MAX: usize = 4096;
 /// The terminal that is said to be there when the request names none.
 const TERMINAL_NAME: &[u8] = b"xterm";
 
-/// All of a command but its descriptors.
-#[derive(Debug)]
-pub(super) struct Order {
+/// A command's words. The memory of the last one's serves the next: asked for anew, it is mapped and unmapped each time.
+#[derive(Debug, Default)]
+pub(super) struct Words {
     pub(super) programs: Strings,
     pub(super) argv: Strings,
     pub(super) envp: Strings,
+}
+
+/// All of a command but its descriptors.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) words: Words,
     pub(super) cwd: CString,
     pub(super) account: Account,
     pub(super) umask: Option<u32>,
@@ -47,12 +53,13 @@ impl Order {
         request: &ExecRequest,
         base: &Base,
         accounts: &AccountFiles,
+        last: Words,
     ) -> Result<Self, RemoteError> {
         let words = words(&request.command, &base.shell);
         let Some(program) = words.first().filter(|program| !program.is_empty()) else {
             return Err(invalid("the command is empty".to_owned()));
         };
-        let mut argv = Strings::default();
+        let mut argv = last.argv.emptied();
         for word in &words {
             let nul = |HasNul| invalid(format!("a NUL byte is in argument `{}`", shown(word)));
             argv.push(&[word]).map_err(nul)?;
@@ -61,8 +68,8 @@ impl Order {
         let account = accounts.resolve(user, group, request.groups.as_deref())?;
         let environment = environment(request, base, &account)?;
         let path = environment.get(b"PATH".as_slice()).copied().unwrap_or(DEFAULT_PATH);
-        let programs = programs(program, path)?;
-        let mut envp = Strings::default();
+        let programs = programs(program, path, last.programs.emptied())?;
+        let mut envp = last.envp.emptied();
         for (name, value) in environment {
             let nul = |HasNul| invalid(format!("a NUL byte is in variable `{}`", shown(name)));
             envp.push(&[name, b"=", value]).map_err(nul)?;
@@ -75,7 +82,8 @@ impl Order {
             return Err(invalid(format!("{umask:#o} is no file mode creation mask")));
         }
         let limits = request.limits.iter().map(limit).collect::<Result<_, _>>()?;
-        Ok(Self { programs, argv, envp, cwd, account, umask: request.umask, limits })
+        let words = Words { programs, argv, envp };
+        Ok(Self { words, cwd, account, umask: request.umask, limits })
     }
 
     /// Says what failed.
@@ -103,7 +111,7 @@ impl Order {
     }
 
     fn program_failure(&self, errno: Errno) -> RemoteError {
-        let program = self.argv.iter().next().map(shown).unwrap_or_default();
+        let program = self.words.argv.iter().next().map(shown).unwrap_or_default();
         let (kind, message) = match errno {
             // The kernel says the same of a program whose interpreter or loader is missing.
             Errno::ENOENT if self.has_program() => {
@@ -122,7 +130,7 @@ impl Order {
 
     fn has_program(&self) -> bool {
         let cwd = Path::new(OsStr::from_bytes(self.cwd.as_bytes()));
-        self.programs.iter().any(|program| cwd.join(OsStr::from_bytes(program)).exists())
+        self.words.programs.iter().any(|program| cwd.join(OsStr::from_bytes(program)).exists())
     }
 }
 
@@ -133,10 +141,9 @@ fn words<'a>(command: &'a Command, shell: &'a [u8]) -> Vec<&'a [u8]> {
     }
 }
 
-/// The programs that execvp(3) would try: what names a file stands for itself, the rest is looked up in `path`.
-fn programs(program: &[u8], path: &[u8]) -> Result<Strings, RemoteError> {
+/// Adds the programs that execvp(3) would try: what names a file stands for itself, the rest is looked up in `path`.
+fn programs(program: &[u8], path: &[u8], mut programs: Strings) -> Result<Strings, RemoteError> {
     let nul = |HasNul| invalid("a NUL byte is in variable `PATH`".to_owned());
-    let mut programs = Strings::default();
     // The kernel says of a name that is too long that it is.
     if program.contains(&b'/') || program.len() > NAME_MAX {
         programs.push(&[program]).map_err(nul)?;
@@ -227,12 +234,12 @@ mod tests {
     #[test]
     fn a_line_is_for_the_shell() {
         let order = order(&ExecRequest::new(Command::Shell(b"a b".to_vec().into()))).unwrap();
-        assert_eq!(texts(&order.argv), ["/bin/x", "-c", "a b"]);
-        assert_eq!(texts(&order.programs), ["/bin/x"]);
+        assert_eq!(texts(&order.words.argv), ["/bin/x", "-c", "a b"]);
+        assert_eq!(texts(&order.words.programs), ["/bin/x"]);
     }
 
     fn order(request: &ExecRequest) -> Result<Order, RemoteError> {
-        Order::new(request, &base(), &AccountFiles::default())
+        Order::new(request, &base(), &AccountFiles::default(), Words::default())
     }
 
     fn texts(strings: &Strings) -> Vec<String> {
@@ -242,17 +249,17 @@ mod tests {
     #[test]
     fn a_name_is_looked_up_in_the_path_of_the_new_environment() {
         let mut wanted = request(&["x", "y"]);
-        assert_eq!(texts(&order(&wanted).unwrap().programs), ["/a/x", "/b/x"]);
+        assert_eq!(texts(&order(&wanted).unwrap().words.programs), ["/a/x", "/b/x"]);
         wanted.env = vec![change("PATH", Some(":/c:"))];
-        assert_eq!(texts(&order(&wanted).unwrap().programs), ["./x", "/c/x", "./x"]);
+        assert_eq!(texts(&order(&wanted).unwrap().words.programs), ["./x", "/c/x", "./x"]);
         wanted.env = vec![change("PATH", None)];
         let default = ["/usr/local/bin/x", "/bin/x", "/usr/bin/x"];
-        assert_eq!(texts(&order(&wanted).unwrap().programs), default);
-        assert_eq!(texts(&order(&request(&["./x"])).unwrap().programs), ["./x"]);
+        assert_eq!(texts(&order(&wanted).unwrap().words.programs), default);
+        assert_eq!(texts(&order(&request(&["./x"])).unwrap().words.programs), ["./x"]);
         let long = "x".repeat(256);
-        assert_eq!(texts(&order(&request(&[&long])).unwrap().programs), [long]);
+        assert_eq!(texts(&order(&request(&[&long])).unwrap().words.programs), [long]);
         wanted.env = vec![change("PATH", Some(&"a:".repeat(100_000)))];
-        assert_eq!(order(&wanted).unwrap().programs.iter().count(), MAX_FOLDERS);
+        assert_eq!(order(&wanted).unwrap().words.programs.iter().count(), MAX_FOLDERS);
     }
 
     #[test]
@@ -269,8 +276,11 @@ mod tests {
             change("E", Some("")),
         ];
         let expected = ["A=2=3", "E=", "HOME=/h", "LOGNAME=root", "TERM=xterm", "USER=root"];
-        assert_eq!(texts(&order(&wanted).unwrap().envp), expected);
-        assert_eq!(texts(&order(&request(&["x"])).unwrap().envp), ["HOME=/root", "PATH=/a:/b"]);
+        assert_eq!(texts(&order(&wanted).unwrap().words.envp), expected);
+        assert_eq!(
+            texts(&order(&request(&["x"])).unwrap().words.envp),
+            ["HOME=/root", "PATH=/a:/b"]
+        );
     }
 
     #[test]
@@ -302,6 +312,6 @@ mod tests {
     fn a_great_many_changes_take_no_time() {
         let mut wanted = request(&["x"]);
         wanted.env = (0..60_000).map(|n| change(&n.to_string(), Some(""))).collect();
-        assert_eq!(order(&wanted).unwrap().envp.iter().count(), 60_002);
+        assert_eq!(order(&wanted).unwrap().words.envp.iter().count(), 60_002);
     }
 }

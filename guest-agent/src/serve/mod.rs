@@ -124,7 +124,7 @@ struct Server {
     head_start: Option<OwnedFd>,
 }
 
-/// What poll found.
+/// What poll found. Its lists are used again: asked for anew, their memory is mapped and unmapped each time.
 #[derive(Default)]
 struct Ready {
     signals: bool,
@@ -132,13 +132,31 @@ struct Ready {
     bulk: Option<Look>,
     processes: Vec<(PollKey, PollFlags)>,
     sockets: Vec<(u32, PollFlags)>,
+    /// What was polled for processes and for sockets.
+    keys: Vec<PollKey>,
+    channels: Vec<u32>,
+    /// So many descriptors were polled.
+    polled: usize,
+}
+
+impl Ready {
+    /// Nothing yet.
+    fn emptied(self) -> Self {
+        let Self { mut processes, mut sockets, mut keys, mut channels, polled, .. } = self;
+        processes.clear();
+        sockets.clear();
+        keys.clear();
+        channels.clear();
+        Self { processes, sockets, keys, channels, polled, ..Self::default() }
+    }
 }
 
 impl Server {
     /// Serves until the link's other end is closed for good.
     fn serve(&mut self) {
+        let mut ready = Ready::default();
         loop {
-            let ready = self.wait();
+            ready = self.wait(ready.emptied());
             if ready.signals {
                 self.take_signal();
             }
@@ -193,8 +211,8 @@ impl Server {
         }
     }
 
-    /// Sleeps until something is to be done.
-    fn wait(&mut self) -> Ready {
+    /// Sleeps until something is to be done, and says what, in `ready`, which is empty.
+    fn wait(&mut self, mut ready: Ready) -> Ready {
         let now = Instant::now();
         if self.look_again.is_some_and(|then| then <= now) {
             self.look_again = None;
@@ -223,48 +241,43 @@ impl Server {
         });
         let may_send = !link.is_full(self.session.current());
         let timeout = if self.pieces_left && may_send { PollTimeout::ZERO } else { timeout };
-        let mut fds = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.jobs.wake_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = Vec::with_capacity(ready.polled);
+        fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.jobs.wake_fd(), PollFlags::POLLIN));
         let mut lanes = Vec::new();
         for (is_bulk, fd, interest) in link.polled(self.look_again.is_none()) {
             lanes.push((is_bulk, fds.len()));
             fds.push(PollFd::new(fd, interest));
         }
-        let (first, mut keys) = (fds.len(), Vec::new());
-        self.processes.poll_fds(may_send, &mut fds, &mut keys);
-        let mut channels = Vec::new();
+        let first = fds.len();
+        self.processes.poll_fds(may_send, &mut fds, &mut ready.keys);
         let sockets_from = fds.len();
-        self.sockets.poll_fds(may_send, &mut fds, &mut channels);
+        self.sockets.poll_fds(may_send, &mut fds, &mut ready.channels);
+        ready.polled = fds.len();
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             // The kernel has no memory for it (poll(2)): it may have some later.
             Err(_) => {
                 std::thread::sleep(FIRST_LOOK);
-                return Ready::default();
+                return ready;
             }
         }
         let found: Vec<_> =
             fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
         let is_ready = |at: usize| found.get(at).is_some_and(|events| !events.is_empty());
+        let Ready { processes, sockets, keys, channels, .. } = &mut ready;
         let events = found.iter().copied().skip(first);
-        let processes = keys.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
+        let changed = keys.iter().copied().zip(events);
+        processes.extend(changed.filter(|(_, events)| !events.is_empty()));
+        let events = found.iter().copied().skip(sockets_from);
+        let changed = channels.iter().copied().zip(events);
+        sockets.extend(changed.filter(|(_, events)| !events.is_empty()));
+        ready.signals = is_ready(0);
         let link = &mut self.opened.link;
-        let (mut control, mut bulk) = (None, None);
         for (is_bulk, at) in lanes {
             let look = found.get(at).and_then(|found| link.on_poll(is_bulk, *found));
-            *(if is_bulk { &mut bulk } else { &mut control }) = look;
+            *(if is_bulk { &mut ready.bulk } else { &mut ready.control }) = look;
         }
-        let events = found.iter().copied().skip(sockets_from);
-        let sockets = channels.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
-        let ready = Ready {
-            signals: is_ready(0),
-            control,
-            bulk,
-            processes: processes.collect(),
-            sockets: sockets.collect(),
-        };
         if is_ready(1) {
             self.jobs.awake();
         }

@@ -110,11 +110,21 @@ pub(crate) fn random_u64() -> u64 {
 }
 
 /// Prefers this thread to others (setpriority(2)), so that the host is answered, and the last words of a guest are heard,
-/// however busy the guest is. Gives the nice value that was, for the commands; none when nothing changed.
+/// however busy the guest is. Gives the nice value that commands are to set, where they do not have theirs already.
 pub(crate) fn prefer() -> Option<i32> {
     // SAFETY: both calls take and give numbers only.
     let before = unsafe { nix::libc::getpriority(nix::libc::PRIO_PROCESS, 0) };
-    (before > BEST && set_nice(BEST)).then_some(before)
+    let is_preferred = before > BEST && set_nice(BEST);
+    (is_preferred && !(before == 0 && is_for_this_thread_alone())).then_some(before)
+}
+
+/// Has what this thread starts begin with nice value 0 (sched(7), "Reset scheduling policy for child processes"): a call
+/// less for each command.
+fn is_for_this_thread_alone() -> bool {
+    let (policy, priority) = (nix::libc::SCHED_OTHER | nix::libc::SCHED_RESET_ON_FORK, 0);
+    let parameters = &raw const priority;
+    // SAFETY: the parameters are one int, which lives as long as the call. The C library's wrapper asks nobody (musl).
+    unsafe { nix::libc::syscall(nix::libc::SYS_sched_setscheduler, 0, policy, parameters) == 0 }
 }
 
 /// The best nice value.

@@ -2,7 +2,8 @@
 //!
 //! A child is cloned with `CLONE_VM | CLONE_VFORK` onto a stack of its own: nothing is copied, and this thread stands
 //! still until the child has executed its program or is gone. All that the child needs is made ready before; the child
-//! makes system calls only: it takes no lock, allocates nothing and cannot panic. Identity is changed by raw system calls,
+//! makes system calls only: it takes no lock, allocates nothing and cannot panic. No signal of this process has a handler
+//! that could run in it, but for faults. Identity is changed by raw system calls,
 //! since musl's wrappers would signal the threads of the agent. What failed is left in memory, which is shared.
 //!
 //! clone3(2) puts the child into its cgroup at once (Linux 5.7). Where that is refused, clone(2) does the rest and the
@@ -19,6 +20,9 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 /// Words of 16 bytes in the child's stack, 64 KiB.
 const STACK_WORDS: usize = 4096;
+
+/// Memory of so many bytes is kept for the next process's strings.
+const KEPT: usize = 16 * 1024;
 
 /// `CLONE_INTO_CGROUP` (`linux/sched.h`).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -38,6 +42,16 @@ pub(crate) struct Strings {
 }
 
 impl Strings {
+    /// Without any, but with the memory of those that were there, if that is little.
+    pub(crate) fn emptied(mut self) -> Self {
+        if self.bytes.capacity() > KEPT {
+            return Self::default();
+        }
+        self.bytes.clear();
+        self.starts.clear();
+        self
+    }
+
     /// Adds one string, joined from parts.
     ///
     /// # Errors
@@ -60,10 +74,10 @@ impl Strings {
         tails.filter_map(|tail| CStr::from_bytes_until_nul(tail).ok()).map(CStr::to_bytes)
     }
 
-    /// Pointers to the strings, then a null pointer. Good as long as `self` is not changed.
-    fn pointers(&self) -> Vec<*const c_char> {
+    /// Adds pointers to the strings, then a null pointer. Good as long as `self` is not changed.
+    fn point(&self, pointers: &mut Vec<*const c_char>) {
         let tails = self.starts.iter().filter_map(|start| self.bytes.get(*start..));
-        tails.map(|tail| tail.as_ptr().cast()).chain([std::ptr::null()]).collect()
+        pointers.extend(tails.map(|tail| tail.as_ptr().cast()).chain([std::ptr::null()]));
     }
 }
 
@@ -83,7 +97,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) programs: &'a Strings,
     pub(crate) argv: &'a Strings,
     pub(crate) envp: &'a Strings,
-    pub(crate) cwd: &'a CStr,
+    /// Its working folder, where that is not the agent's.
+    pub(crate) cwd: Option<&'a CStr>,
     /// What becomes descriptors 0, 1 and 2. Each is above 2.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
     /// A session of its own, with descriptor 0 as its terminal; else a process group of its own.
@@ -139,13 +154,16 @@ pub(crate) struct SpawnFailure {
 /// Starts processes, one at a time.
 pub(crate) struct Spawner {
     stack: Box<[u128]>,
+    /// Of the last one's strings; the memory serves the next.
+    pointers: Vec<*const c_char>,
     /// clone3(2) with a cgroup was not refused yet.
     pub(crate) into_cgroup: bool,
 }
 
 impl Spawner {
     pub(crate) fn new() -> Self {
-        Self { stack: vec![0; STACK_WORDS].into_boxed_slice(), into_cgroup: true }
+        let stack = vec![0; STACK_WORDS].into_boxed_slice();
+        Self { stack, pointers: Vec::new(), into_cgroup: true }
     }
 
     /// Starts a process and returns its id, when its program runs.
@@ -153,13 +171,33 @@ impl Spawner {
     /// # Errors
     /// [`SpawnFailure`]; nothing is left of the process then.
     pub(crate) fn spawn(&mut self, plan: &Plan<'_>) -> Result<i32, SpawnFailure> {
-        let programs = plan.programs.pointers();
-        let (argv, envp) = (plan.argv.pointers(), plan.envp.pointers());
+        let mut pointers = std::mem::take(&mut self.pointers);
+        pointers.clear();
+        plan.programs.point(&mut pointers);
+        let argv = pointers.len();
+        plan.argv.point(&mut pointers);
+        let envp = pointers.len();
+        plan.envp.point(&mut pointers);
+        let started = self.start(plan, &pointers, (argv, envp));
+        if size_of_val(pointers.as_slice()) <= KEPT {
+            self.pointers = pointers;
+        }
+        started
+    }
+
+    /// With pointers to programs, from the first index on to arguments, from the second on to variables.
+    fn start(
+        &mut self,
+        plan: &Plan<'_>,
+        pointers: &[*const c_char],
+        (argv, envp): (usize, usize),
+    ) -> Result<i32, SpawnFailure> {
+        let from = |start| pointers.get(start..).unwrap_or_default().as_ptr();
         let mut shared = Shared {
             plan,
-            programs: &programs,
-            argv: argv.as_ptr(),
-            envp: envp.as_ptr(),
+            programs: pointers.get(..argv).unwrap_or_default(),
+            argv: from(argv),
+            envp: from(envp),
             join: None,
             // No such step: it did not fail.
             step: AtomicUsize::new(STEPS.len()),
@@ -168,10 +206,7 @@ impl Spawner {
         if !self.into_cgroup {
             shared.join = join(plan)?;
         }
-        let blocked = block_signals();
-        let cloned = self.clone_with(&mut shared);
-        set_signals(blocked);
-        let pid = cloned?;
+        let pid = self.clone_with(&mut shared)?;
         match STEPS.get(shared.step.load(Ordering::Acquire)) {
             None => Ok(pid),
             Some(step) => {
@@ -318,7 +353,8 @@ impl Shared<'_> {
             call(Step::Identity, libc::SYS_setresuid, [uid, uid, uid, 0])?;
         }
         // Last, so that the folder and the program are judged by what the command may do.
-        call(Step::Folder, libc::SYS_chdir, [plan.cwd.as_ptr() as c_long, 0, 0, 0]).map(drop)
+        let Some(cwd) = plan.cwd else { return Ok(()) };
+        call(Step::Folder, libc::SYS_chdir, [cwd.as_ptr() as c_long, 0, 0, 0]).map(drop)
     }
 
     fn reset_signals(&self) {
@@ -332,7 +368,7 @@ impl Shared<'_> {
             let args = [signal, action, 0, SIGNAL_SET_LEN];
             let _ = call(Step::Program, libc::SYS_rt_sigaction, args);
         }
-        set_signals(0);
+        unblock_signals();
     }
 
     /// Tries the programs in turn; returns why none was executed.
@@ -369,20 +405,11 @@ fn call(step: Step, number: c_long, args: [c_long; 4]) -> Result<c_long, (Step, 
     }
 }
 
-/// Blocks all signals for this thread; returns what was blocked before.
-fn block_signals() -> u64 {
-    let (all, mut before) = (u64::MAX, 0_u64);
-    let args = [(&raw const all) as c_long, (&raw mut before) as c_long];
-    let [set, old] = args;
-    let how = libc::SIG_SETMASK.into();
-    let _ = call(Step::Clone, libc::SYS_rt_sigprocmask, [how, set, old, SIGNAL_SET_LEN]);
-    before
-}
-
-fn set_signals(blocked: u64) {
-    let set = (&raw const blocked) as c_long;
-    let how = libc::SIG_SETMASK.into();
-    let _ = call(Step::Clone, libc::SYS_rt_sigprocmask, [how, set, 0, SIGNAL_SET_LEN]);
+/// The agent has signals blocked that it reads.
+fn unblock_signals() {
+    let none = 0_u64;
+    let (how, set) = (libc::SIG_SETMASK.into(), (&raw const none) as c_long);
+    let _ = call(Step::Program, libc::SYS_rt_sigprocmask, [how, set, 0, SIGNAL_SET_LEN]);
 }
 
 /// `struct clone_args` up to its third version, 88 bytes (`linux/sched.h`).
