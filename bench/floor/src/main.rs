@@ -8,9 +8,11 @@
 //!                         their ends, wait; answers nanoseconds, a line each
 //!   into FILE LEN         LEN bytes from the port into a file, in writes of 256 KiB; answers a line
 //!   outof FILE LEN        LEN bytes of a file into the port
+//!   into-sum, outof-sum   the same with one checksum over the data
 //!   relay LEN PROGRAM…    the output of a program, LEN bytes, from its pipe into the port
 //! ```
 
+use guestline_checksum::Checksum;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -48,14 +50,28 @@ fn serve(port: &mut File) -> io::Result<()> {
                 }
             }
             ["into", file, len] => {
-                into(port, File::create(file)?, number(len)?, &mut buffer)?;
+                into(port, File::create(file)?, number(len)?, &mut buffer, |_| ())?;
                 writeln!(port, "done")?;
             }
-            ["outof", file, len] => relay(&mut File::open(file)?, port, number(len)?, &mut buffer)?,
+            ["into-sum", file, len] => {
+                let mut sum = Checksum::default();
+                let take = |piece: &[u8]| sum.write(piece);
+                into(port, File::create(file)?, number(len)?, &mut buffer, take)?;
+                writeln!(port, "{:016x}", sum.finish())?;
+            }
+            ["outof", file, len] => {
+                relay(&mut File::open(file)?, port, number(len)?, &mut buffer, |_| ())?;
+            }
+            ["outof-sum", file, len] => {
+                let mut sum = Checksum::default();
+                let take = |piece: &[u8]| sum.write(piece);
+                relay(&mut File::open(file)?, port, number(len)?, &mut buffer, take)?;
+                port.write_all(&sum.finish().to_le_bytes())?;
+            }
             ["relay", len, program, ref args @ ..] => {
                 let mut child = Command::new(program).args(args).stdout(Stdio::piped()).spawn()?;
                 if let Some(mut stdout) = child.stdout.take() {
-                    relay(&mut stdout, port, number(len)?, &mut buffer)?;
+                    relay(&mut stdout, port, number(len)?, &mut buffer, |_| ())?;
                 }
                 child.wait()?;
             }
@@ -106,11 +122,18 @@ fn spawn(program: &str) -> io::Result<()> {
     child.wait().map(drop)
 }
 
-/// A read of the port gives 4 KiB at most; a write of the file takes all that a large buffer holds.
-fn into(port: &mut File, mut file: File, mut len: usize, buffer: &mut [u8]) -> io::Result<()> {
+/// A read of the port gives 4 KiB at most; a write of the file takes all that a large buffer holds. `see` sees all of it.
+fn into(
+    port: &mut File,
+    mut file: File,
+    mut len: usize,
+    buffer: &mut [u8],
+    mut see: impl FnMut(&[u8]),
+) -> io::Result<()> {
     while len > 0 {
         let piece = len.min(buffer.len());
         port.read_exact(&mut buffer[..piece])?;
+        see(&buffer[..piece]);
         file.write_all(&buffer[..piece])?;
         len -= piece;
     }
@@ -122,12 +145,14 @@ fn relay(
     port: &mut File,
     mut len: usize,
     buffer: &mut [u8],
+    mut see: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     while len > 0 {
         let piece = len.min(buffer.len());
         match from.read(&mut buffer[..piece])? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             read => {
+                see(&buffer[..read]);
                 port.write_all(&buffer[..read])?;
                 len -= read;
             }

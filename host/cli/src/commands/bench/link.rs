@@ -14,7 +14,7 @@ use guestline::provision::{Lease, MachineRequest, Provisioner, WorkRoot};
 use guestline_harness::text;
 use guestline_protocol::{ByteBuf, Command, ExecRequest, ExitStatus, Stream};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -56,7 +56,7 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let (version, kernel) = (qemu.version.to_string(), image.manifest.kernel_release.clone());
     let accel = acceleration.accel;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let rows = runtime.block_on(async {
+    let (rows, peers) = runtime.block_on(async {
         let root = WorkRoot::create(&context.dirs, false)?;
         let provisioner = Provisioner::new(qemu, accel, root, &context.dirs);
         let request = MachineRequest {
@@ -78,7 +78,8 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     })?;
     let setting = Setting { accelerator: accel.as_str(), qemu: version, kernel, runs: args.runs };
     let all = json!({ "agent_bytes": agent.bytes().len() });
-    setting.print(args.message_format, all, &rows)
+    let status = setting.print(args.message_format, all, &rows)?;
+    peers.map(|()| status)
 }
 
 /// A folder in memory, where there is one: this host's disk is not measured.
@@ -128,8 +129,9 @@ impl Floor {
         Ok(samples)
     }
 
-    async fn fill_file(&mut self, bytes: &[u8]) -> Result<Duration, CommandError> {
-        self.order(&format!("into /tmp/raw {}", bytes.len())).await?;
+    /// By an order `into` or `into-sum`.
+    async fn fill_file(&mut self, order: &str, bytes: &[u8]) -> Result<Duration, CommandError> {
+        self.order(&format!("{order} /tmp/raw {}", bytes.len())).await?;
         let began = Instant::now();
         self.port.get_mut().write_all(bytes).await?;
         self.line().await?;
@@ -153,7 +155,10 @@ impl Floor {
     }
 }
 
-async fn measure(lease: &mut Lease, runs: u32, peers: &Peers) -> Result<Vec<Row>, CommandError> {
+/// The link's own figures, and what came of measuring others.
+type Measured = (Vec<Row>, Result<(), CommandError>);
+
+async fn measure(lease: &mut Lease, runs: u32, peers: &Peers) -> Result<Measured, CommandError> {
     let guest = lease.guest.clone();
     guest.write(b"/tmp/tiny", &tiny::program(), 0o755).await?;
     guest.write(b"/tmp/floor", FLOOR, 0o755).await?;
@@ -171,10 +176,10 @@ async fn measure(lease: &mut Lease, runs: u32, peers: &Peers) -> Result<Vec<Row>
     let mut floor = Floor { port: BufReader::with_capacity(256 * 1024, port) };
     small(&guest, &mut floor, runs, &mut rows).await?;
     files(&guest, &mut floor, runs, &mut rows).await?;
-    beside(&guest, &mut rows).await?;
+    beside(&guest, runs, &mut rows).await?;
     stream(&guest, &mut floor, runs, &mut rows).await?;
-    peers.measure(&guest, qga, serial, &mut rows).await?;
-    Ok(rows)
+    let peers = peers.measure(&guest, qga, serial, &mut rows).await;
+    Ok((rows, peers))
 }
 
 /// The agent when it has nothing to do.
@@ -295,65 +300,86 @@ async fn files(
     let (file, back) = (folder.path().join("file"), folder.path().join("back"));
     let content = noise(FILE_LEN);
     std::fs::write(&file, &content)?;
-    let (mut raw_in, mut push, mut raw_out, mut pull) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let [mut raw_in, mut sum_in, mut push, mut raw_out, mut sum_out, mut pull] =
+        [const { Vec::new() }; 6];
     for run in 0..=runs {
-        let a = floor.fill_file(&content).await?;
-        let b = timed(guest.push(&file, b"/tmp/pushed", PushOptions::default())).await?;
-        let c = floor.take(&format!("outof /tmp/pushed {FILE_LEN}"), FILE_LEN).await?;
-        let d = timed(guest.pull(b"/tmp/pushed", &back, PullOptions::default())).await?;
+        let a = floor.fill_file("into", &content).await?;
+        let b = floor.fill_file("into-sum", &content).await?;
+        let c = timed(guest.push(&file, b"/tmp/pushed", PushOptions::default())).await?;
+        let d = floor.take(&format!("outof /tmp/pushed {FILE_LEN}"), FILE_LEN).await?;
+        // The checksum comes behind the file.
+        let e = floor.take(&format!("outof-sum /tmp/pushed {FILE_LEN}"), FILE_LEN + 8).await?;
+        let f = timed(guest.pull(b"/tmp/pushed", &back, PullOptions::default())).await?;
         if run > 0 {
-            raw_in.push(rate(FILE_LEN, a));
-            push.push(rate(FILE_LEN, b));
-            raw_out.push(rate(FILE_LEN, c));
-            pull.push(rate(FILE_LEN, d));
+            let all = [&mut raw_in, &mut sum_in, &mut push, &mut raw_out, &mut sum_out, &mut pull];
+            for (samples, time) in all.into_iter().zip([a, b, c, d, e, f]) {
+                samples.push(rate(FILE_LEN, time));
+            }
         }
     }
     if std::fs::read(&back)? != content {
         return Err(CommandError::new("what came back is not what was sent"));
     }
-    let wanted = "at least 0.90; floor: raw port into a file";
-    rows.push(Row::new(PUSH, "MB/s", median(&push), Some(median(&raw_in)), wanted));
-    let wanted = "at least 0.85; floor: a file into the raw port";
-    rows.push(Row::new(PULL, "MB/s", median(&pull), Some(median(&raw_out)), wanted));
+    let mut row = |name, own: &[f64], floor: &[f64], wanted| {
+        rows.push(Row::new(name, "MB/s", median(own), Some(median(floor)), wanted));
+    };
+    row(PUSH, &push, &sum_in, "at least 0.90; floor: raw port into a file, one checksum");
+    row("  beside no checksum", &push, &raw_in, "");
+    row(PULL, &pull, &sum_out, "at least 0.85; floor: a file into the raw port, one checksum");
+    row("  beside no checksum", &pull, &raw_out, "");
     guest.remove(b"/tmp/raw", false, true).await?;
     Ok(())
 }
 
 /// Pings beside a transfer, each way.
-async fn beside(guest: &Guest, rows: &mut Vec<Row>) -> Result<(), CommandError> {
+async fn beside(guest: &Guest, runs: u32, rows: &mut Vec<Row>) -> Result<(), CommandError> {
     let folder = scratch()?;
     let file = folder.path().join("file");
     std::fs::write(&file, noise(FILE_LEN))?;
-    let idle: Vec<f64> =
-        guest.ping_times(2 * PINGS, Duration::from_millis(1)).await?.into_iter().map(ms).collect();
-    for (name, is_push) in [("ping beside a push, p99", true), ("ping beside a pull, p99", false)] {
-        let (guest, bulk) = (guest.clone(), guest.clone());
-        let (file, back): (PathBuf, PathBuf) = (file.clone(), folder.path().join("back"));
-        let transfer = tokio::spawn(async move {
-            loop {
-                let done = match is_push {
-                    true => bulk.push(&file, b"/tmp/pushed", PushOptions::default()).await,
-                    false => bulk.pull(b"/tmp/pushed", &back, PullOptions::default()).await,
-                };
-                if done.is_err() {
-                    return;
-                }
-            }
-        });
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let times = guest.ping_times(2 * PINGS, Duration::from_millis(3)).await;
-        let ended = transfer.is_finished();
-        transfer.abort();
-        let _ = transfer.await;
-        if ended {
-            return Err(CommandError::new("the transfer beside the pings failed"));
+    let ways = [("ping beside a push, p99", true), ("ping beside a pull, p99", false)];
+    let (mut idle, mut times) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for _ in 0..runs {
+        let alone = guest.ping_times(2 * PINGS, Duration::from_millis(1)).await?;
+        idle.extend(alone.into_iter().map(ms));
+        for ((_, is_push), times) in ways.iter().zip(&mut times) {
+            times.extend(beside_one(guest, &file, *is_push).await?.into_iter().map(ms));
         }
-        let times: Vec<f64> = times?.into_iter().map(ms).collect();
-        let (beside, alone) = (percentile(&times, 0.99), percentile(&idle, 0.99));
-        rows.push(Row::new(name, "ms", beside, Some(alone), "under 5; floor: p99 of a ping alone"));
+    }
+    let alone = percentile(&idle, 0.99);
+    for ((name, _), times) in ways.iter().zip(&times) {
+        let wanted = "under 5; floor: p99 of a ping alone";
+        rows.push(Row::new(name, "ms", percentile(times, 0.99), Some(alone), wanted));
     }
     Ok(())
+}
+
+/// Pings beside transfers of a file, one after the other.
+async fn beside_one(
+    guest: &Guest,
+    file: &Path,
+    is_push: bool,
+) -> Result<Vec<Duration>, CommandError> {
+    let (bulk, file, back) = (guest.clone(), file.to_owned(), file.with_file_name("back"));
+    let transfer = tokio::spawn(async move {
+        loop {
+            let done = match is_push {
+                true => bulk.push(&file, b"/tmp/pushed", PushOptions::default()).await,
+                false => bulk.pull(b"/tmp/pushed", &back, PullOptions::default()).await,
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let times = guest.ping_times(2 * PINGS, Duration::from_millis(3)).await;
+    let ended = transfer.is_finished();
+    transfer.abort();
+    let _ = transfer.await;
+    match ended {
+        true => Err(CommandError::new("the transfer beside the pings failed")),
+        false => Ok(times?),
+    }
 }
 
 /// Output of a process.

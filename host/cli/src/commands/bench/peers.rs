@@ -20,12 +20,13 @@ use tokio::process::{Child, Command};
 pub(super) const QGA_PORT: &str = "org.qemu.guest_agent.0";
 
 /// With what qemu-guest-agent and dropbear need, and those need.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "qemu-guest-agent",
     "libglib2.0-0",
     "libpcre2-8-0",
     "libnuma1",
     "libudev1",
+    "libcap2",
     "liburing2",
     "dropbear-bin",
     "libcrypt1",
