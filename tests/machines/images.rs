@@ -117,3 +117,43 @@ fn a_configured_mirror_is_checked_and_used() {
     assert_eq!(ran.status, 125, "{}", ran.stderr);
     assert!(ran.stderr.contains("has the wrong SHA-256"), "{}", ran.stderr);
 }
+
+#[test]
+fn the_smallest_image_has_a_lock_too() {
+    let guestline = Guestline::new();
+    // An image of its own: what is made anew here is nobody else's.
+    let folder = guestline.home().join("config/guestline/images");
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = "name = \"mine\"\nsummary = \"tiny\"\nextends = \"tiny\"\n";
+    std::fs::write(folder.join("mine.toml"), manifest).unwrap();
+    let lock = folder.join("mine.lock");
+    let build = |more: &[&str]| guestline.run(&[&["image", "build", "mine"], more].concat());
+
+    let ran = build(&["--locked"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("there is none"), "{}", ran.stderr);
+    assert_eq!(build(&[]).status, 0);
+    let text = std::fs::read_to_string(&lock).unwrap();
+    assert!(text.contains("name = \"busybox-static\""), "{text}");
+    assert_eq!(build(&["--locked"]).status, 0);
+
+    // A version that was never there.
+    let version = |text: &str| {
+        let (_, rest) = text.split_once("name = \"busybox-static\"\nversion = \"").unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    };
+    let of_now = version(&text);
+    let digest = text.rsplit_once("sha256 = \"").map(|(_, rest)| &rest[..64]).unwrap();
+    let other = text.replace(&of_now, "0.1").replace(digest, &"0".repeat(64));
+    std::fs::write(&lock, &other).unwrap();
+    let ran = build(&["--locked"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    let ran = build(&[]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let moved = format!("image mine: moved on: busybox-static 0.1 -> {of_now}");
+    assert!(ran.stderr.contains(&moved), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--update-lock writes what was used"), "{}", ran.stderr);
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), other);
+    assert_eq!(build(&["--update-lock"]).status, 0);
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), text);
+}

@@ -223,8 +223,7 @@ fn in_memory(
     terms: &BuildTerms<'_>,
 ) -> Result<Made, BuildError> {
     let cancel = terms.cancel;
-    terms.step("fetches its packages");
-    let packages = supply.source.fetch(&recipe.packages, supply.pool, cancel)?;
+    let packages = supply.packages(recipe, terms)?.installed;
     let mut content = Content::default();
     for package in &packages {
         let want = |path: &str| content_wants(busybox, path);

@@ -127,8 +127,17 @@ impl Supply<'_> {
             tell_moved(&before.moved(&lock), policy, terms);
         }
         if before.is_none() || policy == LockPolicy::Update {
-            let written = lock.write(self.lock);
-            written.map_err(|source| BuildError::Lock { path: self.lock.to_owned(), source })?;
+            match lock.write(self.lock) {
+                Err(source) if policy == LockPolicy::Update => {
+                    return Err(BuildError::Lock { path: self.lock.to_owned(), source });
+                }
+                // What is made is good all the same.
+                Err(error) => terms.note(&format!(
+                    "its lock cannot be written, `{}`: {error}",
+                    self.lock.display()
+                )),
+                Ok(()) => {}
+            }
         }
         Ok(packages)
     }
@@ -141,6 +150,10 @@ impl Supply<'_> {
         cancel: &CancellationToken,
     ) -> Result<Packages, PackageError> {
         let stanzas: Vec<Stanza> = lock.all().map(stanza_of).collect();
+        if recipe.suite.is_none() {
+            let kept = self.source.fetch_exactly(&stanzas, self.pool, cancel)?;
+            return Ok(split(kept, lock.kernel.len()));
+        }
         let missing_ones = missing(&stanzas, self.pool);
         if !missing_ones.is_empty() {
             let apt = self.apt(recipe, false, cancel)?;
@@ -163,6 +176,13 @@ impl Supply<'_> {
         recipe: &Recipe,
         terms: &BuildTerms<'_>,
     ) -> Result<(Packages, Lock), BuildError> {
+        if recipe.suite.is_none() {
+            terms.step("fetches its packages");
+            let installed = self.source.fetch(&recipe.packages, self.pool, terms.cancel)?;
+            let packages = Packages { kernel: Vec::new(), installed };
+            let lock = Lock::new(recipe, Vec::new(), records(&packages.installed));
+            return Ok((packages, lock));
+        }
         terms.step("looks for its packages");
         let apt = self.apt(recipe, true, terms.cancel)?;
         let wanted: Vec<String> = recipe.kernel.package.clone().into_iter().collect();
@@ -174,7 +194,6 @@ impl Supply<'_> {
         terms.step(&format!("fetches {} packages", stanzas.len()));
         let kept = keep_all(&stanzas, self.pool, &apt, terms.cancel)?;
         let packages = split(kept, of_kernel);
-        let records = |of: &[Fetched]| of.iter().map(|package| package.record.clone()).collect();
         let lock = Lock::new(recipe, records(&packages.kernel), records(&packages.installed));
         Ok((packages, lock))
     }
@@ -188,6 +207,10 @@ impl Supply<'_> {
         let suite = recipe.suite.as_deref().unwrap_or_default();
         Apt::of_suite(suite, self.mirror()?, self.cache, fresh, cancel)
     }
+}
+
+fn records(of: &[Fetched]) -> Vec<PackageRecord> {
+    of.iter().map(|package| package.record.clone()).collect()
 }
 
 fn stanza_of(record: &PackageRecord) -> Stanza {

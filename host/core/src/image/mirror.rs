@@ -128,10 +128,13 @@ impl Index {
         let head = format!("Package: {name}\n");
         let mut stanzas = self.text.split("\n\n").map(|stanza| stanza.trim_start_matches('\n'));
         let found = stanzas.find(|stanza| stanza.starts_with(&head)).and_then(Stanza::parse);
-        found.ok_or_else(|| PackageError::Unknown {
-            name: name.to_owned(),
-            place: format!("suite `{}` of the mirror", self.suite),
-        })
+        let unknown = || PackageError::Unknown { name: name.to_owned(), place: self.place() };
+        found.ok_or_else(unknown)
+    }
+
+    /// Where its packages are, in words.
+    pub(super) fn place(&self) -> String {
+        format!("suite `{}` of the mirror", self.suite)
     }
 }
 

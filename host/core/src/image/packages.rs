@@ -202,6 +202,36 @@ impl PackageSource {
     }
 }
 
+impl PackageSource {
+    /// Exactly these packages, from the pool or into it.
+    pub(super) fn fetch_exactly(
+        &self,
+        stanzas: &[Stanza],
+        pool: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Fetched>, PackageError> {
+        let missing = missing(stanzas, pool);
+        match self {
+            _ if missing.is_empty() => {}
+            Self::Apt => download(&missing, pool, &Apt::of_host(), cancel)?,
+            Self::Mirror(mirror) => {
+                let index = mirror.index(pool, cancel)?;
+                for stanza in missing {
+                    let found = index.find(&stanza.name)?;
+                    if found.version != stanza.version {
+                        let name = format!("{}={}", stanza.name, stanza.version);
+                        return Err(PackageError::Unknown { name, place: index.place() });
+                    }
+                    let wanted = Stanza { sha256: stanza.sha256.clone(), ..found };
+                    keep(&wanted, pool, |folder| mirror.download(&wanted, folder, cancel))?;
+                }
+            }
+            Self::None { host } => return Err(PackageError::NoSource { host: host.clone() }),
+        }
+        Ok(stanzas.iter().map(|stanza| fetched(stanza, pool)).collect())
+    }
+}
+
 /// Unpacks a package, with all its files, below a folder.
 pub(super) fn unpack_all(
     package: &Fetched,
