@@ -128,23 +128,37 @@ install_packages() {
         "install QEMU for x86-64 ($oldest_qemu or newer), gcc and make with your package manager, then try again" ;;
     esac
     say "to be installed: $*"
-    suite=
+    newer=
     case " $* " in
     *" qemu-system-x86 "* | *" qemu-utils "*)
         # What goes with a QEMU that stays comes from where that did.
         if [ "${VERSION_CODENAME:-}" = bookworm ] && ! [ "$(qemu_version | cut -d. -f1)" = 7 ]; then
             [ -n "$(ls /var/lib/apt/lists 2>/dev/null | grep Packages)" ] || as_root apt-get update
             if add_backports; then
-                suite="-t bookworm-backports"
+                newer="qemu-system-x86"
                 # A qemu-utils of the other suite would exclude this QEMU: both move together.
-                if dpkg -s qemu-utils >/dev/null 2>&1; then set -- "$@" qemu-utils; fi
+                case " $* " in *" qemu-utils "*) newer="$newer qemu-utils" ;; *)
+                    if dpkg -s qemu-utils >/dev/null 2>&1; then newer="$newer qemu-utils"; fi ;;
+                esac
             fi
         fi
         ;;
     esac
     as_root apt-get update
-    # shellcheck disable=SC2086 # both are lists of words
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $suite "$@"
+    # From backports nothing but QEMU: a kernel from there is another one than this suite's.
+    rest=
+    for package in "$@"; do
+        case " $newer " in *" $package "*) ;; *) rest="$rest $package" ;; esac
+    done
+    # shellcheck disable=SC2086 # lists of words
+    {
+        [ -z "$newer" ] || install_now -t bookworm-backports $newer
+        [ -z "$rest" ] || install_now $rest
+    }
+}
+
+install_now() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
 check_rust() {

@@ -34,9 +34,10 @@ pub(super) struct Apt {
 }
 
 impl Apt {
-    /// The host's own.
+    /// The host's own, with its lists and preferences, but blind to what is installed: a package that somebody took from
+    /// backports would be the candidate from then on (apt_preferences(5)).
     pub(super) fn of_host() -> Self {
-        Self { options: Vec::new(), place: PLACE.to_owned() }
+        Self { options: vec!["-oDir::State::status=/dev/null".into()], place: PLACE.to_owned() }
     }
 
     /// One of a suite. Its lists are fetched when there are none, or `fresh` ones are wanted; when that fails, and there are
