@@ -50,12 +50,21 @@ as_root() {
 
 qemu_version() { qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p'; }
 
-# Is there a kernel with its modules? A container has none, and a machine may have been given one from outside.
+# Is there a kernel that may be read, with its modules? A container has none, and a machine may have been given one from outside.
 has_kernel() {
     for kernel in /boot/vmlinuz-*; do
-        [ ! -d "/lib/modules/${kernel#/boot/vmlinuz-}" ] || return 0
+        if [ -r "$kernel" ] && [ -d "/lib/modules/${kernel#/boot/vmlinuz-}" ]; then return 0; fi
     done
     return 1
+}
+
+# The package of a small kernel, on Debian and on Ubuntu.
+kernel_package() {
+    [ -r /etc/os-release ] && . /etc/os-release
+    case "${ID:-}" in
+    ubuntu) echo linux-image-virtual ;;
+    *) echo linux-image-cloud-amd64 ;;
+    esac
 }
 
 missing_packages() {
@@ -87,7 +96,7 @@ missing_packages() {
         [ -e "${pair%%:*}" ] || echo "${pair##*:}"
     done
     # virt-builder's own machine has the host's kernel.
-    has_kernel || echo linux-image-cloud-amd64
+    has_kernel || kernel_package
     # What checks bills of materials is in a Python environment of its own (setup/sbom-validators.sh).
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
@@ -135,11 +144,12 @@ install_packages() {
         if [ "${VERSION_CODENAME:-}" = bookworm ] && ! [ "$(qemu_version | cut -d. -f1)" = 7 ]; then
             [ -n "$(ls /var/lib/apt/lists 2>/dev/null | grep Packages)" ] || as_root apt-get update
             if add_backports; then
-                newer="qemu-system-x86"
                 # A qemu-utils of the other suite would exclude this QEMU: both move together.
-                case " $* " in *" qemu-utils "*) newer="$newer qemu-utils" ;; *)
-                    if dpkg -s qemu-utils >/dev/null 2>&1; then newer="$newer qemu-utils"; fi ;;
-                esac
+                for package in qemu-system-x86 qemu-utils; do
+                    case " $* " in *" $package "*) newer="$newer $package" ;; *)
+                        if dpkg -s "$package" >/dev/null 2>&1; then newer="$newer $package"; fi ;;
+                    esac
+                done
             fi
         fi
         ;;

@@ -51,7 +51,7 @@ pub(crate) struct Ticket(u64);
 struct Queue {
     messages: VecDeque<Vec<u8>>,
     data: VecDeque<Vec<u8>>,
-    /// The last piece of several messages; the next is put together in its memory.
+    /// A buffer of messages that have left; the next piece of several is put together in it.
     spare: Vec<u8>,
     /// Bytes of data in it.
     bytes: usize,

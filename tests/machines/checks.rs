@@ -130,7 +130,9 @@ fn the_defaults_are_the_documented_ones() {
     assert!(name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{said}");
     assert_eq!(rest, "init\nlo\nvport0p1\nvport0p2\n1\n");
     // Nothing of what the agent has for itself: nice value, policy (proc_pid_stat(5)), blocked signals. The shell's own folder.
-    let line = "read -r stat </proc/self/stat; set -- ${stat##*) }; echo ${17} ${39};                 while read -r key value; do case $key in SigBlk:) echo $value;; esac; done </proc/self/status;                 readlink /proc/$$/cwd";
+    let line = "read -r stat </proc/self/stat; set -- ${stat##*) }; echo ${17} ${39}; \
+                while read -r key value; do case $key in SigBlk:) echo $value;; esac; done </proc/self/status; \
+                readlink /proc/$$/cwd";
     let ran = guestline.run(&["check", line]);
     ran.assert_verdict(0, "passed");
     assert_eq!(ran.stdout(), "0 0\n0000000000000000\n/\n");

@@ -108,6 +108,7 @@ impl Cgroups {
 
     fn look(&mut self) -> Option<Leaf> {
         for _ in 0..LOOKS {
+            // The one that was left last: the kernel still has what it keeps for a cgroup with processes (`css_set`).
             let Some(mut leaf) = self.free.pop_back() else { break };
             if leaf.is_empty() {
                 leaf.strikes = 0;

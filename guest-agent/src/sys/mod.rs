@@ -119,12 +119,16 @@ pub(crate) fn prefer() -> Option<i32> {
 }
 
 /// Has what this thread starts begin with nice value 0 (sched(7), "Reset scheduling policy for child processes"): a call
-/// less for each command.
+/// less for each command. Not where somebody gave the agent another policy, which its commands are to have as well.
 fn is_for_this_thread_alone() -> bool {
+    let usual = nix::libc::c_long::from(nix::libc::SCHED_OTHER);
     let (policy, priority) = (nix::libc::SCHED_OTHER | nix::libc::SCHED_RESET_ON_FORK, 0);
     let parameters = &raw const priority;
-    // SAFETY: the parameters are one int, which lives as long as the call. The C library's wrapper asks nobody (musl).
-    unsafe { nix::libc::syscall(nix::libc::SYS_sched_setscheduler, 0, policy, parameters) == 0 }
+    // SAFETY: the parameters are one int, which lives as long as the calls. The C library's wrappers ask nobody (musl).
+    unsafe {
+        nix::libc::syscall(nix::libc::SYS_sched_getscheduler, 0) == usual
+            && nix::libc::syscall(nix::libc::SYS_sched_setscheduler, 0, policy, parameters) == 0
+    }
 }
 
 /// The best nice value.

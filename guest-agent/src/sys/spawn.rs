@@ -44,7 +44,8 @@ pub(crate) struct Strings {
 impl Strings {
     /// Without any, but with the memory of those that were there, if that is little.
     pub(crate) fn emptied(mut self) -> Self {
-        if self.bytes.capacity() > KEPT {
+        let starts = self.starts.capacity().saturating_mul(size_of::<usize>());
+        if self.bytes.capacity() > KEPT || starts > KEPT {
             return Self::default();
         }
         self.bytes.clear();

@@ -9,7 +9,7 @@ use super::initramfs::Tree;
 use super::lock::LockPolicy;
 use super::manifest::{DiskRecord, FORMAT, FileRecord, Manifest, PackageRecord};
 use super::modules::{ModuleError, ModuleSet};
-use super::packages::{PackageError, PackageSource, run};
+use super::packages::{PackageError, run};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use std::fs;
@@ -266,15 +266,15 @@ fn in_memory(
 /// The busybox of a recipe that has one.
 pub(super) fn busybox(
     recipe: &Recipe,
-    source: &PackageSource,
-    pool: &Path,
+    supply: &Supply<'_>,
     terms: &BuildTerms<'_>,
 ) -> Result<Busybox, BuildError> {
     let place = recipe.busybox.as_ref().map(|busybox| &*busybox.program).unwrap_or_default();
-    let scratch = tempfile::tempdir_in(pool)
-        .map_err(|source| BuildError::Write { path: pool.to_owned(), source })?;
+    let wrong = |source| BuildError::Write { path: supply.pool.to_owned(), source };
+    std::fs::create_dir_all(supply.pool).map_err(wrong)?;
+    let scratch = tempfile::tempdir_in(supply.pool).map_err(wrong)?;
     let mut program = None;
-    for package in source.fetch(&recipe.packages, pool, terms.cancel)? {
+    for package in supply.packages(recipe, terms)?.installed {
         let want = |path: &str| below_root(path) == below_root(place);
         deb::files(&package.path, terms.cancel, want, |_, bytes| program = Some(bytes))?;
     }

@@ -89,7 +89,8 @@ pub(crate) fn vmlinux(bytes: &[u8]) -> Option<Vec<u8>> {
     let vmlinux = match packed {
         _ if packed.starts_with(&MAGIC) => {
             let mut out = Vec::new();
-            LegacyDecoder::new(packed).read_to_end(&mut out).ok()?;
+            // What is longer than it says is no kernel.
+            LegacyDecoder::new(packed).take(len as u64 + 1).read_to_end(&mut out).ok()?;
             out
         }
         _ => unpack(packed).ok()?,

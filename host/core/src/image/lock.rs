@@ -90,7 +90,7 @@ impl Lock {
     /// What writing gives.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let text = toml::to_string(self).map_err(io::Error::other)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = crate::dirs::folder_of(path);
         fs::create_dir_all(folder)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         crate::dirs::write_whole(folder, &name, format!("{HEAD}{text}").as_bytes())

@@ -268,14 +268,18 @@ fn in_two_steps(new: &Path, place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Who has locked a file, as far as the kernel tells (proc_locks(5)).
+/// Who has locked a file, as far as the kernel tells (proc_locks(5)): it names files by device and inode, and some file
+/// systems give stat(2) another device, so that several may fit; then nobody is named.
 fn holder(file: &Path) -> Option<u32> {
     let inode = format!(":{}", fs::metadata(file).ok()?.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, "FLOCK", _, _, pid, place, ..] if place.ends_with(&inode) => pid.parse().ok(),
-        _ => None,
-    })
+    let mut holders =
+        locks.lines().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, "FLOCK", _, _, pid, place, ..] if place.ends_with(&inode) => pid.parse().ok(),
+            _ => None,
+        });
+    let holder = holders.next()?;
+    holders.all(|other| other == holder).then_some(holder)
 }
 
 /// Removes what makers that died left. The lock is held, so no living one is met.

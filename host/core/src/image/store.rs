@@ -220,6 +220,7 @@ impl Store {
         terms: &BuildTerms<'_>,
         check: ImageCheck<'_>,
     ) -> Result<Image, ImportError> {
+        spec.check(&self.catalogue)?;
         let lock = self.lock(terms.cancel, &|wait| terms.step(wait))?;
         let busybox = spec.busybox.then(|| self.busybox(terms)).transpose()?;
         let import = Import::make(spec, &self.catalogue, busybox.as_ref(), terms)?;
@@ -247,10 +248,16 @@ impl Store {
     /// The busybox that tiny has.
     fn busybox(&self, terms: &BuildTerms<'_>) -> Result<Busybox, ImportError> {
         let recipe = self.catalogue.get("tiny")?;
-        let made = build::busybox(&recipe, &self.source, &self.shelf.pool, terms);
+        let lock = lock_path(&recipe, &self.shelf.state);
+        let made = build::busybox(&recipe, &self.supply(&lock), terms);
         let failed =
             |source| ImageError::Build { name: recipe.name.clone(), source: Box::new(source) };
         Ok(made.map_err(failed)?)
+    }
+
+    /// Where packages come from, with this lock.
+    fn supply<'a>(&'a self, lock: &'a Path) -> Supply<'a> {
+        Supply { source: &self.source, cache: &self.shelf.cache, pool: &self.shelf.pool, lock }
     }
 
     /// Unpacks packages below a folder that is there, each from the pool or first into it.
@@ -361,8 +368,7 @@ impl Store {
         let made = tempfile::Builder::new().prefix(MAKING).tempdir_in(parent).map_err(trouble)?;
         fs::create_dir_all(&self.shelf.pool).map_err(trouble)?;
         let lock = lock_path(recipe, &self.shelf.state);
-        let (source, pool, cache) = (&self.source, &self.shelf.pool, &self.shelf.cache);
-        let supply = Supply { source, cache, pool, lock: &lock };
+        let supply = self.supply(&lock);
         let manifest = build::build(recipe, agent, &supply, made.path(), terms).map_err(failed)?;
         FolderLock::make(made.path()).map_err(trouble)?;
         terms.step("is looked at: does it boot?");

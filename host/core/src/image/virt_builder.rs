@@ -5,7 +5,7 @@
 
 use crate::machine::{Accel, on_path};
 use crate::sys;
-use crate::text::printable;
+use crate::text::escape;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::env;
@@ -29,6 +29,9 @@ const TIDY: Duration = Duration::from_secs(4);
 
 /// Stands behind what failed, and says nothing of it.
 const BEHIND: &str = "If reporting bugs,";
+
+/// So many lines of what it said are shown.
+const LINES: usize = 12;
 
 /// Why virt-builder has made no disk.
 #[derive(Debug, thiserror::Error)]
@@ -118,9 +121,16 @@ pub fn virt_builder(
     if said.contains("cannot find os-version") {
         return Err(VirtBuilderError::NoTemplate { template: template.to_owned() });
     }
-    let said = said.split(BEHIND).next().unwrap_or_default();
-    let said = printable(said.trim()).replace('\n', "\n  ");
+    let said = last_lines(said.split(BEHIND).next().unwrap_or_default());
     Err(VirtBuilderError::Failed { status, said })
+}
+
+/// The last lines, of what may be shown: progress comes first, the error last.
+fn last_lines(said: &str) -> String {
+    let said = escape(said.trim().as_bytes());
+    let lines: Vec<&str> = said.lines().collect();
+    let shown = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
+    shown.join("\n  ")
 }
 
 fn command(template: &str, disk: &Path, scratch: &Path, accel: Accel) -> Command {
@@ -193,4 +203,24 @@ fn end_of(said: &mut File) -> io::Result<String> {
     let mut text = Vec::new();
     said.read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_at_the_end_is_shown_and_drives_no_terminal() {
+        let said = format!(
+            "{}\x1b[31mvirt-builder: error: no room\n\n",
+            "[ 1.0] Downloading\n".repeat(50)
+        );
+        let shown = last_lines(&said);
+        assert_eq!(shown.lines().count(), LINES);
+        assert!(
+            shown.ends_with("virt-builder: error: no room") && !shown.contains('\x1b'),
+            "{shown}"
+        );
+        assert!(shown.lines().skip(1).all(|line| line.starts_with("  ")), "{shown}");
+    }
 }

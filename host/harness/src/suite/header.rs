@@ -7,10 +7,7 @@
 //! ```
 //! A line of it begins with `#:`, `//:`, `--:` or `;:`, whatever begins a comment in the language of the test.
 
-use std::fmt;
-use toml::Table;
-
-/// A header is not longer, bytes; nor does what stands before the code take more.
+/// A header, with what stands before the code, is not longer, bytes.
 const MAX_LEN: usize = 64 * 1024;
 
 /// So many bytes tell a text from a program.
@@ -20,21 +17,14 @@ const LOOK: usize = 1024;
 const MARKS: [(&str, &str); 4] = [("#:", "#"), ("//:", "//"), ("--:", "--"), (";:", ";")];
 
 /// A header that cannot be taken, with its line in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {why}")]
 pub struct HeaderError {
     /// From 1.
     pub line: usize,
     /// In words.
     pub why: String,
 }
-
-impl fmt::Display for HeaderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.why)
-    }
-}
-
-impl std::error::Error for HeaderError {}
 
 /// Lines of TOML that stand in a file among others.
 #[derive(Debug, Default)]
@@ -64,16 +54,8 @@ impl HeaderLines {
         self.lines.is_empty()
     }
 
-    /// What they say.
-    ///
-    /// # Errors
-    /// What is wrong with them, and where.
-    pub fn table(&self) -> Result<Table, HeaderError> {
-        toml::from_str(&self.toml).map_err(|error| self.error(&error))
-    }
-
     /// A fault of this text, with its place in the file.
-    pub fn error(&self, error: &toml::de::Error) -> HeaderError {
+    fn error(&self, error: &toml::de::Error) -> HeaderError {
         let at = error.span().map_or(0, |span| span.start).min(self.toml.len());
         let index = self.toml.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
         let line = self.lines.get(index).or(self.lines.last()).copied().unwrap_or(1);
@@ -90,7 +72,8 @@ impl HeaderLines {
 }
 
 fn too_long(line: usize) -> HeaderError {
-    let why = format!("the header is longer than {} KiB", MAX_LEN / 1024);
+    let why =
+        format!("the header, with what stands before it, is longer than {} KiB", MAX_LEN / 1024);
     HeaderError { line, why }
 }
 
@@ -103,35 +86,43 @@ pub(super) fn said(line: &str) -> Option<&str> {
 /// Finds the header of a file: of its first lines that are blank or comments.
 ///
 /// # Errors
-/// It is too long, or stands behind code too, where nobody would heed it.
+/// It is too long, no UTF-8, or stands behind code too, where nobody would heed it.
 pub fn header(content: &[u8]) -> Result<HeaderLines, HeaderError> {
     let mut found = HeaderLines::default();
     // A program has none.
     if content[..content.len().min(LOOK)].contains(&0) {
         return Ok(found);
     }
-    let (mut is_code, mut len) = (false, 0);
+    let (mut is_code, mut len, mut unread) = (false, 0, None);
     for (number, line) in (1..).zip(content.split(|&byte| byte == b'\n')) {
         len += line.len() + 1;
-        // What is no text has no header behind this, and is code.
+        // What is no text cannot be told from code, so a header behind it is none that is heeded either.
         let Ok(text) = str::from_utf8(line) else {
-            is_code = true;
+            unread = unread.or(Some(number));
             continue;
         };
-        match said(text) {
-            Some(_) if is_code && len > MAX_LEN => break,
-            Some(_) if is_code => {
-                let why = "a header stands before the first line of code".to_owned();
-                return Err(HeaderError { line: number, why });
-            }
-            Some(said) => found.push(number, said)?,
-            None => {}
+        let said = said(text);
+        if len > MAX_LEN && (is_code || unread.is_some()) {
+            break;
+        }
+        if len > MAX_LEN && said.is_some() {
+            return Err(too_long(number));
+        }
+        if let Some(said) = said {
+            let why = match unread {
+                Some(unread) => {
+                    format!("line {unread}, which stands before this header, is not UTF-8")
+                }
+                None if is_code => "a header stands before the first line of code".to_owned(),
+                None => {
+                    found.push(number, said)?;
+                    continue;
+                }
+            };
+            return Err(HeaderError { line: number, why });
         }
         let text = text.trim();
         is_code |= !text.is_empty() && !MARKS.iter().any(|(_, begin)| text.starts_with(begin));
-        if is_code && len > MAX_LEN {
-            break;
-        }
     }
     Ok(found)
 }
@@ -140,15 +131,19 @@ pub fn header(content: &[u8]) -> Result<HeaderLines, HeaderError> {
 mod tests {
     use super::*;
 
+    fn table(found: &HeaderLines) -> Result<toml::Table, HeaderError> {
+        found.read()
+    }
+
     #[test]
     fn a_header_is_toml_in_comments() {
         let text = b"#!/bin/sh\n# about\n#: on = 'host'\n#: list = [\n#:   1, 2 ]\n\nset -e\n";
         let found = header(text).unwrap();
-        assert_eq!(found.table().unwrap()["list"].as_array().unwrap().len(), 2);
+        assert_eq!(table(&found).unwrap()["list"].as_array().unwrap().len(), 2);
         for begin in ["//:", "--:", ";:"] {
             let text = format!("{begin} timeout = 5\n");
             assert_eq!(
-                header(text.as_bytes()).unwrap().table().unwrap()["timeout"].as_integer(),
+                table(&header(text.as_bytes()).unwrap()).unwrap()["timeout"].as_integer(),
                 Some(5)
             );
         }
@@ -158,7 +153,7 @@ mod tests {
     #[test]
     fn a_fault_is_told_with_its_line() {
         let found = header(b"#!/bin/sh\n\n#: on = 'host'\n# between\n#: image = \n").unwrap();
-        assert_eq!(found.table().unwrap_err().line, 5);
+        assert_eq!(table(&found).unwrap_err().line, 5);
         let late = header(b"#!/bin/sh\nset -e\n#: on = 'host'\n").unwrap_err();
         assert_eq!((late.line, late.why.contains("before the first line of code")), (3, true));
     }
@@ -173,5 +168,11 @@ mod tests {
         let mut text = vec![0xff; 100_000];
         text.extend_from_slice(b"\n#: x\n");
         assert!(header(&text).unwrap().is_empty());
+        let far = format!("{}#: x = 1\n", "# about\n".repeat(10_000));
+        assert!(header(far.as_bytes()).unwrap_err().why.contains("longer than 64 KiB"));
+        let code = format!("true\n{}#: x = 1\n", "# about\n".repeat(10_000));
+        assert!(header(code.as_bytes()).unwrap().is_empty());
+        let latin = header(b"#!/bin/sh\n# caf\xe9\n#: on = 'host'\n").unwrap_err();
+        assert_eq!((latin.line, latin.why.contains("line 2")), (3, true), "{latin}");
     }
 }

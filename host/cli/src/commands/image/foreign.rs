@@ -1,6 +1,6 @@
 //! `guestline image import` of what others made: it becomes an image.
 
-use super::super::embed::Cancelling;
+use super::super::embed::{Cancelling, kind_of};
 use super::{BROKEN, built};
 use crate::args::{FirmwareArg, GlobalArgs, ImageImportArgs};
 use crate::context::Context;
@@ -17,10 +17,7 @@ pub(crate) fn run(
     global: &GlobalArgs,
     args: &ImageImportArgs,
 ) -> Result<u8, CommandError> {
-    let kind = Kind::of(&args.from).map_err(|error| {
-        let hint = error.hint();
-        CommandError::new(error).hints(hint)
-    })?;
+    let kind = kind_of(&args.from)?;
     // A disk that is written to meanwhile would be torn.
     if let Kind::Qcow2 | Kind::RawDisk = kind
         && let Err(error @ DiskFault::InUse { .. }) = DiskInput::open(&args.from, false)

@@ -223,7 +223,7 @@ fn read(path: &Path) -> Result<String, KeyError> {
 
 /// Writes a file that its owner alone may read, unless there is one.
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = crate::dirs::folder_of(path);
     fs::create_dir_all(folder)?;
     // Temporary files have mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;

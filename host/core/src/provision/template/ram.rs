@@ -4,10 +4,9 @@
 //! bytes, the least first. So it, and its digest, are the same however the file is stored.
 
 use crate::digest::{Digest, Hasher};
-use nix::errno::Errno;
+use crate::sparse::next_data;
 use nix::fcntl::posix_fallocate;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::unistd::{Whence, lseek64};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
@@ -83,12 +82,9 @@ fn each_run(
     let len = file.metadata()?.len();
     let (mut buffer, mut at) = (vec![0; READ], 0);
     while at < len {
-        // Holes are zeros (lseek(2), SEEK_DATA).
-        at = match lseek64(file, loff(at)?, Whence::SeekData) {
-            Ok(data) => data as u64 / PAGE as u64 * PAGE as u64,
-            Err(Errno::ENXIO) => break,
-            Err(errno) => return Err(errno.into()),
-        };
+        // Holes are zeros.
+        let Some(data) = next_data(file, at)? else { break };
+        at = data / PAGE as u64 * PAGE as u64;
         if !go_on() {
             return Ok(false);
         }
