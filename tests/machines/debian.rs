@@ -94,6 +94,12 @@ fn a_users_own_image_is_made_the_same_from_its_lock() {
     assert_eq!(fs::read_to_string(&lock).unwrap(), written);
     assert_eq!(manifest(&guestline, "small"), first, "two builds differ");
 
+    // What extends it in two lines is another one, and takes nothing with it.
+    own(&guestline, "derived", "extends = \"small\"\npackages = [\"hello\"]\n");
+    let listed = right(&guestline.run(&["image", "list"]));
+    let line = listed.lines().find(|line| line.starts_with("derived ")).unwrap();
+    assert!(line.contains("not made") && line.ends_with("small with hello"), "{line}");
+    right(&guestline.run(&["image", "rm", "derived"]));
     assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: right\n");
     right(&guestline.run(&["image", "rm", "small"]));
     assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: not made\n");

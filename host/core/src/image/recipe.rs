@@ -2,7 +2,7 @@
 
 use crate::digest::Digest;
 use crate::machine::{DiskFormat, Drive, FirmwareKind, MEMORY_MIB};
-use crate::text::is_plain_name;
+use crate::text::{is_plain_name, one_line};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -265,6 +265,13 @@ impl Recipe {
         let mut all = Table::new();
         for mut table in tables {
             table.remove(EXTENDS);
+            let base = all.remove(NAME);
+            all.retain(|key, _| !OF_ITS_OWN.contains(&key));
+            if let Some(Value::String(base)) = base
+                && !table.contains_key(SUMMARY)
+            {
+                table.insert(SUMMARY.to_owned(), summary_of(&base, &table).into());
+            }
             merge(&mut all, table);
         }
         let text = toml::to_string(&without_places(&all)).map_err(|error| error.to_string())?;
@@ -295,7 +302,7 @@ impl Recipe {
     pub(super) fn renamed(&self, name: &str) -> Result<Self, String> {
         let mut table =
             toml::from_str::<Table>(&self.text).map_err(|error| error.message().to_owned())?;
-        table.insert("name".to_owned(), Value::String(name.to_owned()));
+        table.insert(NAME.to_owned(), Value::String(name.to_owned()));
         Self::of([table])
     }
 
@@ -446,6 +453,26 @@ pub(super) fn in_folder(table: &mut Table, folder: &Path) {
 /// The key that names what a manifest extends.
 pub(super) const EXTENDS: &str = "extends";
 
+/// The key that names an image.
+pub(super) const NAME: &str = "name";
+
+const SUMMARY: &str = "summary";
+
+/// What a manifest has of the one that it extends in no case, besides the name: they tell who the other is, and who answers
+/// for it.
+const OF_ITS_OWN: [&str; 2] = [SUMMARY, "owner"];
+
+/// The summary of a manifest that extends another one and has none: `debian-12 with nftables`.
+fn summary_of(base: &str, table: &Table) -> String {
+    let packages = table.get("packages").and_then(Value::as_array);
+    let packages = packages.into_iter().flatten().filter_map(Value::as_str);
+    let packages = packages.collect::<Vec<_>>().join(", ");
+    match packages.is_empty() {
+        true => format!("{base}, changed"),
+        false => one_line(&format!("{base} with {packages}"), 100),
+    }
+}
+
 /// Tables are merged, lists appended, and all else replaced. A kernel's command line is a list of words.
 fn merge(all: &mut Table, table: Table) {
     for (key, value) in table {
@@ -513,7 +540,7 @@ mod tests {
             files = { "etc/hostname" = "b" }
         "#;
         let both = recipe(&[BASE, child]).unwrap();
-        assert_eq!(both.name, "child");
+        assert_eq!((&*both.name, &*both.summary), ("child", "base with nftables, bash"));
         assert_eq!(both.packages, ["bash", "sed", "nftables"]);
         assert_eq!(both.kernel.cmdline, "quiet debug");
         assert_eq!(both.kernel.load, ["virtio_pci"]);
@@ -521,6 +548,18 @@ mod tests {
         assert_eq!(both.files.len(), 2);
         assert_ne!(both.digest(), recipe(&[BASE]).unwrap().digest());
         assert_eq!((both.shell.as_str(), both.ready), ("/bin/sh", Ready::Agent));
+    }
+
+    #[test]
+    fn who_another_is_and_who_answers_for_it_is_not_inherited() {
+        let base =
+            BASE.replace("summary = \"x\"", "summary = \"x\"\nowner = \"them\"\nlicence = \"MIT\"");
+        let child = "name = \"child\"\nextends = \"base\"\nmemory_mib = 300\n";
+        let child = recipe(&[&base, child]).unwrap();
+        assert_eq!((&*child.name, &*child.summary), ("child", "base, changed"));
+        assert_eq!((&*child.owner, &*child.licence), ("", "MIT"));
+        // Also not the name, should nobody say one.
+        assert!(recipe(&[&base, "memory_mib = 300"]).unwrap_err().contains("missing field `name`"));
     }
 
     #[test]
