@@ -101,6 +101,12 @@ fn a_users_own_image_is_made_the_same_from_its_lock() {
     assert!(line.contains("not made") && line.ends_with("small with hello"), "{line}");
     right(&guestline.run(&["image", "rm", "derived"]));
     assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: right\n");
+    // So is one with more packages.
+    let variant = ["image", "verify", "small+hello"];
+    assert_eq!(right(&guestline.run(&variant)), "small+hello: right\n");
+    right(&guestline.run(&["image", "rm", "small+hello"]));
+    assert_eq!(right(&guestline.run(&variant)), "small+hello: not made\n");
+    assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: right\n");
     right(&guestline.run(&["image", "rm", "small"]));
     assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: not made\n");
     guestline.assert_nothing_left();

@@ -323,23 +323,29 @@ fn recipes(context: &Context, names: &[String]) -> Result<Vec<Recipe>, CommandEr
 
 fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
     for (recipe, asked) in recipes(context, names)?.iter().zip(names) {
-        for removal in context.cache().remove_image(&recipe.name, &|| true) {
+        let (name, digest) = (&recipe.name, recipe.digest());
+        // A path means what lies there, and not what has the same name; NAME+PACKAGE not what has other packages. What was
+        // made of a folder has the name of no other image, and went with each change of the folder.
+        let is_folder = recipe.root.as_ref().is_some_and(|root| root.file.is_dir());
+        let just = (asked != name && !is_folder).then_some(&digest);
+        for removal in context.cache().remove_image(name, just, &|| true) {
             match removal {
                 Removal::Removed => {}
                 Removal::InUse => {
-                    return Err(CommandError::new(format!("image `{}` is in use", recipe.name))
-                        .hint("take down the machines that it runs in first"));
+                    return Err(CommandError::new(format!(
+                        "image `{}` is in use",
+                        recipe.reference()
+                    ))
+                    .hint("take down the machines that it runs in first"));
                 }
                 Removal::Failed(error) => {
                     return Err(CommandError::new(format!(
                         "cannot remove image `{}`: {error}",
-                        recipe.name
+                        recipe.reference()
                     )));
                 }
             }
         }
-        let name = &recipe.name;
-        // A path means what lies there, and not what came under the same name.
         if asked != name {
             continue;
         }
