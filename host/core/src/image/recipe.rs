@@ -262,10 +262,12 @@ impl Recipe {
     /// # Errors
     /// In words.
     pub(super) fn of(tables: impl IntoIterator<Item = Table>) -> Result<Self, String> {
-        let mut all = Table::new();
+        let (mut all, mut added) = (Table::new(), None);
         for mut table in tables {
             table.remove(EXTENDS);
             let base = all.remove(NAME);
+            added = added
+                .or_else(|| Some((base.as_ref()?.as_str()?.to_owned(), new_in(&all, &table)?)));
             all.retain(|key, _| !OF_ITS_OWN.contains(&key));
             if let Some(Value::String(base)) = base
                 && !table.contains_key(SUMMARY)
@@ -278,6 +280,12 @@ impl Recipe {
         let recipe = all.try_into::<Self>();
         let mut recipe = recipe.map_err(|error| error.message().to_owned())?;
         recipe.check()?;
+        if let (Some((base, package)), Some(_)) = (added, &recipe.busybox) {
+            return Err(format!(
+                "packages: `{package}` would not be in it, for of the packages of `{base}` nothing is taken but a \
+                 kernel and busybox; extend an image with a suite, such as `debian-12`"
+            ));
+        }
         recipe.digest = Some(Digest::of(text.as_bytes()));
         recipe.text = text;
         Ok(recipe)
@@ -397,6 +405,9 @@ impl Recipe {
             let is_more = self.root.is_some() || self.busybox.is_some() || self.suite.is_some();
             return match is_more || self.kernel != KernelRecipe::default() {
                 true => wrong("it has a [disk], which brings its root and its kernel"),
+                false if !self.packages.is_empty() => wrong(
+                    "packages: it has a [disk], which is booted as it is, so it takes none; install them in the disk",
+                ),
                 false => Ok(()),
             };
         }
@@ -458,13 +469,23 @@ pub(super) const NAME: &str = "name";
 
 const SUMMARY: &str = "summary";
 
+const PACKAGES: &str = "packages";
+
 /// What a manifest has of the one that it extends in no case, besides the name: they tell who the other is, and who answers
 /// for it.
 const OF_ITS_OWN: [&str; 2] = [SUMMARY, "owner"];
 
+/// The first of the packages that a table adds to those of what it extends.
+fn new_in(all: &Table, table: &Table) -> Option<String> {
+    let packages = |table: &Table| Some(table.get(PACKAGES)?.as_array()?.clone());
+    let there = packages(all).unwrap_or_default();
+    let package = packages(table)?.into_iter().find(|package| !there.contains(package))?;
+    Some(package.as_str()?.to_owned())
+}
+
 /// The summary of a manifest that extends another one and has none: `debian-12 with nftables`.
 fn summary_of(base: &str, table: &Table) -> String {
-    let packages = table.get("packages").and_then(Value::as_array);
+    let packages = table.get(PACKAGES).and_then(Value::as_array);
     let packages = packages.into_iter().flatten().filter_map(Value::as_str);
     let packages = packages.collect::<Vec<_>>().join(", ");
     match packages.is_empty() {
@@ -572,6 +593,28 @@ mod tests {
         let again = base.clone().with_packages(&["bash", "nftables", "tcpdump"]).unwrap();
         assert_eq!(again.digest(), more.digest());
         assert!(base.with_packages(&["../x"]).is_err());
+    }
+
+    #[test]
+    fn packages_that_nobody_would_install_are_refused() {
+        let tiny = "name = \"tiny\"\nsummary = \"x\"\npackages = [\"linux-image\", \"busybox\"]\nmemory_mib = 64\n\
+                    kernel = { cmdline = \"quiet\" }\nbusybox = { program = \"bin/busybox\" }\n";
+        let child = |packages: &str| format!("name = \"child\"\npackages = [{packages}]\n");
+        let grandchild = "name = \"grandchild\"\nmemory_mib = 128\n";
+        // The same ones once more do no harm.
+        recipe(&[tiny, &child("\"busybox\""), grandchild]).unwrap();
+        let more = child("\"busybox\", \"nftables\"");
+        let said = recipe(&[tiny, &more]).unwrap_err();
+        assert!(said.starts_with("packages: `nftables` would not be in it"), "{said}");
+        assert!(said.contains("of `tiny`") && said.contains("`debian-12`"), "{said}");
+        assert_eq!(recipe(&[tiny, &more, grandchild]).unwrap_err(), said);
+        let disk = format!(
+            "name = \"d\"\nsummary = \"x\"\nmemory_mib = 64\npackages = []\n[disk]\nformat = \"raw\"\nsha256 = \"{}\"\n",
+            Digest::of(b"")
+        );
+        recipe(&[&disk]).unwrap();
+        let said = recipe(&[&disk, &child("\"nftables\"")]).unwrap_err();
+        assert!(said.starts_with("packages: it has a [disk]"), "{said}");
     }
 
     #[test]
