@@ -53,6 +53,29 @@ fn the_first_check_makes_the_image_and_says_so() {
     assert!(!again.stderr.contains("image tiny"), "{}", again.stderr);
 }
 
+#[test]
+fn lint_takes_names_and_says_what_it_can_of_what_it_does_not_look_into() {
+    let guestline = Guestline::new();
+    let ran = guestline.run(&["image", "lint", "tiny"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stdout().starts_with("tiny: manifest of image tiny"), "{}", ran.stdout());
+    let ran = guestline.run(&["image", "lint", "tinny"]);
+    assert_eq!(ran.status, 2, "{}", ran.stdout());
+    let wanted = "`tinny` is no file, and no image is called that; there is: tiny, ";
+    assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+    let mut iso = vec![0; 0x8001];
+    iso.extend(b"CD001");
+    for (name, bytes, kind) in
+        [("x.sqfs", b"hsqs".to_vec(), "squashfs"), ("x.iso", iso, "ISO image")]
+    {
+        std::fs::write(guestline.home().join(name), bytes).unwrap();
+        let ran = guestline.run(&["image", "lint", "--json", name]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let said: Value = serde_json::from_str(&ran.stdout()).unwrap();
+        assert_eq!((&said["what"], &said["findings"][0]["id"]), (&kind.into(), &"unseen".into()));
+    }
+}
+
 /// A Debian repository made here, signed by a key made here, behind a `file:` address: what a host without
 /// apt is given.
 fn mirror(folder: &Path) {
