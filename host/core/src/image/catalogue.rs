@@ -168,7 +168,8 @@ impl Catalogue {
             };
             if let Some(path) = &found.path {
                 self.give_name(&mut table, path).map_err(wrong)?;
-                in_folder(&mut table, path.parent().unwrap_or(Path::new(".")));
+                let folder = path.parent().unwrap_or(Path::new("."));
+                in_folder(&mut table, folder).map_err(wrong)?;
             }
             tables.push((table, found.path.clone()));
             match extends {
@@ -407,6 +408,8 @@ mod tests {
             let keys = known_keys(&format!("{others}[{table}]\nno_such_key = 1\n"));
             assert_eq!(of_schema(&format!("/properties/{table}/properties")), keys);
         }
+        let keys = known_keys("[files.\"etc/motd\"]\nno_such_key = 1\n");
+        assert_eq!(of_schema("/$defs/file/properties"), keys);
     }
 
     #[test]
@@ -418,6 +421,28 @@ mod tests {
             (ours, validator.is_valid(&parsed(text)))
         };
         assert_eq!(both(base), (true, true));
+        let file = |file: &str| format!("\"etc/hosts\" = {file} # ");
+        let sha256 = "0".repeat(64);
+        let right = [
+            file("{ content = \"x\" }"),
+            file("{ content = \"x\", mode = \"0755\" }"),
+            file(&format!("{{ file = \"x\", sha256 = \"{sha256}\", mode = \"4755\" }}")),
+            file(&format!("{{ sha256 = \"{sha256}\" }}")),
+        ];
+        for file in right {
+            assert_eq!(both(&base.replace("\"etc/hosts\" = ", &file)), (true, true), "{file}");
+        }
+        let files = [
+            file("{ mode = \"0755\" }"),
+            file("{ content = \"x\", mode = \"755x\" }"),
+            file("{ content = \"x\", mode = 755 }"),
+            file("{ content = \"x\", owner = \"me\" }"),
+            file("{ content = \"x\", file = \"x\" }"),
+            file("{ sha256 = \"x\" }"),
+        ];
+        for file in files {
+            assert_eq!(both(&base.replace("\"etc/hosts\" = ", &file)), (false, false), "{file}");
+        }
         let wrong = [
             ("name = \"debian-12\"", "name = \"Debian/..\""),
             ("name = \"debian-12\"", "name = 12"),

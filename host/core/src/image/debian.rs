@@ -284,7 +284,7 @@ pub(super) fn make_root(
     let [repository, kernel_tar, files_tar, root_tar] =
         ["repository", KERNEL_TAR, "files.tar", "root.tar"].map(|name| scratch.join(name));
     make_repository(&repository, packages, terms.cancel)?;
-    files_of(recipe, &files_tar).map_err(wrong)?;
+    files_of(recipe, &files_tar)?;
 
     let names: Vec<&str> = packages.iter().map(|package| &*package.record.name).collect();
     let mut mmdebstrap = mmdebstrap(terms.cancel)?;
@@ -388,15 +388,16 @@ fn make_repository(
 }
 
 /// The files and links of a recipe, as a tar file.
-fn files_of(recipe: &Recipe, to: &Path) -> io::Result<()> {
-    let mut tar = TarWriter::create(to)?;
-    for (path, text) in &recipe.files {
-        tar.file(path, 0o644, text.as_bytes())?;
+fn files_of(recipe: &Recipe, to: &Path) -> Result<(), BuildError> {
+    let wrong = |source| BuildError::Write { path: to.to_owned(), source };
+    let mut tar = TarWriter::create(to).map_err(wrong)?;
+    for (path, file) in &recipe.files {
+        tar.file(path, file.mode, &file.bytes()?).map_err(wrong)?;
     }
     for (path, target) in &recipe.links {
-        tar.link(path, target)?;
+        tar.link(path, target).map_err(wrong)?;
     }
-    tar.finish()
+    tar.finish().map_err(wrong)
 }
 
 /// Where the lock of a recipe is: beside the user's manifest, or in the state folder.

@@ -1,5 +1,6 @@
 //! What an image is made of: its manifest, `image.toml`, with what it extends already in it.
 
+use super::put_file::{self, PutFile};
 use crate::digest::Digest;
 use crate::machine::{DiskFormat, Drive, FirmwareKind, MEMORY_MIB};
 use crate::text::{is_plain_name, one_line};
@@ -54,8 +55,8 @@ pub struct Recipe {
     /// The shell and its tools, where that is all there is.
     pub busybox: Option<BusyboxRecipe>,
     /// Small files: path and content.
-    #[serde(default)]
-    pub files: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "put_file::deserialize")]
+    pub files: BTreeMap<String, PutFile>,
     /// Symbolic links: path and where it leads.
     #[serde(default)]
     pub links: BTreeMap<String, String>,
@@ -401,6 +402,13 @@ impl Recipe {
     /// It has one root, and a kernel for it.
     fn check_root(&self) -> Result<(), String> {
         let wrong = |why: &str| Err(why.to_owned());
+        let is_there = self.disk.is_some() || self.root.is_some();
+        if is_there && !(self.files.is_empty() && self.links.is_empty()) {
+            return wrong(
+                "it has a [root] or a [disk], which stays as it is, so it takes no [files] and no [links]; \
+                 --with DIR:PATH puts files into a machine",
+            );
+        }
         if self.disk.is_some() {
             let is_more = self.root.is_some() || self.busybox.is_some() || self.suite.is_some();
             return match is_more || self.kernel != KernelRecipe::default() {
@@ -444,6 +452,7 @@ fn without_places(all: &Table) -> Table {
             table.remove("file");
         }
     }
+    put_file::forget_places(&mut all);
     all
 }
 
@@ -451,7 +460,10 @@ fn without_places(all: &Table) -> Table {
 const FILES: [&str; 2] = ["root", "disk"];
 
 /// Makes the files that a manifest names beside it those of this folder.
-pub(super) fn in_folder(table: &mut Table, folder: &Path) {
+///
+/// # Errors
+/// In words, what is wrong with one that goes into the image.
+pub(super) fn in_folder(table: &mut Table, folder: &Path) -> Result<(), String> {
     for key in FILES {
         if let Some(Value::Table(table)) = table.get_mut(key)
             && let Some(Value::String(file)) = table.get_mut("file")
@@ -459,6 +471,7 @@ pub(super) fn in_folder(table: &mut Table, folder: &Path) {
             *file = folder.join(&*file).to_string_lossy().into_owned();
         }
     }
+    put_file::look_at(table, folder)
 }
 
 /// The key that names what a manifest extends.
@@ -494,10 +507,13 @@ fn summary_of(base: &str, table: &Table) -> String {
     }
 }
 
-/// Tables are merged, lists appended, and all else replaced. A kernel's command line is a list of words.
+/// Tables are merged, lists appended, and all else replaced, a file as a whole. A kernel's command line is a list of words.
 fn merge(all: &mut Table, table: Table) {
     for (key, value) in table {
         match (all.get_mut(&key), value) {
+            (Some(Value::Table(there)), Value::Table(new)) if key == put_file::KEY => {
+                there.extend(new);
+            }
             (Some(Value::Table(there)), Value::Table(new)) => merge(there, new),
             // What another one provides, this one does not.
             (Some(Value::Array(there)), Value::Array(new)) if key != "provides" => {
@@ -565,7 +581,7 @@ mod tests {
         assert_eq!(both.packages, ["bash", "sed", "nftables"]);
         assert_eq!(both.kernel.cmdline, "quiet debug");
         assert_eq!(both.kernel.load, ["virtio_pci"]);
-        assert_eq!(both.files["etc/hostname"], "b");
+        assert_eq!(both.files["etc/hostname"].bytes().unwrap(), b"b");
         assert_eq!(both.files.len(), 2);
         assert_ne!(both.digest(), recipe(&[BASE]).unwrap().digest());
         assert_eq!((both.shell.as_str(), both.ready), ("/bin/sh", Ready::Agent));
@@ -581,6 +597,26 @@ mod tests {
         assert_eq!((&*child.owner, &*child.licence), ("", "MIT"));
         // Also not the name, should nobody say one.
         assert!(recipe(&[&base, "memory_mib = 300"]).unwrap_err().contains("missing field `name`"));
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_is_part_of_the_digest() {
+        let child = |file: &str| {
+            recipe(&[BASE, &format!("name = \"child\"\n[files]\n\"etc/hostname\" = {file}\n")])
+        };
+        let plain = child("{ content = \"b\", mode = \"0600\" }").unwrap();
+        assert_eq!(plain.files["etc/hostname"].mode, 0o600);
+        let grandchild = format!("{{ sha256 = \"{}\" }}", Digest::of(b"c"));
+        let grandchild = format!("name = \"child\"\n[files]\n\"etc/hostname\" = {grandchild}\n");
+        let middle = "name = \"child\"\n[files]\n\"etc/hostname\" = { content = \"b\" }\n";
+        let replaced = recipe(&[BASE, middle, &grandchild]).unwrap();
+        assert!(replaced.files["etc/hostname"].bytes().is_err());
+        let other_mode = child("{ content = \"b\", mode = \"0644\" }").unwrap();
+        let other_text = child("{ content = \"c\", mode = \"0600\" }").unwrap();
+        assert_ne!(other_mode.digest(), plain.digest());
+        assert_ne!(other_text.digest(), plain.digest());
+        let said = child("{ content = \"b\", mode = \"x\" }").unwrap_err();
+        assert!(said.starts_with("files.\"etc/hostname\": mode is octal digits"), "{said}");
     }
 
     #[test]
