@@ -7,7 +7,7 @@
 //! ```
 //! The same packages give the same bytes: times are those of the packages, or 1970.
 
-use super::apt::Apt;
+use super::apt::{Apt, Wanted};
 use super::build::{BuildError, BuildTerms};
 use super::deb;
 use super::lock::{Lock, LockPolicy, Moved};
@@ -185,8 +185,7 @@ impl Supply<'_> {
         fresh: bool,
         cancel: &CancellationToken,
     ) -> Result<Apt, PackageError> {
-        let suite = recipe.suite.as_deref().unwrap_or_default();
-        Apt::of_suite(suite, self.mirror()?, self.cache, fresh, cancel)
+        Apt::of_suite(&Wanted::of(recipe), self.mirror()?, self.cache, fresh, cancel)
     }
 }
 

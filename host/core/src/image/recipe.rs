@@ -1,5 +1,6 @@
 //! What an image is made of: its manifest, `image.toml`, with what it extends already in it.
 
+use super::apt::ROLLING;
 use super::put_file::{self, PutFile};
 use crate::digest::Digest;
 use crate::machine::{DiskFormat, Drive, FirmwareKind, MEMORY_MIB};
@@ -22,6 +23,12 @@ pub struct Recipe {
     /// Debian's suite, such as `bookworm`, that the packages are of; their root is a disk. Without one the packages are
     /// those of the host's own apt, of which nothing but busybox and the kernel is taken.
     pub suite: Option<String>,
+    /// Components of the suite's archive that are looked into beside `main`, such as `contrib`.
+    #[serde(default)]
+    pub components: Vec<String>,
+    /// The suite's backports are looked into as well, and what is newer there is taken.
+    #[serde(default)]
+    pub backports: bool,
     /// Debian packages; with a suite they are installed with all they need. A kernel's may be a metapackage.
     pub packages: Vec<String>,
     /// Default memory of a machine, MiB.
@@ -377,6 +384,7 @@ impl Recipe {
         if let Some(suite) = self.suite.as_ref().filter(|suite| !is_package(suite)) {
             return Err(format!("`{suite}` is no name of a suite"));
         }
+        self.check_archive()?;
         if !self.shell.starts_with('/') || !self.shell.chars().all(|c| c.is_ascii_graphic()) {
             return Err("shell is an absolute path".to_owned());
         }
@@ -399,6 +407,22 @@ impl Recipe {
 }
 
 impl Recipe {
+    /// What of its suite is looked into.
+    fn check_archive(&self) -> Result<(), String> {
+        if let Some(component) = self.components.iter().find(|name| !is_package(name)) {
+            return Err(format!("`{component}` is no name of a component, such as `contrib`"));
+        }
+        match &self.suite {
+            None if self.backports || !self.components.is_empty() => {
+                Err("components, backports: it has no suite to take packages from".to_owned())
+            }
+            Some(suite) if self.backports && ROLLING.contains(&&**suite) => {
+                Err(format!("backports: suite `{suite}` has none; leave it out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// It has one root, and a kernel for it.
     fn check_root(&self) -> Result<(), String> {
         let wrong = |why: &str| Err(why.to_owned());
@@ -632,6 +656,15 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_may_look_into_more_of_its_suite() {
+        let more = "name = \"more\"\ncomponents = [\"contrib\", \"main\"]\nbackports = true\n";
+        let more = recipe(&[BASE, more]).unwrap();
+        assert_eq!(crate::image::apt::Wanted::of(&more).word(), "bookworm+contrib+backports");
+        let plain = recipe(&[BASE, "name = \"more\"\ncomponents = [\"main\"]\n"]).unwrap();
+        assert_eq!(crate::image::apt::Wanted::of(&plain).word(), "bookworm");
+    }
+
+    #[test]
     fn packages_that_nobody_would_install_are_refused() {
         let tiny = "name = \"tiny\"\nsummary = \"x\"\npackages = [\"linux-image\", \"busybox\"]\nmemory_mib = 64\n\
                     kernel = { cmdline = \"quiet\" }\nbusybox = { program = \"bin/busybox\" }\n";
@@ -664,6 +697,8 @@ mod tests {
             wrong("\"sed\"", "\"$(rm)\""),
             wrong("suite = \"bookworm\"", ""),
             wrong("suite = \"bookworm\"", "suite = \"a b\""),
+            wrong("summary", "components = [\"non free\"]\nsummary"),
+            wrong("suite = \"bookworm\"", "suite = \"sid\"\nbackports = true"),
             wrong("package = \"linux-image-cloud-amd64\"", ""),
             wrong("summary", "shell = \"sh\"\nsummary"),
             wrong("summary", "shell = \"/bin/a sh\"\nsummary"),
