@@ -49,7 +49,13 @@ fn manifest(guestline: &Guestline, name: &str) -> Value {
 #[test]
 fn a_users_own_image_is_made_the_same_from_its_lock() {
     let guestline = Guestline::new();
-    let path = own(&guestline, "small", SMALL);
+    let beside = "\"usr/bin/probe\" = { file = \"probe\", mode = \"0755\" }\n\
+                  \"etc/secret\" = { content = \"s\", mode = \"0600\" }\n";
+    let path = own(&guestline, "small", &SMALL.replace("[files]\n", &format!("[files]\n{beside}")));
+    let ran = guestline.run(&["image", "build", "small"]);
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("files.\"usr/bin/probe\": `/"), "{}", ran.stderr);
+    fs::write(path.with_file_name("probe"), "#!/bin/sh\necho probed\n").unwrap();
     let ran = guestline.run(&["image", "build", "small", "--locked"]);
     assert_eq!(ran.status, 125, "{}", ran.stderr);
     assert!(ran.stderr.contains("there is none\n  hint: --update-lock"), "{}", ran.stderr);
@@ -60,10 +66,10 @@ fn a_users_own_image_is_made_the_same_from_its_lock() {
     let written = fs::read_to_string(&lock).unwrap();
     assert!(written.contains("suite = \"bookworm\"") && written.contains("name = \"iproute2\""));
     let line = "test \"$(cat /etc/greeting)\" = hello && ip link show lo >/dev/null && modprobe nf_tables && \
-                ! touch /run/root/disk/x 2>/dev/null && touch /x && . /etc/os-release && echo $VERSION_CODENAME";
+                ! touch /run/root/disk/x 2>/dev/null && touch /x && probe && stat -c %a-%u /usr/bin/probe /etc/secret && . /etc/os-release && echo $VERSION_CODENAME";
     let ran = guestline.run(&["check", "--image", "small", line]);
     ran.assert_verdict(0, "passed");
-    assert_eq!(ran.stdout(), "bookworm\n");
+    assert_eq!(ran.stdout(), "probed\n755-0\n600-0\nbookworm\n");
     // What was written is gone, and the next one is restored.
     let ran =
         guestline.run(&["check", "--image", "small", "--message-format", "json", "test ! -e /x"]);
@@ -94,6 +100,18 @@ fn a_users_own_image_is_made_the_same_from_its_lock() {
     assert_eq!(fs::read_to_string(&lock).unwrap(), written);
     assert_eq!(manifest(&guestline, "small"), first, "two builds differ");
 
+    // What extends it in two lines is another one, and takes nothing with it.
+    own(&guestline, "derived", "extends = \"small\"\npackages = [\"hello\"]\n");
+    let listed = right(&guestline.run(&["image", "list"]));
+    let line = listed.lines().find(|line| line.starts_with("derived ")).unwrap();
+    assert!(line.contains("not made") && line.ends_with("small with hello"), "{line}");
+    right(&guestline.run(&["image", "rm", "derived"]));
+    assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: right\n");
+    // So is one with more packages.
+    let variant = ["image", "verify", "small+hello"];
+    assert_eq!(right(&guestline.run(&variant)), "small+hello: right\n");
+    right(&guestline.run(&["image", "rm", "small+hello"]));
+    assert_eq!(right(&guestline.run(&variant)), "small+hello: not made\n");
     assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: right\n");
     right(&guestline.run(&["image", "rm", "small"]));
     assert_eq!(right(&guestline.run(&["image", "verify", "small"])), "small: not made\n");

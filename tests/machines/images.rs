@@ -53,6 +53,62 @@ fn the_first_check_makes_the_image_and_says_so() {
     assert!(!again.stderr.contains("image tiny"), "{}", again.stderr);
 }
 
+#[test]
+fn lint_takes_names_and_says_what_it_can_of_what_it_does_not_look_into() {
+    let guestline = Guestline::new();
+    let ran = guestline.run(&["image", "lint", "tiny"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stdout().starts_with("tiny: manifest of image tiny"), "{}", ran.stdout());
+    let ran = guestline.run(&["image", "lint", "tinny"]);
+    assert_eq!(ran.status, 2, "{}", ran.stdout());
+    let wanted = "`tinny` is no file, and no image is called that; there is: tiny, ";
+    assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+    let mut iso = vec![0; 0x8001];
+    iso.extend(b"CD001");
+    for (name, bytes, kind) in
+        [("x.sqfs", b"hsqs".to_vec(), "squashfs"), ("x.iso", iso, "ISO image")]
+    {
+        std::fs::write(guestline.home().join(name), bytes).unwrap();
+        let ran = guestline.run(&["image", "lint", "--json", name]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let said: Value = serde_json::from_str(&ran.stdout()).unwrap();
+        assert_eq!((&said["what"], &said["findings"][0]["id"]), (&kind.into(), &"unseen".into()));
+    }
+}
+
+#[test]
+fn a_damaged_image_and_a_wrong_manifest_are_said_and_the_others_are_looked_at() {
+    let guestline = Guestline::new();
+    let cache = guestline.home().join("cache");
+    let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+    assert_eq!(guestline.run(&["image", "build", "tiny"]).status, 0);
+    let ran = guestline.run(&["image", "verify"]);
+    assert_eq!((ran.status, &*ran.stdout()), (0, "tiny: right\n"), "{}", ran.stderr);
+    let config = guestline.home().join("config/guestline/images");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("a.toml"), "extends = \"tiny\"\nmemory = 1\n").unwrap();
+    let ran = guestline.run(&["image", "verify"]);
+    assert_eq!((ran.status, &*ran.stdout()), (2, "tiny: right\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("images/a.toml`): unknown field `memory`"), "{}", ran.stderr);
+    let share = guestline.home().join("share");
+    let ran = guestline.run(&["image", "publish", share.to_str().unwrap()]);
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+    assert!(ran.stdout().contains("new      image tiny"), "{}", ran.stdout());
+    assert!(ran.stderr.contains("unknown field `memory`"), "{}", ran.stderr);
+
+    let kernel = manifest(&cache).with_file_name("kernel");
+    let mut bytes = std::fs::read(&kernel).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&kernel, bytes).unwrap();
+    for names in [&[][..], &["tiny"]] {
+        let ran = guestline.run(&[&["image", "verify"], names].concat());
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        let said = ran.stdout();
+        assert!(said.starts_with("tiny: damaged: ") && said.contains("kernel"), "{said}");
+        assert!(said.ends_with("`guestline image build tiny` makes it anew\n"), "{said}");
+    }
+}
+
 /// A Debian repository made here, signed by a key made here, behind a `file:` address: what a host without
 /// apt is given.
 fn mirror(folder: &Path) {

@@ -15,8 +15,8 @@ needed; partitions, LVM and btrfs are found.
 Exit status: 0, 2 wrong usage, 125 it cannot be done, 129, 130, 143 interrupted.";
 
 pub(crate) const LINT_HELP: &str = "\
-FILE is a root folder, a tar, an initramfs, an OCI or docker image, a disk image (raw, qcow2) or the manifest of an image
-(NAME.toml).
+FILE is a root folder, a tar, an initramfs, an OCI or docker image, a disk image (raw, qcow2), the manifest of an image
+(NAME.toml) or an image of the catalogue (NAME, where no file is called that). A squashfs and an ISO image are not looked into.
 
 Exit status: 0 nothing keeps checks from running, 1 something does, 2 it cannot be read, 125 no machine to look at it
 with, 129, 130, 143 interrupted.";
@@ -64,7 +64,7 @@ pub(crate) struct ImageUnembedArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImageLintArgs {
-    /// What is looked at
+    /// What is looked at: a file, a folder or the name of an image
     pub(crate) file: PathBuf,
     /// The file system of a disk that holds the system, where several do
     #[arg(long, value_name = "NAME")]

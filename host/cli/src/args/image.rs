@@ -61,7 +61,8 @@ pub(crate) enum ImageCommand {
     },
     /// Remove images from the cache
     Rm {
-        /// Names of the images
+        /// Names of the images: all that is made under a name goes, also with more packages; of NAME+PACKAGE and of a path
+        /// just what is made of that
         #[arg(required = true)]
         names: Vec<String>,
     },

@@ -7,10 +7,13 @@ use crate::context::{Context, agent};
 use crate::error::CommandError;
 use guestline::image::embed::{Boots, FolderRoot, Output, Root};
 use guestline::image::lint::{Finding, Linted, lint, lint_recipe};
-use guestline::image::{ArchiveEditError, ArchiveInput, Kind, look_into_archive};
+use guestline::image::{
+    ArchiveEditError, ArchiveInput, Catalogue, Kind, RecipeError, look_into_archive,
+};
 use guestline::provision::Edited;
 use guestline::text;
 use serde_json::json;
+use std::path::Path;
 
 /// What is no image, or cannot be read.
 const UNREADABLE: u8 = 2;
@@ -22,7 +25,8 @@ pub(crate) fn run(
 ) -> Result<u8, CommandError> {
     let file = &args.file;
     let name = text::printable(&file.display().to_string());
-    if file.extension().is_some_and(|end| end == "toml") && file.is_file() {
+    let is_manifest = file.extension().is_some_and(|end| end == "toml") && file.is_file();
+    if is_manifest || is_name(context, file)? {
         return manifest(context, args, &name);
     }
     let agent = agent(global)?;
@@ -61,10 +65,15 @@ pub(crate) fn run(
                 .map(|linted| (linted, None))
                 .map_err(|error| (Failed { is_usage: true, ..Failed::from(error) }, false))
         }
-        Kind::Squashfs | Kind::Iso | Kind::Guestline => {
+        Kind::Squashfs | Kind::Iso => {
+            let findings = Vec::from_iter(Finding::unseen(kind, file));
+            return told(&name, &kind.to_string(), &findings, args.json);
+        }
+        Kind::Guestline => {
             return Err(CommandError::new(format!(
                 "`{name}` is a {kind}, and none is looked into"
-            )));
+            ))
+            .hint("take in what is in it, and look at that by its name"));
         }
     };
     match linted {
@@ -87,6 +96,22 @@ pub(crate) fn run(
             eprint!("error: `{name}`: {failed}");
             Ok(UNREADABLE)
         }
+    }
+}
+
+/// Is it an image of the catalogue, perhaps with more packages, and no file?
+fn is_name(context: &Context, file: &Path) -> Result<bool, CommandError> {
+    let Some(name) = file.to_str().filter(|name| !name.contains('/') && !file.exists()) else {
+        return Ok(false);
+    };
+    match Catalogue::new(&context.dirs).get(name) {
+        Err(RecipeError::Unknown { known, .. }) => Err(CommandError::new(format!(
+            "`{}` is no file, and no image is called that; there is: {}",
+            text::printable(name),
+            known.join(", ")
+        ))),
+        // What is wrong with its manifest is a finding.
+        _ => Ok(true),
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::mirror::{KEYRING, Mirror};
 use super::packages::{PackageError, Stanza, run};
+use super::recipe::Recipe;
 use crate::digest::Digest;
 use nix::unistd::Uid;
 use std::collections::BTreeSet;
@@ -21,10 +22,72 @@ use tokio_util::sync::CancellationToken;
 pub(super) const PLACE: &str = "this host's apt lists";
 
 /// Suites that have no others beside them.
-const ROLLING: [&str; 3] = ["sid", "unstable", "experimental"];
+pub(super) const ROLLING: [&str; 3] = ["sid", "unstable", "experimental"];
+
+/// The component that is always looked into.
+const MAIN: &str = "main";
+
+/// What a suite's newer packages are in.
+const BACKPORTS: &str = "-backports";
 
 /// Packages that nothing can do without, but for apt, which takes itself for one.
 const ESSENTIAL: &str = "?essential ?not(?name(^apt$))";
+
+/// What of a suite is looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    suite: String,
+    /// Each once, and always `main`.
+    components: BTreeSet<String>,
+    backports: bool,
+}
+
+impl Wanted {
+    /// As a recipe has it.
+    pub(super) fn of(recipe: &Recipe) -> Self {
+        let components = recipe.components.iter().cloned();
+        Self {
+            suite: recipe.suite.clone().unwrap_or_default(),
+            components: components.chain([MAIN.to_owned()]).collect(),
+            backports: recipe.backports,
+        }
+    }
+
+    /// In one word: what has other lists has another one.
+    pub(super) fn word(&self) -> String {
+        let others = self.components.iter().filter(|name| *name != MAIN);
+        let mut word = self.suite.clone();
+        for more in others.map(String::as_str).chain(self.backports.then_some("backports")) {
+            word += &format!("+{more}");
+        }
+        word
+    }
+
+    /// A line of sources.list(5) for the suite, or for what is beside it, such as `-security`.
+    pub(super) fn source(&self, uri: &str, part: &str, keyring: &Path) -> String {
+        let components: Vec<&str> = self.components.iter().map(String::as_str).collect();
+        let (suite, components) = (&self.suite, components.join(" "));
+        format!("deb [signed-by={}] {uri} {suite}{part} {components}\n", keyring.display())
+    }
+
+    /// The same for the suite and the backports that are wanted, which are in the same archive.
+    pub(super) fn sources(&self, uri: &str, keyring: &Path) -> String {
+        let backports = self.backports.then(|| self.source(uri, BACKPORTS, keyring));
+        self.source(uri, "", keyring) + &backports.unwrap_or_default()
+    }
+
+    /// What apt_preferences(5) is to say: backports count like the suite, so that what is newer there is taken.
+    fn preferences(&self) -> String {
+        let pin = |by: &str| {
+            let suite = &self.suite;
+            format!("Package: *\nPin: release {by}={suite}{BACKPORTS}\nPin-Priority: 500\n")
+        };
+        match self.backports {
+            true => format!("{}\n{}", pin("n"), pin("a")),
+            false => String::new(),
+        }
+    }
+}
 
 /// An apt, with its lists.
 #[derive(Debug, Clone)]
@@ -46,13 +109,13 @@ impl Apt {
     /// # Errors
     /// [`PackageError`].
     pub(super) fn of_suite(
-        suite: &str,
+        wanted: &Wanted,
         mirror: Option<&Mirror>,
         cache: &Path,
         fresh: bool,
         cancel: &CancellationToken,
     ) -> Result<Self, PackageError> {
-        let root = cache.join(super::shelf::LISTS).join(suite);
+        let root = cache.join(super::shelf::LISTS).join(wanted.word());
         let wrong = |source: io::Error| PackageError::Pool { path: root.clone(), source };
         for folder in
             ["etc/preferences.d", "etc/apt.conf.d", "state/lists/partial", "cache/archives/partial"]
@@ -60,8 +123,8 @@ impl Apt {
             fs::create_dir_all(root.join(folder)).map_err(wrong)?;
         }
         let sources = match mirror {
-            Some(mirror) => mirror.sources(suite),
-            None => sources_of_host(suite, cancel)?,
+            Some(mirror) => mirror.sources(wanted),
+            None => sources_of_host(wanted, cancel)?,
         };
         if sources.is_empty() {
             return Err(PackageError::NoSource {
@@ -72,6 +135,8 @@ impl Apt {
         let has_changed = fs::read_to_string(&list).ok().as_deref() != Some(&sources);
         fs::write(root.join("status"), "").map_err(wrong)?;
         fs::write(&list, &sources).map_err(wrong)?;
+        let preferences = root.join("etc/preferences.d/guestline");
+        fs::write(preferences, wanted.preferences()).map_err(wrong)?;
         let set = |name: &str, value: &Path| {
             let mut option = OsString::from(format!("-o{name}="));
             option.push(value);
@@ -93,7 +158,7 @@ impl Apt {
             "-oDir::Etc::SourceParts=/dev/null",
         ];
         options.extend(plain.map(OsString::from));
-        let apt = Self { options, place: format!("suite `{suite}`") };
+        let apt = Self { options, place: format!("suite `{}`", wanted.word()) };
         let lists = fs::read_dir(root.join("state/lists")).map_err(wrong)?.flatten();
         let has_lists =
             lists.into_iter().any(|file| file.file_name().to_string_lossy().contains("_Packages"));
@@ -204,29 +269,29 @@ impl Apt {
 
 /// The sources of a suite on the mirrors from which the host has its own, whichever that is: the suite itself, its updates
 /// and its security archive.
-fn sources_of_host(suite: &str, cancel: &CancellationToken) -> Result<String, PackageError> {
+fn sources_of_host(wanted: &Wanted, cancel: &CancellationToken) -> Result<String, PackageError> {
     let format = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)";
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
     let text = run(&mut command, cancel)?;
-    Ok(sources_of(&String::from_utf8_lossy(&text), suite))
+    Ok(sources_of(&String::from_utf8_lossy(&text), wanted))
 }
 
-fn sources_of(targets: &str, suite: &str) -> String {
+fn sources_of(targets: &str, wanted: &Wanted) -> String {
     let targets: Vec<(&str, &str)> = targets
         .lines()
         .filter_map(|line| {
             let mut fields = line.splitn(4, '|');
             let (origin, release) = (fields.next()?, fields.next()?);
             let (component, uri) = (fields.next()?, fields.next()?);
-            (origin == "Debian" && component == "main").then_some((release, uri))
+            (origin == "Debian" && component == MAIN).then_some((release, uri))
         })
         .collect();
     // The host's own suite is the one that nothing hangs on.
     let own =
         targets.iter().map(|(release, _)| *release).find(|release| !release.contains(['-', '/']));
     let Some(own) = own else { return String::new() };
-    let parts = match ROLLING.contains(&suite) {
+    let parts = match ROLLING.contains(&&*wanted.suite) {
         true => &[""][..],
         false => &["", "-updates", "-security"],
     };
@@ -237,15 +302,13 @@ fn sources_of(targets: &str, suite: &str) -> String {
             continue;
         };
         if seen.insert((uri, part)) {
-            text += &source(uri, &format!("{suite}{part}"), Path::new(KEYRING));
+            text += &match part {
+                "" => wanted.sources(uri, Path::new(KEYRING)),
+                part => wanted.source(uri, part, Path::new(KEYRING)),
+            };
         }
     }
     text
-}
-
-/// A line of sources.list(5).
-pub(super) fn source(uri: &str, suite: &str, keyring: &Path) -> String {
-    format!("deb [signed-by={}] {uri} {suite} main\n", keyring.display())
 }
 
 /// The package that apt cannot find.
@@ -278,13 +341,34 @@ mod tests {
                        Debian|bookworm-backports|main|https://m/debian/\n\
                        Debian|bookworm-security|main|https://m/debian-security/\n\
                        Node|nodistro|main|https://n/\n";
-        insta::assert_snapshot!(sources_of(targets, "trixie"), @r"
+        let wanted = |suite: &str| Wanted {
+            suite: suite.to_owned(),
+            components: [MAIN.to_owned()].into(),
+            backports: false,
+        };
+        insta::assert_snapshot!(sources_of(targets, &wanted("trixie")), @r"
         deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie main
         deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie-updates main
         deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian-security/ trixie-security main
         ");
-        assert_eq!(sources_of(targets, "sid").lines().count(), 1);
-        assert_eq!(sources_of("Ubuntu|noble|main|https://u/\n", "trixie"), "");
+        assert_eq!(sources_of(targets, &wanted("sid")).lines().count(), 1);
+        assert_eq!(sources_of("Ubuntu|noble|main|https://u/\n", &wanted("trixie")), "");
+        assert_eq!((&*wanted("sid").word(), &*wanted("sid").preferences()), ("sid", ""));
+        let more = Wanted {
+            components: [MAIN, "contrib"].map(str::to_owned).into(),
+            backports: true,
+            ..wanted("trixie")
+        };
+        insta::assert_snapshot!(sources_of(targets, &more), @r"
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie contrib main
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie-backports contrib main
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian/ trixie-updates contrib main
+        deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian-security/ trixie-security contrib main
+        ");
+        assert_eq!(more.word(), "trixie+contrib+backports");
+        assert!(
+            more.preferences().contains("Pin: release n=trixie-backports\nPin-Priority: 500\n")
+        );
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub enum BuildError {
         /// What it does not.
         why: String,
     },
-    /// A root or a disk that it is to be made of.
+    /// A root, a disk or a file that it is to be made of.
     #[error("cannot take over `{path}`", path = path.display())]
     Given {
         /// The file.
@@ -70,7 +70,9 @@ pub enum BuildError {
         source: io::Error,
     },
     /// What it is made of is on the host that it came from.
-    #[error("its root or disk is on another host: it came from there, and is not here any more")]
+    #[error(
+        "its root, its disk or a file of it is on another host: it came from there, and is not here any more"
+    )]
     NotHere,
     /// Cancelled by the caller.
     #[error("cancelled")]
@@ -251,8 +253,8 @@ fn in_memory(
         tree.link(&applet, "/bin/busybox");
     }
     add_modules(&mut tree, &mut modules, &all, &release);
-    for (path, text) in &recipe.files {
-        tree.file(path, 0o644, text.as_bytes());
+    for (path, file) in &recipe.files {
+        tree.file(path, file.mode, file.bytes()?);
     }
     for (path, target) in &recipe.links {
         tree.link(path, target);

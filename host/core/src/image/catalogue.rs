@@ -10,7 +10,7 @@
 
 use super::folder_digest;
 use super::import;
-use super::recipe::{EXTENDS, MORE, Recipe, RecipeError, in_folder};
+use super::recipe::{EXTENDS, MORE, NAME, Recipe, RecipeError, in_folder};
 use crate::dirs::Dirs;
 use crate::kept::folders as kept_folders;
 use crate::text::is_plain_name;
@@ -166,8 +166,10 @@ impl Catalogue {
                 Some(toml::Value::String(name)) => Some(name.clone()),
                 Some(_) => return Err(wrong(format!("{EXTENDS} is the name of an image"))),
             };
-            if let Some(folder) = found.path.as_deref().and_then(Path::parent) {
-                in_folder(&mut table, folder);
+            if let Some(path) = &found.path {
+                self.give_name(&mut table, path).map_err(wrong)?;
+                let folder = path.parent().unwrap_or(Path::new("."));
+                in_folder(&mut table, folder).map_err(wrong)?;
             }
             tables.push((table, found.path.clone()));
             match extends {
@@ -191,6 +193,32 @@ impl Catalogue {
                 Ok(recipe)
             }
             Err(why) => Err(RecipeError::Wrong { name: name.to_owned(), path, why }),
+        }
+    }
+
+    /// A manifest that says no name has that of its file. In the user's folder both are the same: an image is looked for by its
+    /// file, and kept and removed by its name.
+    ///
+    /// # Errors
+    /// In words.
+    fn give_name(&self, table: &mut Table, path: &Path) -> Result<(), String> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        match table.get(NAME) {
+            None if is_plain_name(&stem) => {
+                table.insert(NAME.to_owned(), (*stem).into());
+                Ok(())
+            }
+            None => Err(format!(
+                "it has no name, and `{stem}` is none of an image (a-z, 0-9, `.`, `_` and `-`): say `{NAME} = \"…\"`"
+            )),
+            Some(toml::Value::String(name))
+                if *name != *stem && path.parent() == Some(&*self.folder) =>
+            {
+                Err(format!(
+                    "it says `{NAME} = \"{name}\"`, and its file is called `{stem}`: leave `{NAME}` out, or call the file `{name}.toml`"
+                ))
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -280,20 +308,26 @@ mod tests {
 
     #[test]
     fn a_users_own_extends_one_of_the_programs_in_two_lines() {
-        let own =
-            "name = \"nft\"\nsummary = \"x\"\nextends = \"debian-12\"\npackages = [\"nftables\"]\n";
+        let own = "extends = \"debian-12\"\npackages = [\"nftables\"]\n";
         let (home, catalogue) = with(&[("nft.toml", own)]);
         let recipe = catalogue.get("nft").unwrap();
-        assert!(
-            recipe.packages.contains(&"nftables".to_owned())
-                && recipe.packages.contains(&"bash".to_owned())
-        );
-        assert_eq!(catalogue.names().last().unwrap(), "nft");
+        assert_eq!((&*recipe.name, &*recipe.summary), ("nft", "debian-12 with nftables"));
+        assert_eq!((&*recipe.reference(), &*recipe.owner), ("nft", ""));
+        assert!(recipe.packages.contains(&"nftables".to_owned()));
+        assert!(recipe.packages.contains(&"bash".to_owned()));
+        let names = catalogue.names();
+        assert_eq!(names.iter().filter(|name| *name == "debian-12").count(), 1);
+        assert_eq!(names.last().unwrap(), "nft");
+        assert_eq!(catalogue.get("debian-12").unwrap().name, "debian-12");
         // By its path, and one that extends its neighbour.
         let path = home.path().join("more.toml");
-        fs::write(&path, own.replace("\"nft\"", "\"more\"").replace("debian-12", "near")).unwrap();
-        fs::write(home.path().join("near.toml"), own.replace("\"nft\"", "\"near\"")).unwrap();
-        assert_eq!(catalogue.get(path.to_str().unwrap()).unwrap().name, "more");
+        fs::write(&path, own.replace("debian-12", "near")).unwrap();
+        fs::write(home.path().join("near.toml"), own).unwrap();
+        let more = catalogue.get(path.to_str().unwrap()).unwrap();
+        assert_eq!((&*more.name, &*more.summary), ("more", "near with nftables"));
+        // Elsewhere than in the user's folder a file may be called as it likes.
+        fs::write(&path, format!("name = \"other\"\n{own}")).unwrap();
+        assert_eq!(catalogue.get(path.to_str().unwrap()).unwrap().name, "other");
     }
 
     #[test]
@@ -303,7 +337,10 @@ mod tests {
             ("odd.toml", "name = \"odd\"\nextends = \"tiny\"\nmemory = 5\n"),
             ("broken.toml", "name = \n"),
             ("lost.toml", "name = \"lost\"\nextends = \"nowhere\"\n"),
+            ("mine.toml", "name = \"debian-12\"\nextends = \"debian-12\"\n"),
         ]);
+        fs::write(home.path().join("A b.toml"), "extends = \"tiny\"\n").unwrap();
+        let unnamed = home.path().join("A b.toml");
         let said = |name: &str| {
             let text = crate::text::chain(&catalogue.get(name).unwrap_err());
             text.replace(&*home.path().to_string_lossy(), "HOME")
@@ -321,6 +358,8 @@ mod tests {
             "lost",
             "/nonexistent.toml",
             "../x",
+            "mine",
+            unnamed.to_str().unwrap(),
         ];
         insta::assert_snapshot!(all.map(said).join("\n"));
     }
@@ -369,6 +408,8 @@ mod tests {
             let keys = known_keys(&format!("{others}[{table}]\nno_such_key = 1\n"));
             assert_eq!(of_schema(&format!("/properties/{table}/properties")), keys);
         }
+        let keys = known_keys("[files.\"etc/motd\"]\nno_such_key = 1\n");
+        assert_eq!(of_schema("/$defs/file/properties"), keys);
     }
 
     #[test]
@@ -380,6 +421,28 @@ mod tests {
             (ours, validator.is_valid(&parsed(text)))
         };
         assert_eq!(both(base), (true, true));
+        let file = |file: &str| format!("\"etc/hosts\" = {file} # ");
+        let sha256 = "0".repeat(64);
+        let right = [
+            file("{ content = \"x\" }"),
+            file("{ content = \"x\", mode = \"0755\" }"),
+            file(&format!("{{ file = \"x\", sha256 = \"{sha256}\", mode = \"4755\" }}")),
+            file(&format!("{{ sha256 = \"{sha256}\" }}")),
+        ];
+        for file in right {
+            assert_eq!(both(&base.replace("\"etc/hosts\" = ", &file)), (true, true), "{file}");
+        }
+        let files = [
+            file("{ mode = \"0755\" }"),
+            file("{ content = \"x\", mode = \"755x\" }"),
+            file("{ content = \"x\", mode = 755 }"),
+            file("{ content = \"x\", owner = \"me\" }"),
+            file("{ content = \"x\", file = \"x\" }"),
+            file("{ sha256 = \"x\" }"),
+        ];
+        for file in files {
+            assert_eq!(both(&base.replace("\"etc/hosts\" = ", &file)), (false, false), "{file}");
+        }
         let wrong = [
             ("name = \"debian-12\"", "name = \"Debian/..\""),
             ("name = \"debian-12\"", "name = 12"),

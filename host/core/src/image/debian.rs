@@ -7,7 +7,7 @@
 //! ```
 //! The same packages give the same bytes: times are those of the packages, or 1970.
 
-use super::apt::Apt;
+use super::apt::{Apt, Wanted};
 use super::build::{BuildError, BuildTerms};
 use super::deb;
 use super::lock::{Lock, LockPolicy, Moved};
@@ -204,8 +204,7 @@ impl Supply<'_> {
         fresh: bool,
         cancel: &CancellationToken,
     ) -> Result<Apt, PackageError> {
-        let suite = recipe.suite.as_deref().unwrap_or_default();
-        Apt::of_suite(suite, self.mirror()?, self.cache, fresh, cancel)
+        Apt::of_suite(&Wanted::of(recipe), self.mirror()?, self.cache, fresh, cancel)
     }
 }
 
@@ -307,7 +306,7 @@ pub(super) fn make_root(
     let [repository, kernel_tar, files_tar, root_tar] =
         ["repository", KERNEL_TAR, "files.tar", "root.tar"].map(|name| scratch.join(name));
     make_repository(&repository, packages, terms.cancel)?;
-    files_of(recipe, &files_tar).map_err(wrong)?;
+    files_of(recipe, &files_tar)?;
 
     let names: Vec<&str> = packages.iter().map(|package| &*package.record.name).collect();
     let mut mmdebstrap = mmdebstrap(terms.cancel)?;
@@ -411,15 +410,16 @@ fn make_repository(
 }
 
 /// The files and links of a recipe, as a tar file.
-fn files_of(recipe: &Recipe, to: &Path) -> io::Result<()> {
-    let mut tar = TarWriter::create(to)?;
-    for (path, text) in &recipe.files {
-        tar.file(path, 0o644, text.as_bytes())?;
+fn files_of(recipe: &Recipe, to: &Path) -> Result<(), BuildError> {
+    let wrong = |source| BuildError::Write { path: to.to_owned(), source };
+    let mut tar = TarWriter::create(to).map_err(wrong)?;
+    for (path, file) in &recipe.files {
+        tar.file(path, file.mode, &file.bytes()?).map_err(wrong)?;
     }
     for (path, target) in &recipe.links {
-        tar.link(path, target)?;
+        tar.link(path, target).map_err(wrong)?;
     }
-    tar.finish()
+    tar.finish().map_err(wrong)
 }
 
 /// Where the lock of a recipe is: beside the user's manifest, or in the state folder.

@@ -540,6 +540,13 @@ fn manifest(name: &str, summary: &str, memory_mib: u64, kernel: Option<Recipe>) 
     set("memory_mib", i64::try_from(memory_mib).unwrap_or(i64::MAX).into());
     if let Some(kernel) = kernel {
         set("suite", kernel.suite.unwrap_or_default().into());
+        if !kernel.components.is_empty() {
+            let components = kernel.components.into_iter().map(Value::from).collect();
+            set("components", Value::Array(components));
+        }
+        if kernel.backports {
+            set("backports", true.into());
+        }
         let mut table = Table::new();
         table.insert("package".to_owned(), kernel.kernel.package.unwrap_or_default().into());
         table.insert("cmdline".to_owned(), kernel.kernel.cmdline.into());

@@ -1,6 +1,7 @@
 //! What packages an image was made from, exactly, so that it can be made from the same again: `NAME.lock` beside the user's
 //! manifest, or in the state folder for one that the program carries.
 
+use super::apt::Wanted;
 use super::manifest::PackageRecord;
 use super::recipe::Recipe;
 use crate::digest::Digest;
@@ -124,7 +125,8 @@ impl Lock {
 fn wanted(recipe: &Recipe) -> Digest {
     let mut names = recipe.packages.clone();
     names.sort();
-    let [suite, kernel] =
-        [&recipe.suite, &recipe.kernel.package].map(|name| name.clone().unwrap_or_default());
+    // The suite's name alone, where nothing else of it is wanted.
+    let suite = Wanted::of(recipe).word();
+    let kernel = recipe.kernel.package.clone().unwrap_or_default();
     Digest::of(format!("{suite}\n{kernel}\n{}\n", names.join("\n")).as_bytes())
 }

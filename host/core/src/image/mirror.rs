@@ -5,7 +5,7 @@
 //! ```
 //! (Debian Repository Format, "Release files" and "Packages indices".)
 
-use super::apt::source;
+use super::apt::Wanted;
 use super::packages::{PackageError, Stanza, making_folder, run, unpack};
 use crate::digest::Digest;
 use serde::Deserialize;
@@ -66,10 +66,10 @@ pub(super) struct Index {
 
 impl Mirror {
     /// What apt is to know of a suite on it, as sources.list(5).
-    pub(super) fn sources(&self, suite: &str) -> String {
-        let mut text = source(&self.mirror, suite, &self.keyring);
+    pub(super) fn sources(&self, wanted: &Wanted) -> String {
+        let mut text = wanted.sources(&self.mirror, &self.keyring);
         if let Some(security) = &self.security {
-            text += &source(security, &format!("{suite}-security"), &self.keyring);
+            text += &wanted.source(security, "-security", &self.keyring);
         }
         text
     }

@@ -1,8 +1,10 @@
 //! What an image is made of: its manifest, `image.toml`, with what it extends already in it.
 
+use super::apt::ROLLING;
+use super::put_file::{self, PutFile};
 use crate::digest::Digest;
 use crate::machine::{DiskFormat, Drive, FirmwareKind, MEMORY_MIB};
-use crate::text::is_plain_name;
+use crate::text::{is_plain_name, one_line};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,12 @@ pub struct Recipe {
     /// Debian's suite, such as `bookworm`, that the packages are of; their root is a disk. Without one the packages are
     /// those of the host's own apt, of which nothing but busybox and the kernel is taken.
     pub suite: Option<String>,
+    /// Components of the suite's archive that are looked into beside `main`, such as `contrib`.
+    #[serde(default)]
+    pub components: Vec<String>,
+    /// The suite's backports are looked into as well, and what is newer there is taken.
+    #[serde(default)]
+    pub backports: bool,
     /// Debian packages; with a suite they are installed with all they need. A kernel's may be a metapackage.
     pub packages: Vec<String>,
     /// Default memory of a machine, MiB.
@@ -54,8 +62,8 @@ pub struct Recipe {
     /// The shell and its tools, where that is all there is.
     pub busybox: Option<BusyboxRecipe>,
     /// Small files: path and content.
-    #[serde(default)]
-    pub files: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "put_file::deserialize")]
+    pub files: BTreeMap<String, PutFile>,
     /// Symbolic links: path and where it leads.
     #[serde(default)]
     pub links: BTreeMap<String, String>,
@@ -262,15 +270,30 @@ impl Recipe {
     /// # Errors
     /// In words.
     pub(super) fn of(tables: impl IntoIterator<Item = Table>) -> Result<Self, String> {
-        let mut all = Table::new();
+        let (mut all, mut added) = (Table::new(), None);
         for mut table in tables {
             table.remove(EXTENDS);
+            let base = all.remove(NAME);
+            added = added
+                .or_else(|| Some((base.as_ref()?.as_str()?.to_owned(), new_in(&all, &table)?)));
+            all.retain(|key, _| !OF_ITS_OWN.contains(&key));
+            if let Some(Value::String(base)) = base
+                && !table.contains_key(SUMMARY)
+            {
+                table.insert(SUMMARY.to_owned(), summary_of(&base, &table).into());
+            }
             merge(&mut all, table);
         }
         let text = toml::to_string(&without_places(&all)).map_err(|error| error.to_string())?;
         let recipe = all.try_into::<Self>();
         let mut recipe = recipe.map_err(|error| error.message().to_owned())?;
         recipe.check()?;
+        if let (Some((base, package)), Some(_)) = (added, &recipe.busybox) {
+            return Err(format!(
+                "packages: `{package}` would not be in it, for of the packages of `{base}` nothing is taken but a \
+                 kernel and busybox; extend an image with a suite, such as `debian-12`"
+            ));
+        }
         recipe.digest = Some(Digest::of(text.as_bytes()));
         recipe.text = text;
         Ok(recipe)
@@ -295,7 +318,7 @@ impl Recipe {
     pub(super) fn renamed(&self, name: &str) -> Result<Self, String> {
         let mut table =
             toml::from_str::<Table>(&self.text).map_err(|error| error.message().to_owned())?;
-        table.insert("name".to_owned(), Value::String(name.to_owned()));
+        table.insert(NAME.to_owned(), Value::String(name.to_owned()));
         Self::of([table])
     }
 
@@ -361,6 +384,7 @@ impl Recipe {
         if let Some(suite) = self.suite.as_ref().filter(|suite| !is_package(suite)) {
             return Err(format!("`{suite}` is no name of a suite"));
         }
+        self.check_archive()?;
         if !self.shell.starts_with('/') || !self.shell.chars().all(|c| c.is_ascii_graphic()) {
             return Err("shell is an absolute path".to_owned());
         }
@@ -383,13 +407,39 @@ impl Recipe {
 }
 
 impl Recipe {
+    /// What of its suite is looked into.
+    fn check_archive(&self) -> Result<(), String> {
+        if let Some(component) = self.components.iter().find(|name| !is_package(name)) {
+            return Err(format!("`{component}` is no name of a component, such as `contrib`"));
+        }
+        match &self.suite {
+            None if self.backports || !self.components.is_empty() => {
+                Err("components, backports: it has no suite to take packages from".to_owned())
+            }
+            Some(suite) if self.backports && ROLLING.contains(&&**suite) => {
+                Err(format!("backports: suite `{suite}` has none; leave it out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// It has one root, and a kernel for it.
     fn check_root(&self) -> Result<(), String> {
         let wrong = |why: &str| Err(why.to_owned());
+        let is_there = self.disk.is_some() || self.root.is_some();
+        if is_there && !(self.files.is_empty() && self.links.is_empty()) {
+            return wrong(
+                "it has a [root] or a [disk], which stays as it is, so it takes no [files] and no [links]; \
+                 --with DIR:PATH puts files into a machine",
+            );
+        }
         if self.disk.is_some() {
             let is_more = self.root.is_some() || self.busybox.is_some() || self.suite.is_some();
             return match is_more || self.kernel != KernelRecipe::default() {
                 true => wrong("it has a [disk], which brings its root and its kernel"),
+                false if !self.packages.is_empty() => wrong(
+                    "packages: it has a [disk], which is booted as it is, so it takes none; install them in the disk",
+                ),
                 false => Ok(()),
             };
         }
@@ -426,6 +476,7 @@ fn without_places(all: &Table) -> Table {
             table.remove("file");
         }
     }
+    put_file::forget_places(&mut all);
     all
 }
 
@@ -433,7 +484,10 @@ fn without_places(all: &Table) -> Table {
 const FILES: [&str; 2] = ["root", "disk"];
 
 /// Makes the files that a manifest names beside it those of this folder.
-pub(super) fn in_folder(table: &mut Table, folder: &Path) {
+///
+/// # Errors
+/// In words, what is wrong with one that goes into the image.
+pub(super) fn in_folder(table: &mut Table, folder: &Path) -> Result<(), String> {
     for key in FILES {
         if let Some(Value::Table(table)) = table.get_mut(key)
             && let Some(Value::String(file)) = table.get_mut("file")
@@ -441,15 +495,49 @@ pub(super) fn in_folder(table: &mut Table, folder: &Path) {
             *file = folder.join(&*file).to_string_lossy().into_owned();
         }
     }
+    put_file::look_at(table, folder)
 }
 
 /// The key that names what a manifest extends.
 pub(super) const EXTENDS: &str = "extends";
 
-/// Tables are merged, lists appended, and all else replaced. A kernel's command line is a list of words.
+/// The key that names an image.
+pub(super) const NAME: &str = "name";
+
+const SUMMARY: &str = "summary";
+
+const PACKAGES: &str = "packages";
+
+/// What a manifest has of the one that it extends in no case, besides the name: they tell who the other is, and who answers
+/// for it.
+const OF_ITS_OWN: [&str; 2] = [SUMMARY, "owner"];
+
+/// The first of the packages that a table adds to those of what it extends.
+fn new_in(all: &Table, table: &Table) -> Option<String> {
+    let packages = |table: &Table| Some(table.get(PACKAGES)?.as_array()?.clone());
+    let there = packages(all).unwrap_or_default();
+    let package = packages(table)?.into_iter().find(|package| !there.contains(package))?;
+    Some(package.as_str()?.to_owned())
+}
+
+/// The summary of a manifest that extends another one and has none: `debian-12 with nftables`.
+fn summary_of(base: &str, table: &Table) -> String {
+    let packages = table.get(PACKAGES).and_then(Value::as_array);
+    let packages = packages.into_iter().flatten().filter_map(Value::as_str);
+    let packages = packages.collect::<Vec<_>>().join(", ");
+    match packages.is_empty() {
+        true => format!("{base}, changed"),
+        false => one_line(&format!("{base} with {packages}"), 100),
+    }
+}
+
+/// Tables are merged, lists appended, and all else replaced, a file as a whole. A kernel's command line is a list of words.
 fn merge(all: &mut Table, table: Table) {
     for (key, value) in table {
         match (all.get_mut(&key), value) {
+            (Some(Value::Table(there)), Value::Table(new)) if key == put_file::KEY => {
+                there.extend(new);
+            }
             (Some(Value::Table(there)), Value::Table(new)) => merge(there, new),
             // What another one provides, this one does not.
             (Some(Value::Array(there)), Value::Array(new)) if key != "provides" => {
@@ -513,14 +601,46 @@ mod tests {
             files = { "etc/hostname" = "b" }
         "#;
         let both = recipe(&[BASE, child]).unwrap();
-        assert_eq!(both.name, "child");
+        assert_eq!((&*both.name, &*both.summary), ("child", "base with nftables, bash"));
         assert_eq!(both.packages, ["bash", "sed", "nftables"]);
         assert_eq!(both.kernel.cmdline, "quiet debug");
         assert_eq!(both.kernel.load, ["virtio_pci"]);
-        assert_eq!(both.files["etc/hostname"], "b");
+        assert_eq!(both.files["etc/hostname"].bytes().unwrap(), b"b");
         assert_eq!(both.files.len(), 2);
         assert_ne!(both.digest(), recipe(&[BASE]).unwrap().digest());
         assert_eq!((both.shell.as_str(), both.ready), ("/bin/sh", Ready::Agent));
+    }
+
+    #[test]
+    fn who_another_is_and_who_answers_for_it_is_not_inherited() {
+        let base =
+            BASE.replace("summary = \"x\"", "summary = \"x\"\nowner = \"them\"\nlicence = \"MIT\"");
+        let child = "name = \"child\"\nextends = \"base\"\nmemory_mib = 300\n";
+        let child = recipe(&[&base, child]).unwrap();
+        assert_eq!((&*child.name, &*child.summary), ("child", "base, changed"));
+        assert_eq!((&*child.owner, &*child.licence), ("", "MIT"));
+        // Also not the name, should nobody say one.
+        assert!(recipe(&[&base, "memory_mib = 300"]).unwrap_err().contains("missing field `name`"));
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_is_part_of_the_digest() {
+        let child = |file: &str| {
+            recipe(&[BASE, &format!("name = \"child\"\n[files]\n\"etc/hostname\" = {file}\n")])
+        };
+        let plain = child("{ content = \"b\", mode = \"0600\" }").unwrap();
+        assert_eq!(plain.files["etc/hostname"].mode, 0o600);
+        let grandchild = format!("{{ sha256 = \"{}\" }}", Digest::of(b"c"));
+        let grandchild = format!("name = \"child\"\n[files]\n\"etc/hostname\" = {grandchild}\n");
+        let middle = "name = \"child\"\n[files]\n\"etc/hostname\" = { content = \"b\" }\n";
+        let replaced = recipe(&[BASE, middle, &grandchild]).unwrap();
+        assert!(replaced.files["etc/hostname"].bytes().is_err());
+        let other_mode = child("{ content = \"b\", mode = \"0644\" }").unwrap();
+        let other_text = child("{ content = \"c\", mode = \"0600\" }").unwrap();
+        assert_ne!(other_mode.digest(), plain.digest());
+        assert_ne!(other_text.digest(), plain.digest());
+        let said = child("{ content = \"b\", mode = \"x\" }").unwrap_err();
+        assert!(said.starts_with("files.\"etc/hostname\": mode is octal digits"), "{said}");
     }
 
     #[test]
@@ -536,6 +656,37 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_may_look_into_more_of_its_suite() {
+        let more = "name = \"more\"\ncomponents = [\"contrib\", \"main\"]\nbackports = true\n";
+        let more = recipe(&[BASE, more]).unwrap();
+        assert_eq!(crate::image::apt::Wanted::of(&more).word(), "bookworm+contrib+backports");
+        let plain = recipe(&[BASE, "name = \"more\"\ncomponents = [\"main\"]\n"]).unwrap();
+        assert_eq!(crate::image::apt::Wanted::of(&plain).word(), "bookworm");
+    }
+
+    #[test]
+    fn packages_that_nobody_would_install_are_refused() {
+        let tiny = "name = \"tiny\"\nsummary = \"x\"\npackages = [\"linux-image\", \"busybox\"]\nmemory_mib = 64\n\
+                    kernel = { cmdline = \"quiet\" }\nbusybox = { program = \"bin/busybox\" }\n";
+        let child = |packages: &str| format!("name = \"child\"\npackages = [{packages}]\n");
+        let grandchild = "name = \"grandchild\"\nmemory_mib = 128\n";
+        // The same ones once more do no harm.
+        recipe(&[tiny, &child("\"busybox\""), grandchild]).unwrap();
+        let more = child("\"busybox\", \"nftables\"");
+        let said = recipe(&[tiny, &more]).unwrap_err();
+        assert!(said.starts_with("packages: `nftables` would not be in it"), "{said}");
+        assert!(said.contains("of `tiny`") && said.contains("`debian-12`"), "{said}");
+        assert_eq!(recipe(&[tiny, &more, grandchild]).unwrap_err(), said);
+        let disk = format!(
+            "name = \"d\"\nsummary = \"x\"\nmemory_mib = 64\npackages = []\n[disk]\nformat = \"raw\"\nsha256 = \"{}\"\n",
+            Digest::of(b"")
+        );
+        recipe(&[&disk]).unwrap();
+        let said = recipe(&[&disk, &child("\"nftables\"")]).unwrap_err();
+        assert!(said.starts_with("packages: it has a [disk]"), "{said}");
+    }
+
+    #[test]
     fn what_cannot_be_is_said() {
         let wrong = |from: &str, to: &str| recipe(&[&BASE.replace(from, to)]).unwrap_err();
         let all = [
@@ -546,6 +697,8 @@ mod tests {
             wrong("\"sed\"", "\"$(rm)\""),
             wrong("suite = \"bookworm\"", ""),
             wrong("suite = \"bookworm\"", "suite = \"a b\""),
+            wrong("summary", "components = [\"non free\"]\nsummary"),
+            wrong("suite = \"bookworm\"", "suite = \"sid\"\nbackports = true"),
             wrong("package = \"linux-image-cloud-amd64\"", ""),
             wrong("summary", "shell = \"sh\"\nsummary"),
             wrong("summary", "shell = \"/bin/a sh\"\nsummary"),

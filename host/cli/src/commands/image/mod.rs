@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// The image cannot be made; something is damaged.
 pub(super) const BROKEN: u8 = 125;
 pub(super) const DAMAGED: u8 = 1;
+/// All was done, but for an image whose manifest is wrong.
+const WRONG_MANIFEST: u8 = 2;
 
 pub(crate) fn run(global: &GlobalArgs, args: &ImageArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
@@ -210,7 +212,7 @@ fn list(context: &Context, global: &GlobalArgs, json: bool) -> Result<u8, Comman
         lines += &format!("{name:<18}  {digest:<12}  {size:>8}  {kernel:<28}  {summary}\n");
     }
     print(&lines)?;
-    Ok(if wrong { 2 } else { 0 })
+    Ok(if wrong { WRONG_MANIFEST } else { 0 })
 }
 
 /// What the kernel of an image is configured with, as capabilities.
@@ -293,9 +295,9 @@ fn show(
 
 fn verify(context: &Context, global: &GlobalArgs, names: &[String]) -> Result<u8, CommandError> {
     let store = context.store();
-    let recipes = match names.is_empty() {
-        true => recipes(context, &store.catalogue().names())?,
-        false => recipes(context, names)?,
+    let (recipes, is_wrong) = match names.is_empty() {
+        true => all_recipes(context),
+        false => (recipes(context, names)?, false),
     };
     let agent = agent(global)?;
     let (mut lines, mut damaged) = (String::new(), false);
@@ -313,7 +315,27 @@ fn verify(context: &Context, global: &GlobalArgs, names: &[String]) -> Result<u8
         lines += &format!("{name}: {word}\n");
     }
     print(&lines)?;
-    Ok(if damaged { DAMAGED } else { 0 })
+    Ok(match damaged {
+        true => DAMAGED,
+        false if is_wrong => WRONG_MANIFEST,
+        false => 0,
+    })
+}
+
+/// All recipes of the catalogue that can be read; of a manifest that is wrong that is said, and told.
+fn all_recipes(context: &Context) -> (Vec<Recipe>, bool) {
+    let store = context.store();
+    let (mut recipes, mut is_wrong) = (Vec::new(), false);
+    for name in store.catalogue().names() {
+        match store.catalogue().get(&name) {
+            Ok(recipe) => recipes.push(recipe),
+            Err(error) => {
+                eprintln!("guestline: {}", text::chain(&error));
+                is_wrong = true;
+            }
+        }
+    }
+    (recipes, is_wrong)
 }
 
 /// All of them are looked up before anything is done with one.
@@ -323,23 +345,29 @@ fn recipes(context: &Context, names: &[String]) -> Result<Vec<Recipe>, CommandEr
 
 fn rm(context: &Context, names: &[String]) -> Result<u8, CommandError> {
     for (recipe, asked) in recipes(context, names)?.iter().zip(names) {
-        for removal in context.cache().remove_image(&recipe.name, &|| true) {
+        let (name, digest) = (&recipe.name, recipe.digest());
+        // A path means what lies there, and not what has the same name; NAME+PACKAGE not what has other packages. What was
+        // made of a folder has the name of no other image, and went with each change of the folder.
+        let is_folder = recipe.root.as_ref().is_some_and(|root| root.file.is_dir());
+        let just = (asked != name && !is_folder).then_some(&digest);
+        for removal in context.cache().remove_image(name, just, &|| true) {
             match removal {
                 Removal::Removed => {}
                 Removal::InUse => {
-                    return Err(CommandError::new(format!("image `{}` is in use", recipe.name))
-                        .hint("take down the machines that it runs in first"));
+                    return Err(CommandError::new(format!(
+                        "image `{}` is in use",
+                        recipe.reference()
+                    ))
+                    .hint("take down the machines that it runs in first"));
                 }
                 Removal::Failed(error) => {
                     return Err(CommandError::new(format!(
                         "cannot remove image `{}`: {error}",
-                        recipe.name
+                        recipe.reference()
                     )));
                 }
             }
         }
-        let name = &recipe.name;
-        // A path means what lies there, and not what came under the same name.
         if asked != name {
             continue;
         }

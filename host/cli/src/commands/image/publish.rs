@@ -1,6 +1,6 @@
 //! `guestline image publish`: images into a folder that any web server can hold.
 
-use super::{BROKEN, DAMAGED, interruptible, made, print, tell};
+use super::{BROKEN, DAMAGED, WRONG_MANIFEST, all_recipes, interruptible, made, print, tell};
 use crate::args::{GlobalArgs, ImagePublishArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
@@ -12,14 +12,14 @@ pub(super) fn run(
     global: &GlobalArgs,
     args: &ImagePublishArgs,
 ) -> Result<u8, CommandError> {
-    let images = match args.names.is_empty() {
+    let (images, left_out) = match args.names.is_empty() {
         // Who only removes adds nothing.
-        true if !args.remove.is_empty() => Vec::new(),
+        true if !args.remove.is_empty() => (Vec::new(), 0),
         true => all(context, global)?,
         false => {
             let made = args.names.iter().map(|name| made(context, global, name));
-            made.map(|made| made.map(|(recipe, image)| Shared { image, recipe }))
-                .collect::<Result<_, _>>()?
+            let made = made.map(|made| made.map(|(recipe, image)| Shared { image, recipe }));
+            (made.collect::<Result<_, _>>()?, 0)
         }
     };
     let (key, is_new) = match &args.key {
@@ -35,7 +35,10 @@ pub(super) fn run(
     interruptible(&what, |cancel| {
         let published = publish(&args.folder, &images, &args.remove, &key, now, cancel);
         let error = match published {
-            Ok(published) => return print(&told(&published, args, &key)),
+            Ok(published) => {
+                print(&told(&published, args, &key))?;
+                return Ok(left_out);
+            }
             Err(error) => error,
         };
         let hint = error.hint();
@@ -58,18 +61,24 @@ pub(super) fn run(
     })
 }
 
-/// All images that are made.
-fn all(context: &Context, global: &GlobalArgs) -> Result<Vec<Shared>, CommandError> {
+/// All images that are made. What cannot be used, which is said, is left out; then with the status of that.
+fn all(context: &Context, global: &GlobalArgs) -> Result<(Vec<Shared>, u8), CommandError> {
     let (store, agent) = (context.store(), agent(global)?);
+    let (recipes, is_wrong) = all_recipes(context);
+    let mut left_out = if is_wrong { WRONG_MANIFEST } else { 0 };
     let mut images = Vec::new();
-    for name in store.catalogue().names() {
-        let recipe = context.recipe(&name)?;
-        if let Some(image) = store.find(&recipe, &agent)? {
-            images.push(Shared { image, recipe });
+    for recipe in recipes {
+        match store.find(&recipe, &agent) {
+            Ok(Some(image)) => images.push(Shared { image, recipe }),
+            Ok(None) => {}
+            Err(error) => {
+                tell(&format!("image {} is left out", recipe.name), &error, error.hint());
+                left_out = DAMAGED;
+            }
         }
     }
     match images.is_empty() {
-        false => Ok(images),
+        false => Ok((images, left_out)),
         true => Err(CommandError::new("no image is made that could be published")
             .hint("make one: guestline image build tiny")),
     }

@@ -63,6 +63,13 @@ pub enum NoKind {
     Program,
     /// A disk of another format, by its name.
     OtherDisk(&'static str),
+    /// A disk or a file system in a compressed file, which cannot be read from any place.
+    Packed {
+        /// What it is when it is unpacked.
+        kind: Kind,
+        /// What unpacks it.
+        tool: &'static str,
+    },
     /// A pipe, a device or a socket.
     NoFile,
     /// Anything else.
@@ -98,6 +105,7 @@ impl fmt::Display for NoKind {
             Self::Kernel => f.write_str("it is a Linux kernel"),
             Self::Program => f.write_str("it is an ELF program"),
             Self::OtherDisk(name) => write!(f, "it is a {name} disk"),
+            Self::Packed { kind, tool } => write!(f, "it is a {kind}, compressed by {tool}"),
             Self::NoFile => f.write_str("it is neither a file nor a folder"),
             Self::Unknown => f.write_str(
                 "it is no root folder, tar, initramfs, OCI or docker archive, squashfs, qcow2, raw disk or ISO",
@@ -109,12 +117,18 @@ impl fmt::Display for NoKind {
 impl KindError {
     /// The way out, where there is one.
     pub fn hint(&self) -> Option<String> {
-        let Self::None { path, why } = self else { return None };
-        let path = crate::text::quote(&path.to_string_lossy());
+        let Self::None { path: file, why } = self else { return None };
+        let path = crate::text::quote(&file.to_string_lossy());
         match why {
             NoKind::Kernel => Some(format!("boot it with any image: --kernel {path}")),
             NoKind::OtherDisk(_) => {
                 Some(format!("convert it: qemu-img convert -O qcow2 {path} disk.qcow2"))
+            }
+            NoKind::Packed { tool, .. } => {
+                let plain = file.extension().and(file.file_stem());
+                let plain = plain.map_or_else(|| "disk".into(), |name| name.to_string_lossy());
+                let plain = crate::text::quote(&plain);
+                Some(format!("unpack it first: {tool} -dc {path} > {plain}"))
             }
             _ => None,
         }
@@ -151,14 +165,14 @@ impl Kind {
         }
         let kind = match Packing::of(&start) {
             Packing::Plain => of_bytes(&start),
-            _ => {
+            packing => {
                 file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
                 let inside = Packed::open(file).and_then(|mut packed| head(&mut packed));
                 // Only archives are read while they are unpacked.
                 match of_bytes(&inside.map_err(unreadable)?) {
                     Ok(kind @ (Self::Tar | Self::Cpio)) => Ok(kind),
-                    Ok(Self::Qcow2 | Self::RawDisk | Self::Iso | Self::Squashfs) => {
-                        Err(NoKind::OtherDisk("compressed"))
+                    Ok(kind @ (Self::Qcow2 | Self::RawDisk | Self::Iso | Self::Squashfs)) => {
+                        Err(NoKind::Packed { kind, tool: packing.tool() })
                     }
                     Ok(_) | Err(_) => Err(NoKind::Unknown),
                 }
@@ -280,6 +294,24 @@ mod tests {
         fs::write(folder.path().join("oci-layout"), "{}").unwrap();
         fs::write(folder.path().join("index.json"), "{}").unwrap();
         assert_eq!(Kind::of(folder.path()).unwrap(), Kind::OciLayout);
+    }
+
+    #[test]
+    fn a_compressed_disk_is_to_be_unpacked_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("my disk.raw");
+        fs::write(&disk, at(510, &[0x55, 0xaa])).unwrap();
+        for (tool, end) in [("xz", ".xz"), ("gzip", ".gz")] {
+            let ran = std::process::Command::new(tool).arg("-k").arg(&disk).status().unwrap();
+            assert!(ran.success());
+            let packed = folder.path().join(format!("my disk.raw{end}"));
+            let error = Kind::of(&packed).unwrap_err();
+            let wanted = format!("it is a raw disk, compressed by {tool}");
+            assert!(error.to_string().ends_with(&wanted), "{error}");
+            let packed = packed.display();
+            let wanted = format!("unpack it first: {tool} -dc '{packed}' > 'my disk.raw'");
+            assert_eq!(error.hint(), Some(wanted));
+        }
     }
 
     #[test]

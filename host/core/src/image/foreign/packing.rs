@@ -35,7 +35,12 @@ impl Packing {
         }
     }
 
-    /// The program that unpacks it.
+    /// The program that people unpack it with.
+    pub(super) fn tool(self) -> &'static str {
+        self.program().unwrap_or("lz4")
+    }
+
+    /// The program that unpacks it here.
     fn program(self) -> Option<&'static str> {
         match self {
             Self::Plain | Self::Lz4 | Self::Lz4Legacy => None,

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::dirs::Dirs;
-use crate::image::apt::Apt;
+use crate::image::apt::{Apt, Wanted};
 use crate::image::packages::{PackageError, PackageSource};
 use crate::image::recipe::Recipe;
 use crate::image::shelf::LISTS;
@@ -17,15 +17,16 @@ pub fn lint_recipe(
 ) -> Option<Vec<Finding>> {
     let apt = match (&recipe.suite, source) {
         (None, PackageSource::Apt) => Apt::of_host(),
-        (Some(suite), PackageSource::Apt | PackageSource::Mirror(_)) => {
-            let lists = dirs.cache.join(LISTS).join(suite).join("state/lists");
+        (Some(_), PackageSource::Apt | PackageSource::Mirror(_)) => {
+            let wanted = Wanted::of(recipe);
+            let lists = dirs.cache.join(LISTS).join(wanted.word()).join("state/lists");
             let mut lists = lists.read_dir().ok()?.flatten();
             lists.find(|file| file.file_name().to_string_lossy().contains("_Packages"))?;
             let mirror = match source {
                 PackageSource::Mirror(mirror) => Some(mirror),
                 _ => None,
             };
-            Apt::of_suite(suite, mirror, &dirs.cache, false, cancel).ok()?
+            Apt::of_suite(&wanted, mirror, &dirs.cache, false, cancel).ok()?
         }
         _ => return None,
     };

@@ -6,8 +6,11 @@ mod root;
 pub use manifest::lint_recipe;
 pub use root::{Linted, lint};
 
+use super::Kind;
+use crate::text::quote;
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +36,24 @@ impl Finding {
         mends: impl Into<String>,
     ) -> Self {
         Self { id, what: what.into(), costs: costs.into(), mends: mends.into(), prevents }
+    }
+
+    /// What is to be said of a file that is not looked into; none of a kind that is.
+    pub fn unseen(kind: Kind, file: &Path) -> Option<Self> {
+        let file = quote(&file.to_string_lossy());
+        let (what, costs) = match kind {
+            Kind::Squashfs => (
+                "whether it has a /bin/sh is not known: a squashfs is not looked into",
+                "nothing where it has one: kernel and agent come from beside it",
+            ),
+            Kind::Iso => (
+                "whether it has an agent is not known: an ISO image is not looked into",
+                "without one no check can run in it; it is booted as it is, from a CD drive",
+            ),
+            _ => return None,
+        };
+        let mends = format!("import it, which boots it and says: guestline image import {file}");
+        Some(Self::new("unseen", false, what, costs, mends))
     }
 
     /// A file system that was not unmounted cleanly.

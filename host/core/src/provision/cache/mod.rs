@@ -28,6 +28,7 @@ pub use single::{HEAD_LEN, ImportError, export_image, is_archive};
 pub use verify::{Finding, Verified};
 
 use super::template::{TemplateRecord, TemplateStore};
+use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::image::{Drawer, Manifest, Shelf};
 use crate::kept::{Condition, Kept, Removal};
@@ -149,10 +150,24 @@ impl Cache {
         entries
     }
 
-    /// Removes what was made of an image's name; waits for who makes an image as long as `go_on` says.
-    pub fn remove_image(&self, name: &str, go_on: &dyn Fn() -> bool) -> Vec<Removal> {
+    /// Removes what was made under an image's name, or of that just what was made of one recipe, for whichever agent; waits
+    /// for who makes an image as long as `go_on` says.
+    pub fn remove_image(
+        &self,
+        name: &str,
+        recipe: Option<&Digest>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Vec<Removal> {
+        let is_of = |manifest: &Option<Box<Manifest>>| match (recipe, manifest) {
+            (None, _) => true,
+            (Some(recipe), Some(manifest)) => manifest.recipe == *recipe,
+            // Nobody can tell what it was made of.
+            (Some(_), None) => false,
+        };
         let is_its = |entry: &CacheEntry| match &entry.content {
-            Content::Image(_) => entry.id.split_once('/').is_some_and(|(its, _)| its == name),
+            Content::Image(manifest) if is_of(manifest) => {
+                entry.id.split_once('/').is_some_and(|(its, _)| its == name)
+            }
             _ => false,
         };
         let entries = self.entries();

@@ -197,6 +197,32 @@ fn what_comes_in_is_what_went_out() {
 }
 
 #[test]
+fn one_variant_of_an_image_goes_and_the_others_stay() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = cache(home.path());
+    let put = |name: &str, recipe: &str, agent: &str| {
+        let (recipe, agent) = (Digest::of(recipe.as_bytes()), Digest::of(agent.as_bytes()));
+        let manifest = Manifest { name: name.to_owned(), recipe, agent, ..manifest() };
+        let place = cache.images.folder_of(&manifest);
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("manifest.json"), manifest.to_json()).unwrap();
+        place
+    };
+    let (plain, other) = (put("tiny", "tiny", "agent"), put("other", "hello", "agent"));
+    let variants = [put("tiny", "hello", "agent"), put("tiny", "hello", "older agent")];
+    let torn = home.path().join("cache/images/tiny/torn");
+    fs::create_dir_all(&torn).unwrap();
+    assert!(torn.parent() == plain.parent(), "{plain:?}");
+    assert_eq!(cache.remove_image("tiny", Some(&Digest::of(b"hello")), GO).len(), 2);
+    assert!(variants.iter().all(|folder| !folder.exists()));
+    assert!(plain.exists() && other.exists() && torn.exists());
+    // All that is made under the name goes with it.
+    put("tiny", "hello", "agent");
+    assert_eq!(cache.remove_image("tiny", None, GO).len(), 3);
+    assert!(!plain.exists() && !torn.exists() && other.exists());
+}
+
+#[test]
 fn a_template_that_was_edited_is_not_exported() {
     let home = tempfile::tempdir().unwrap();
     let from = filled(home.path());
