@@ -1,5 +1,6 @@
 //! SHA-256 of files and bytes, written as 64 lower-case hexadecimal digits.
 
+use crate::text::one_line;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -9,7 +10,17 @@ use std::path::Path;
 
 /// A SHA-256 digest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Digest(String);
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("`{}` is no SHA-256: 64 hexadecimal digits", one_line(&text, 80));
+        Self::parse(&text).ok_or_else(wrong)
+    }
+}
 
 impl Digest {
     /// Of bytes.
@@ -78,5 +89,18 @@ impl Hasher {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_a_digest_or_an_error() {
+        let text = format!("\"{}\"", Digest::of(b"x").as_str());
+        assert_eq!(serde_json::from_str::<Digest>(&text).unwrap(), Digest::of(b"x"));
+        let error = serde_json::from_str::<Digest>("\"abc\"").unwrap_err();
+        assert!(error.to_string().contains("`abc` is no SHA-256"), "{error}");
     }
 }
