@@ -174,8 +174,9 @@ impl From<EditError> for Failed {
 }
 
 /// What something is; what is none that is known is wrong usage.
-pub(crate) fn kind_of(file: &Path) -> Result<Kind, CommandError> {
-    Kind::of(file).map_err(|error| CommandError::new(text::chain(&error)).hints(error.hint()))
+pub(crate) fn kind_of(file: &Path, cancelling: &Cancelling) -> Result<Kind, CommandError> {
+    Kind::of(file, &cancelling.token)
+        .map_err(|error| CommandError::new(text::chain(&error)).hints(error.hint()))
 }
 
 /// Work as a machine of the image for disks does it.
@@ -205,11 +206,14 @@ fn run(
             ));
         }
     };
-    let kind = kind_of(input)?;
+    let cancelling = Cancelling::new()?;
+    let kind = match kind_of(input, &cancelling) {
+        Err(_) if cancelling.is_interrupted() => return Ok(cancelling.status()),
+        kind => kind?,
+    };
     if args.root.is_some() && !matches!(kind, Kind::Qcow2 | Kind::RawDisk) {
         return Err(CommandError::new(format!("--root is for disks, and this is a {kind}")));
     }
-    let cancelling = Cancelling::new()?;
     let worked = match kind {
         Kind::Folder => edit_folder(input, &output, &work, &cancelling.token)
             .map(|worked| (worked, None))

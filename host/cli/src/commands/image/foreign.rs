@@ -1,6 +1,6 @@
 //! `guestline image import` of what others made: it becomes an image.
 
-use super::super::embed::Cancelling;
+use super::super::embed::{Cancelling, kind_of};
 use super::{BROKEN, built};
 use crate::args::{FirmwareArg, GlobalArgs, ImageImportArgs};
 use crate::context::Context;
@@ -17,10 +17,11 @@ pub(crate) fn run(
     global: &GlobalArgs,
     args: &ImageImportArgs,
 ) -> Result<u8, CommandError> {
-    let kind = Kind::of(&args.from).map_err(|error| {
-        let hint = error.hint();
-        CommandError::new(error).hints(hint)
-    })?;
+    let cancelling = Cancelling::new()?;
+    let kind = match kind_of(&args.from, &cancelling) {
+        Err(_) if cancelling.is_interrupted() => return Ok(cancelling.status()),
+        kind => kind?,
+    };
     // A disk that is written to meanwhile would be torn.
     if let Kind::Qcow2 | Kind::RawDisk = kind
         && let Err(error @ DiskFault::InUse { .. }) = DiskInput::open(&args.from, false)
@@ -30,7 +31,7 @@ pub(crate) fn run(
     }
     let what = args.from.display().to_string();
     let images = context.images_within(global, args.boot_timeout)?;
-    import(context, &images, &spec(args, kind), &what, &Cancelling::new()?)
+    import(context, &images, &spec(args, kind), &what, &cancelling)
 }
 
 /// What is to be imported, as the command line says.

@@ -8,7 +8,7 @@
 use super::packing::Packed;
 use super::read::{TarKind, tar};
 use super::tree::{FileTree, FileTreeError, What};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::text;
 use serde::Deserialize;
 use std::fs::File;
@@ -181,20 +181,33 @@ pub(super) fn docker(
     let config = usable(config)?;
     for (number, layer) in manifest.layers.iter().enumerate() {
         let failed = |source| OciError::Layer { digest: layer.clone(), source };
-        let unread = |error| failed(FileTreeError::Read(error));
-        // Its digest is that of what it unpacks to.
-        if let Some(wanted) = wanted.get(number) {
-            let mut unpacked = spooled(files, layer).and_then(Packed::open).map_err(unread)?;
-            let found = Digest::of_reader(&mut unpacked).map_err(unread)?;
-            if wanted.strip_prefix("sha256:") != Some(found.as_str()) {
-                return Err(OciError::Digest { digest: wanted.clone() });
-            }
+        let packed = spooled(files, layer).and_then(Packed::open);
+        let packed = packed.map_err(|error| failed(FileTreeError::Read(error)))?;
+        let mut hashing = Hashing { from: packed, hasher: Hasher::default() };
+        tar(&mut hashing, TarKind::Layer, tree, cancel).map_err(failed)?;
+        // It is the digest of what a layer unpacks to, so it is known when all has been read.
+        let found = hashing.hasher.finish();
+        if let Some(wanted) = wanted.get(number)
+            && wanted.strip_prefix("sha256:") != Some(found.as_str())
+        {
+            return Err(OciError::Digest { digest: wanted.clone() });
         }
-        let file = spooled(files, layer).map_err(|error| failed(FileTreeError::Read(error)))?;
-        let packed = Packed::open(file).map_err(|error| failed(FileTreeError::Read(error)))?;
-        tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
     }
     Ok(config)
+}
+
+/// Reads, and takes the digest of what it has read.
+struct Hashing<R> {
+    from: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(into)?;
+        self.hasher.update(into.get(..count).unwrap_or_default());
+        Ok(count)
+    }
 }
 
 /// The image that is wanted, of those that `docker save` wrote.

@@ -110,7 +110,7 @@ impl Rootfs {
     ) -> Result<Self, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let open = || File::open(path).map_err(unreadable);
         let packed = || Packed::open(open()?).map(BufReader::new).map_err(unreadable);
@@ -144,7 +144,7 @@ impl Rootfs {
     ) -> Result<FileTree, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut files = FileTree::new(scratch, bounds).map_err(failed)?;
         let read = match kind {
             Kind::OciLayout => read::folder(path, &mut files, cancel),
@@ -171,7 +171,7 @@ impl Rootfs {
     ) -> Result<Self, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let config = match kind {
             Kind::DockerArchive => oci::docker(files, name, &mut tree, cancel),
@@ -190,9 +190,10 @@ impl Rootfs {
         scratch: &Path,
         cancel: &CancellationToken,
     ) -> Result<FileTree, RootfsError> {
+        let kind = Kind::Cpio;
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
-        let failed = |source| RootfsError::Tree { kind: Kind::Cpio, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let from = read::packed_from(path).map_err(unreadable)?;
         let mut file = File::open(path).map_err(unreadable)?;
@@ -260,13 +261,14 @@ impl Rootfs {
 }
 
 /// What a tree may take: of the disk what can be spared, and of something packed no more than what people pack.
-fn bounds(path: &Path, scratch: &Path) -> io::Result<Bounds> {
-    let found = fs::metadata(path)?;
+fn bounds(path: &Path, kind: Kind, scratch: &Path) -> io::Result<Bounds> {
     let members = MAX_MEMBERS;
     let free = free_mib(scratch)?.saturating_sub(KEEP_FREE_MIB) << 20;
-    let most = match found.is_dir() {
-        true => u64::MAX,
-        false => found.len().saturating_mul(RATIO).max(ALWAYS),
+    let most = match kind {
+        // Nothing in it is packed.
+        Kind::Folder => u64::MAX,
+        Kind::OciLayout => most_unpacked(blobs_len(path)?),
+        _ => most_unpacked(fs::metadata(path)?.len()),
     };
     Ok(match most < free {
         true => Bounds {
@@ -279,3 +281,30 @@ fn bounds(path: &Path, scratch: &Path) -> io::Result<Bounds> {
         }
     })
 }
+
+/// What so many bytes may unpack to, in bytes.
+pub(super) fn most_unpacked(len: u64) -> u64 {
+    len.saturating_mul(RATIO).max(ALWAYS)
+}
+
+/// The bytes of all blobs of an OCI layout (OCI image-spec, `image-layout.md`, "Blobs").
+fn blobs_len(layout: &Path) -> io::Result<u64> {
+    let mut len = 0_u64;
+    let algorithms = match fs::read_dir(layout.join("blobs")) {
+        // What is missing is told when it is looked for.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        algorithms => algorithms?,
+    };
+    for algorithm in algorithms {
+        let folder = algorithm?.path();
+        if folder.is_dir() {
+            for blob in fs::read_dir(folder)? {
+                len = len.saturating_add(blob?.metadata()?.len());
+            }
+        }
+    }
+    Ok(len)
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,9 @@ pub(crate) struct FileTree {
     bounds: Bounds,
 }
 
+/// So much is read of an archive for each of its members, beside contents: header, padding, a long name.
+const BESIDE_CONTENT: u64 = 4096;
+
 /// What a tree may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -202,6 +205,12 @@ impl FileTree {
             in_memory: 0,
             bounds,
         })
+    }
+
+    /// The longest archive that could be read into it, in bytes.
+    pub(super) fn most_read(&self) -> u64 {
+        let beside = (self.bounds.members as u64).saturating_mul(BESIDE_CONTENT);
+        self.bounds.bytes.saturating_add(beside)
     }
 
     /// All nodes, folders before what is in them.

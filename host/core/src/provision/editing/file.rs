@@ -129,7 +129,7 @@ impl DiskInput {
     /// # Errors
     /// [`DiskFault`].
     pub fn open(path: &Path, alone: bool) -> Result<Self, DiskFault> {
-        let format = match Kind::of(path)? {
+        let format = match Kind::of(path, &CancellationToken::new())? {
             Kind::Qcow2 => DiskFormat::Qcow2,
             Kind::RawDisk => DiskFormat::Raw,
             kind => return Err(DiskFault::NoDisk { path: path.to_owned(), kind }),
