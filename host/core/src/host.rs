@@ -24,3 +24,6 @@ pub fn free_mib(folder: &Path) -> std::io::Result<u64> {
     let found = statvfs(folder)?;
     Ok(found.blocks_available().saturating_mul(found.fragment_size()) >> 20)
 }
+
+/// What makes room on a disk.
+pub(crate) const MAKE_ROOM: &str = "make room on that disk: `guestline cache prune --all` removes what is made again when it is wanted";

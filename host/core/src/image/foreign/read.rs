@@ -445,11 +445,11 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::Bounds;
+    use super::super::tree::{Bounds, Why};
     use super::*;
     use std::io::Write;
 
-    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, why: "by a test", members: 100 };
+    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, why: Why::Rule("by a test"), members: 100 };
 
     fn tree() -> FileTree {
         FileTree::new(&std::env::temp_dir(), BOUNDS).unwrap()

@@ -4,9 +4,9 @@ use super::kind::Kind;
 use super::oci::{self, ContainerConfig, OciError};
 use super::packing::Packed;
 use super::read::{self, TarKind};
-use super::tree::{Bounds, FileTree, FileTreeError, Node, What};
+use super::tree::{Bounds, FileTree, FileTreeError, Node, What, Why};
 use super::write;
-use crate::host::free_mib;
+use crate::host::{MAKE_ROOM, free_mib};
 use crate::image::build::BuildError;
 use crate::image::squashfs::{Compression, pack};
 use std::fs::{self, File};
@@ -88,6 +88,14 @@ impl RootfsError {
                 [] | [_] => "without --pick it is the one that is there".to_owned(),
                 _ => "--pick takes one of those".to_owned(),
             }),
+            Self::Tree { source: FileTreeError::NoRoom { .. }, .. }
+            | Self::Oci {
+                source: OciError::Layer { source: FileTreeError::NoRoom { .. }, .. },
+                ..
+            }
+            | Self::Change { source: FileTreeError::NoRoom { .. }, .. } => {
+                Some(MAKE_ROOM.to_owned())
+            }
             Self::Tree { source: FileTreeError::Name { .. }, .. } => {
                 Some("make it anew without that member, with names below its root".to_owned())
             }
@@ -263,23 +271,19 @@ impl Rootfs {
 /// What a tree may take: of the disk what can be spared, and of something packed no more than what people pack.
 fn bounds(path: &Path, kind: Kind, scratch: &Path) -> io::Result<Bounds> {
     let members = MAX_MEMBERS;
-    let free = free_mib(scratch)?.saturating_sub(KEEP_FREE_MIB) << 20;
-    let most = match kind {
-        // Nothing in it is packed.
-        Kind::Folder => u64::MAX,
-        Kind::OciLayout => most_unpacked(blobs_len(path)?),
-        _ => most_unpacked(fs::metadata(path)?.len()),
+    let free_mib = free_mib(scratch)?;
+    let (most, keep_mib) = match kind {
+        // Nothing in it is packed, and but for what is added to it, nothing is kept.
+        Kind::Folder => (u64::MAX, 0),
+        Kind::OciLayout => (most_unpacked(blobs_len(path)?), KEEP_FREE_MIB),
+        _ => (most_unpacked(fs::metadata(path)?.len()), KEEP_FREE_MIB),
     };
-    Ok(match most < free {
-        true => Bounds {
-            bytes: most,
-            why: "a hundred times its size: that is no root file system",
-            members,
-        },
-        false => {
-            Bounds { bytes: free, why: "and the disk of the cache has no room for more", members }
-        }
-    })
+    let room = free_mib.saturating_sub(keep_mib) << 20;
+    let (bytes, why) = match most < room {
+        true => (most, Why::Rule("a hundred times its size: that is no root file system")),
+        false => (room, Why::Room { free_mib, keep_mib }),
+    };
+    Ok(Bounds { bytes, why, members })
 }
 
 /// What so many bytes may unpack to, in bytes.

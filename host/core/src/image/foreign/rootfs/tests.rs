@@ -20,7 +20,7 @@ fn a_layout_in_a_folder_is_bounded_by_its_blobs_as_an_archive_by_its_size() {
 #[test]
 fn a_layer_that_holds_more_than_its_members_is_refused_and_an_interrupt_is_heard() {
     let folder = tempfile::tempdir().unwrap();
-    let bounds = Bounds { bytes: 1000, why: "by a test", members: 10 };
+    let bounds = Bounds { bytes: 1000, why: Why::Rule("by a test"), members: 10 };
     let mut tree = FileTree::new(folder.path(), bounds).unwrap();
     let tar = vec![0; 100_000];
     let cancel = CancellationToken::new();
