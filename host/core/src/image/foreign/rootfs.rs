@@ -81,7 +81,7 @@ impl RootfsError {
     /// What mends it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Oci { source: OciError::Several { .. }, .. } => {
+            Self::Oci { source: OciError::Several { .. } | OciError::Ambiguous { .. }, .. } => {
                 Some("--pick NAME takes one of them".to_owned())
             }
             Self::Oci { source: OciError::NoSuch { names, .. }, .. } => Some(match &names[..] {
