@@ -118,14 +118,10 @@ impl From<FolderError> for Failed {
     fn from(error: FolderError) -> Self {
         let (hint, is_usage) = match &error {
             FolderError::Embed(error) => (error.hint(), false),
-            FolderError::Copy(CopyError::Owner { .. }) => {
-                (Some("run this as root; --in-place and --dry-run copy nothing"), false)
+            FolderError::Copy(error) => {
+                let is_usage = matches!(error, CopyError::Exists { .. } | CopyError::Within { .. });
+                (error.hint(), is_usage)
             }
-            FolderError::Copy(CopyError::Exists { .. }) => {
-                (Some("name a place where nothing is"), true)
-            }
-            FolderError::Copy(CopyError::Within { .. }) => (None, true),
-            FolderError::Copy(_) => (None, false),
         };
         Self::new(&error, hint.map(str::to_owned), is_usage)
     }
@@ -133,15 +129,11 @@ impl From<FolderError> for Failed {
 
 impl From<ArchiveEditError> for Failed {
     fn from(error: ArchiveEditError) -> Self {
-        let (hint, is_usage) = match &error {
-            ArchiveEditError::Rootfs(error) => (error.hint(), false),
-            ArchiveEditError::Embed(error) => (error.hint().map(str::to_owned), false),
-            ArchiveEditError::Exists { .. } | ArchiveEditError::Copy(CopyError::Exists { .. }) => {
-                (Some("name a place where nothing is".to_owned()), true)
-            }
-            _ => (None, false),
-        };
-        Self::new(&error, hint, is_usage)
+        let is_usage = matches!(
+            error,
+            ArchiveEditError::Exists { .. } | ArchiveEditError::Copy(CopyError::Exists { .. })
+        );
+        Self::new(&error, error.hint(), is_usage)
     }
 }
 

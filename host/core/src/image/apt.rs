@@ -6,7 +6,7 @@
 //! ```
 
 use super::mirror::{KEYRING, Mirror};
-use super::packages::{PackageError, Stanza, run};
+use super::packages::{PackageError, Stanza, nearest, run};
 use crate::digest::Digest;
 use nix::unistd::Uid;
 use std::collections::BTreeSet;
@@ -117,7 +117,7 @@ impl Apt {
         name: &str,
         cancel: &CancellationToken,
     ) -> Result<Stanza, PackageError> {
-        let unknown = || PackageError::Unknown { name: name.to_owned(), place: self.place.clone() };
+        let unknown = || self.unknown(name.to_owned(), cancel);
         let shown =
             run(self.command("apt-cache").args(["show", "--no-all-versions", name]), cancel);
         let text = shown.map_err(|error| match error {
@@ -140,7 +140,7 @@ impl Apt {
         command.args(["-q", "-y", "--print-uris", "install", ESSENTIAL]).args(names);
         let text = run(&mut command, cancel).map_err(|error| match &error {
             PackageError::Failed { said, .. } => match unknown_in(said) {
-                Some(name) => PackageError::Unknown { name, place: self.place.clone() },
+                Some(name) => self.unknown(name, cancel),
                 None => error,
             },
             _ => error,
@@ -188,6 +188,12 @@ impl Apt {
                 })
             })
             .collect()
+    }
+
+    fn unknown(&self, name: String, cancel: &CancellationToken) -> PackageError {
+        let names = run(self.command("apt-cache").arg("pkgnames"), cancel).unwrap_or_default();
+        let near = nearest(&name, String::from_utf8_lossy(&names).lines());
+        PackageError::Unknown { name, place: self.place.clone(), near }
     }
 
     fn command(&self, program: &str) -> Command {

@@ -13,6 +13,7 @@ use super::import_disk::{cut_from, firmware_of};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
 use crate::digest::Digest;
+use crate::host::hint_of_io;
 use crate::machine::qcow2::inspect;
 use crate::machine::{FirmwareKind, MEMORY_MIB, NotUsable};
 use crate::sparse;
@@ -238,7 +239,14 @@ impl ImportError {
             Self::NoInit { .. } => "without --init the agent is the init".to_owned(),
             Self::Cut { kind, .. } => format!("fetch the {kind} once more, and compare its checksum"),
             Self::NoKernel { .. } => "--kernel-of debian-12 is the default".to_owned(),
-            _ => return None,
+            Self::RelativeInit { init } => format!("say it from the root on: --init /{init}"),
+            Self::Unfit { option, .. } => format!("leave {option} out"),
+            Self::Architecture { .. } => "take what is made for x86-64 (amd64)".to_owned(),
+            Self::Pack { source, .. } => return source.hint(),
+            Self::Copy { source, .. } | Self::Write { source, .. } => {
+                return hint_of_io(source).map(str::to_owned);
+            }
+            Self::Recipe(_) => "`guestline image list` shows which there are".to_owned(),
         })
     }
 }
@@ -555,6 +563,24 @@ pub(super) struct Busybox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_is_no_room_that_is_mended() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let path = || PathBuf::from("x");
+        let build = || Box::new(BuildError::Write { path: path(), source: full() });
+        let name = || "x".to_owned();
+        for error in [
+            ImportError::Copy { path: path(), source: full() },
+            ImportError::Write { path: path(), source: full() },
+            ImportError::Pack { path: path(), source: build() },
+            ImportError::Image(ImageError::Build { name: name(), source: build() }),
+            ImportError::Image(ImageError::Folder { path: path(), source: full() }),
+        ] {
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains("cache prune"), "{error}: {hint:?}");
+        }
+    }
 
     #[test]
     fn a_files_name_becomes_an_images() {

@@ -6,7 +6,7 @@
 //! (Debian Repository Format, "Release files" and "Packages indices".)
 
 use super::apt::source;
-use super::packages::{PackageError, Stanza, making_folder, run, unpack};
+use super::packages::{PackageError, Stanza, making_folder, nearest, run, unpack};
 use crate::digest::Digest;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -131,6 +131,10 @@ impl Index {
         found.ok_or_else(|| PackageError::Unknown {
             name: name.to_owned(),
             place: format!("suite `{}` of the mirror", self.suite),
+            near: nearest(
+                name,
+                self.text.lines().filter_map(|line| line.strip_prefix("Package: ")),
+            ),
         })
     }
 }

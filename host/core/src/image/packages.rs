@@ -6,6 +6,7 @@
 use super::apt::{self, Apt};
 use super::mirror::{Mirror, MirrorError};
 use crate::digest::Digest;
+use crate::host::{MAKE_ROOM, hint_of_io};
 use crate::image::manifest::PackageRecord;
 use crate::sys;
 use nix::sys::signal::{Signal, killpg};
@@ -66,6 +67,8 @@ pub enum PackageError {
         name: String,
         /// Where it was looked for.
         place: String,
+        /// The one that was perhaps meant.
+        near: Option<String>,
     },
     /// A download with another digest.
     #[error("package `{name}` has the wrong SHA-256: {found}, not {wanted}")]
@@ -100,22 +103,63 @@ impl PackageError {
                  guestline.toml: docs/images.md, \"Hosts without apt\""
                     .to_owned(),
             ),
+            Self::Unknown { near: Some(near), .. } => Some(format!("is `{near}` meant?")),
             Self::Unknown { place, .. } if place == apt::PLACE => {
                 Some("are apt's lists there? `apt-get update` as root fetches them".to_owned())
             }
-            Self::Failed { command, said }
-                if command.starts_with("apt-get") && !said.contains("No space left") =>
+            Self::Unknown { name, .. } => Some(format!(
+                "mend its name, or take another suite: https://packages.debian.org/{name}"
+            )),
+            Self::Failed { said, .. }
+                if said.contains("No space left") || said.starts_with(CURL_CANNOT_WRITE) =>
             {
-                Some("does the mirror answer? `apt-get update` as root tells".to_owned())
+                Some(MAKE_ROOM.to_owned())
             }
+            Self::Failed { command, .. } => match command.split(' ').next().unwrap_or_default() {
+                "apt-get" => {
+                    Some("does the mirror answer? `apt-get update` as root tells".to_owned())
+                }
+                "curl" => Some(
+                    "does the mirror in guestline.toml answer? try again: packages that came whole are kept"
+                        .to_owned(),
+                ),
+                "gpgv" => Some(
+                    "`keyring` in guestline.toml has to have the key of the mirror's suite; Debian's are in the package \
+                     debian-archive-keyring"
+                        .to_owned(),
+                ),
+                _ => None,
+            },
+            Self::Digest { .. } => Some(
+                "something on the way changes what the mirror sends, or it is being changed: try again, or another mirror"
+                    .to_owned(),
+            ),
+            Self::Mirror(MirrorError::NoIndex { .. }) => {
+                Some("`suite` in guestline.toml has to be one that the mirror has below `dists`".to_owned())
+            }
+            Self::Mirror(MirrorError::Digest { .. }) => {
+                Some("the mirror is being changed: try again in a while, or another mirror".to_owned())
+            }
+            Self::Pool { source, .. } => hint_of_io(source).map(str::to_owned),
             Self::NoProgram { program, .. } => Some(match &**program {
                 "mmdebstrap" => "install it: apt-get install mmdebstrap".to_owned(),
                 "mksquashfs" => "install it: apt-get install squashfs-tools".to_owned(),
                 program => format!("install the package that has `{program}`"),
             }),
-            _ => None,
         }
     }
+}
+
+/// How curl(1) begins to say that the disk is full (its status 23), among others.
+const CURL_CANNOT_WRITE: &str = "curl: (23)";
+
+/// Of the names in a list, the one that was perhaps meant: few letters away.
+pub(super) fn nearest<'a>(name: &str, all: impl Iterator<Item = &'a str>) -> Option<String> {
+    let most = (name.len() / 3).clamp(1, 3);
+    let alike = all.filter(|other| other.len().abs_diff(name.len()) <= most);
+    let near = alike.map(|other| (strsim::levenshtein(name, other), other));
+    let found = near.filter(|(distance, _)| *distance <= most).min();
+    found.map(|(_, name)| name.to_owned())
 }
 
 /// How the names of a kernel's packages begin.
@@ -463,6 +507,7 @@ mod tests {
             found.ok_or_else(|| PackageError::Unknown {
                 name: name.to_owned(),
                 place: "here".to_owned(),
+                near: None,
             })
         };
         let names = |wanted: &[&str]| {
@@ -498,6 +543,50 @@ mod tests {
         });
         assert!(matches!(result, Err(PackageError::Digest { .. })), "{result:?}");
         assert_eq!(std::fs::read_dir(pool.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn whatever_is_wrong_has_a_way_out() {
+        let failed = |command: &str, said: &str| PackageError::Failed {
+            command: command.to_owned(),
+            said: said.to_owned(),
+        };
+        let unknown = |place: &str, near: Option<&str>| PackageError::Unknown {
+            name: "nftable".to_owned(),
+            place: place.to_owned(),
+            near: near.map(str::to_owned),
+        };
+        let (found, wanted) = (Digest::of(b"a"), Digest::of(b"b"));
+        let suite = || "sid".to_owned();
+        let list =
+            MirrorError::Digest { suite: suite(), found: found.clone(), wanted: wanted.clone() };
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        for (error, hint) in [
+            (unknown("suite `sid`", Some("nftables")), "is `nftables` meant?"),
+            (unknown("suite `sid`", None), "https://packages.debian.org/nftable"),
+            (unknown(apt::PLACE, None), "apt-get update"),
+            (PackageError::Digest { name: suite(), found, wanted }, "another mirror"),
+            (failed("gpgv --keyring x", "gpgv: Can't check signature"), "debian-archive-keyring"),
+            (failed("curl -fsSL", "curl: (18) transfer closed"), "are kept"),
+            (failed("curl -fsSL", "curl: (23) Failure writing output"), "cache prune"),
+            (failed("apt-get -q download", "E: 404"), "apt-get update"),
+            (failed("apt-get -q download", "No space left on device"), "cache prune"),
+            (failed("mmdebstrap", "tar: No space left on device"), "cache prune"),
+            (MirrorError::NoIndex { suite: suite() }.into(), "`dists`"),
+            (list.into(), "another mirror"),
+            (PackageError::Pool { path: "x".into(), source: full }, "cache prune"),
+        ] {
+            let said = error.hint().unwrap_or_default();
+            assert!(said.contains(hint), "{error}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_perhaps_meant_is_near() {
+        let near = |name| nearest(name, ["nftables", "busybox-static", "nfs-common"].into_iter());
+        assert_eq!(near("nftable").as_deref(), Some("nftables"));
+        assert_eq!(near("busybox-statik").as_deref(), Some("busybox-static"));
+        assert_eq!(near("postgres"), None);
     }
 
     #[test]

@@ -122,7 +122,14 @@ impl NotUsable {
             }
             Self::Encrypted => "`qemu-img convert` with its secret makes one that is not",
             Self::Corrupt => "`qemu-img check -r all` mends what can be mended",
-            _ => return None,
+            Self::NoQcow2 => {
+                "`qemu-img info` tells what it is, `qemu-img convert -O qcow2 IN OUT` makes one"
+            }
+            Self::Cut { .. } => "fetch it once more, and compare its checksum",
+            Self::Damaged { .. } => {
+                "`qemu-img check` tells more; fetch it once more, and compare its checksum"
+            }
+            Self::Features => "`qemu-img convert -O qcow2 IN OUT` makes one without them",
         })
     }
 }
@@ -440,6 +447,21 @@ mod tests {
         assert!(matches!(changed(3 * CLUSTER + 6, &[2]), NotUsable::Damaged { .. }));
         let short = tempfile::tempfile().unwrap();
         assert_eq!(inspected(&short), Err(NotUsable::NoQcow2));
+    }
+
+    #[test]
+    fn each_that_cannot_be_used_has_a_way_out() {
+        for (no, wanted) in [
+            (NotUsable::NoQcow2, "qemu-img info"),
+            (NotUsable::Cut { what: "x" }, "fetch it once more"),
+            (NotUsable::Damaged { what: "x" }, "qemu-img check"),
+            (NotUsable::Corrupt, "qemu-img check -r"),
+            (NotUsable::Backing { name: "x".to_owned() }, "qemu-img convert"),
+            (NotUsable::Encrypted, "qemu-img convert"),
+            (NotUsable::Features, "qemu-img convert"),
+        ] {
+            assert!(no.hint().unwrap_or_default().contains(wanted), "{no}");
+        }
     }
 
     #[test]

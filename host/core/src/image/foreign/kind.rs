@@ -3,6 +3,7 @@
 use super::packing::{Packed, Packing};
 use super::read;
 use super::rootfs::most_unpacked;
+use crate::host::hint_of_io;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -113,17 +114,29 @@ impl fmt::Display for NoKind {
 impl KindError {
     /// The way out, where there is one.
     pub fn hint(&self) -> Option<String> {
-        let Self::None { path, why } = self else { return None };
+        let (path, why) = match self {
+            Self::Read { source, .. } => return hint_of_io(source).map(str::to_owned),
+            Self::None { path, why } => (path, why),
+        };
         let path = crate::text::quote(&path.to_string_lossy());
-        match why {
-            NoKind::Kernel => Some(format!("boot it with any image: --kernel {path}")),
-            NoKind::OtherDisk(_) => {
-                Some(format!("convert it: qemu-img convert -O qcow2 {path} disk.qcow2"))
+        Some(match why {
+            NoKind::Kernel => format!("boot it with any image: --kernel {path}"),
+            NoKind::OtherDisk(COMPRESSED) => {
+                format!("unpack it first: `gzip -dk`, `xz -dk` or `zstd -dk` {path}")
             }
-            _ => None,
-        }
+            NoKind::OtherDisk(_) => {
+                format!("convert it: qemu-img convert -O qcow2 {path} disk.qcow2")
+            }
+            NoKind::Program => format!("put it into a machine: guestline check --with {path} …"),
+            NoKind::Empty => "was its download interrupted? fetch it once more".to_owned(),
+            NoKind::NoFile => "copy it into a file first".to_owned(),
+            NoKind::Unknown => format!("`file {path}` may tell what it is"),
+        })
     }
 }
+
+/// What a disk is called that is packed like an archive.
+const COMPRESSED: &str = "compressed";
 
 /// So much of a file tells what it is: what lies farthest is btrfs's magic, at 64 KiB and 64 bytes.
 const HEAD: u64 = 66 * 1024;
@@ -162,7 +175,7 @@ impl Kind {
                 match of_bytes(&inside.map_err(unreadable)?) {
                     Ok(kind @ (Self::Tar | Self::Cpio)) => Ok(kind),
                     Ok(Self::Qcow2 | Self::RawDisk | Self::Iso | Self::Squashfs) => {
-                        Err(NoKind::OtherDisk("compressed"))
+                        Err(NoKind::OtherDisk(COMPRESSED))
                     }
                     Ok(_) | Err(_) => Err(NoKind::Unknown),
                 }
@@ -297,6 +310,22 @@ mod tests {
         let of = |path: &str| Kind::of(Path::new(path), &CancellationToken::new());
         assert!(matches!(of("/none"), Err(KindError::Read { .. })));
         assert!(matches!(of("/dev/null"), Err(KindError::None { .. })));
+    }
+
+    #[test]
+    fn what_is_none_has_a_way_out() {
+        for (why, wanted) in [
+            (NoKind::Empty, "fetch it once more"),
+            (NoKind::Kernel, "--kernel 'a b'"),
+            (NoKind::Program, "--with 'a b'"),
+            (NoKind::OtherDisk("VMDK"), "qemu-img convert"),
+            (NoKind::OtherDisk(COMPRESSED), "unpack it first"),
+            (NoKind::NoFile, "copy it"),
+            (NoKind::Unknown, "file 'a b'"),
+        ] {
+            let hint = KindError::None { path: "a b".into(), why }.hint().unwrap_or_default();
+            assert!(hint.contains(wanted), "{why:?}: {hint}");
+        }
     }
 
     #[test]

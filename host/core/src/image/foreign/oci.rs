@@ -94,6 +94,25 @@ pub enum OciError {
     },
 }
 
+impl OciError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Document { .. } => "save it once more: `docker save NAME -o FILE`",
+            Self::Digest { .. } => "save or fetch it once more: some of it has changed on its way",
+            Self::Platform { .. } => {
+                "take that for x86-64: `docker pull --platform linux/amd64 NAME`"
+            }
+            Self::Several { .. } | Self::Ambiguous { .. } => "--pick NAME takes one of them",
+            Self::NoSuch { names, .. } => match &names[..] {
+                [] | [_] => "without --pick it is the one that is there",
+                _ => "--pick takes one of those",
+            },
+            Self::Layer { source, .. } => return source.hint(),
+        })
+    }
+}
+
 /// How a container of the image is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct ContainerConfig {

@@ -6,7 +6,7 @@ use super::packing::Packed;
 use super::read::{self, TarKind};
 use super::tree::{Bounds, FileTree, FileTreeError, Node, What, Why};
 use super::write;
-use crate::host::{MAKE_ROOM, free_mib};
+use crate::host::{free_mib, hint_of_io};
 use crate::image::build::BuildError;
 use crate::image::squashfs::{Compression, pack};
 use std::fs::{self, File};
@@ -80,27 +80,15 @@ pub(crate) struct Rootfs {
 impl RootfsError {
     /// What mends it, where that is known.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Oci { source: OciError::Several { .. } | OciError::Ambiguous { .. }, .. } => {
-                Some("--pick NAME takes one of them".to_owned())
+        let hint = match self {
+            Self::Oci { source, .. } => source.hint(),
+            Self::Tree { source, .. } | Self::Change { source, .. } => source.hint(),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("are gzip, bzip2, xz and zstd there? apt-get install bzip2 xz-utils zstd")
             }
-            Self::Oci { source: OciError::NoSuch { names, .. }, .. } => Some(match &names[..] {
-                [] | [_] => "without --pick it is the one that is there".to_owned(),
-                _ => "--pick takes one of those".to_owned(),
-            }),
-            Self::Tree { source: FileTreeError::NoRoom { .. }, .. }
-            | Self::Oci {
-                source: OciError::Layer { source: FileTreeError::NoRoom { .. }, .. },
-                ..
-            }
-            | Self::Change { source: FileTreeError::NoRoom { .. }, .. } => {
-                Some(MAKE_ROOM.to_owned())
-            }
-            Self::Tree { source: FileTreeError::Name { .. }, .. } => {
-                Some("make it anew without that member, with names below its root".to_owned())
-            }
-            _ => None,
-        }
+            Self::Read { source, .. } => hint_of_io(source),
+        };
+        hint.map(str::to_owned)
     }
 }
 

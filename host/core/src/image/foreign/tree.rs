@@ -4,6 +4,7 @@
 //! Names come from whoever made the archive. They are bytes, relative and without `..`; a member below a link goes where the
 //! link leads within the tree, and one that would leave it is refused.
 
+use crate::host::{DAMAGED, MAKE_ROOM, hint_of_io};
 use crate::image::shelf::MAKING;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -175,6 +176,22 @@ pub enum FileTreeError {
 }
 
 impl FileTreeError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Name { .. } => "make it anew without that member, with names below its root",
+            Self::TooLarge { .. } => {
+                "where it is right to be so large, unpack it (`tar -xf`) and import the folder"
+            }
+            Self::TooMany { .. } => "make it anew without what the tests do not need",
+            Self::NoRoom { .. } => MAKE_ROOM,
+            Self::Read(error) => return hint_of_io(error).or(Some(DAMAGED)),
+            Self::HostFile { source, .. } | Self::Spool { source, .. } => {
+                return hint_of_io(source);
+            }
+        })
+    }
+
     pub(super) fn name(name: &[u8], why: &'static str) -> Self {
         let shown = crate::text::one_line(&String::from_utf8_lossy(name), 200);
         Self::Name { name: shown, why }
