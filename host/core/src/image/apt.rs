@@ -6,14 +6,14 @@
 //! ```
 
 use super::mirror::{KEYRING, Mirror};
-use super::packages::{PackageError, Stanza, nearest, run};
+use super::packages::{PackageError, Stanza, Watch, nearest, run, run_watched};
 use crate::digest::Digest;
 use nix::unistd::Uid;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
@@ -157,7 +157,7 @@ impl Apt {
         }
     }
 
-    /// Downloads packages, of which versions and names are known, into a folder; gives the files by those.
+    /// Downloads packages, of which names and versions are known, into a folder.
     ///
     /// # Errors
     /// [`PackageError`].
@@ -165,29 +165,13 @@ impl Apt {
         &self,
         packages: &[(&str, &str)],
         folder: &Path,
+        watch: Watch<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Vec<PathBuf>, PackageError> {
+    ) -> Result<(), PackageError> {
         let mut command = self.command("apt-get");
         command.current_dir(folder).args(["-q", "download"]);
         command.args(packages.iter().map(|(name, version)| format!("{name}={version}")));
-        run(&mut command, cancel)?;
-        packages
-            .iter()
-            .map(|(name, version)| {
-                // An epoch's colon would be none of a file's name.
-                let begin = format!("{name}_{}_", version.replace(':', "%3a"));
-                let files =
-                    fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
-                let mut files = files.filter(|path| {
-                    let file = path.file_name().unwrap_or_default().to_string_lossy();
-                    file.starts_with(&begin) && file.ends_with(".deb")
-                });
-                files.next().ok_or_else(|| PackageError::Failed {
-                    command: format!("apt-get download {name}"),
-                    said: "left no file".to_owned(),
-                })
-            })
-            .collect()
+        run_watched(&mut command, None, watch, cancel).map(drop)
     }
 
     fn unknown(&self, name: String, cancel: &CancellationToken) -> PackageError {
@@ -264,11 +248,13 @@ fn unknown_in(said: &str) -> Option<String> {
 /// `'URI' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`
 fn parse_uri(line: &str) -> Option<Stanza> {
     let mut words = line.strip_prefix('\'')?.split_whitespace();
-    let (_uri, file, _size) = (words.next()?, words.next()?, words.next()?);
+    let (_uri, file, size) = (words.next()?, words.next()?, words.next()?);
     let sha256 = Digest::parse(words.next()?.strip_prefix("SHA256:")?)?;
     let mut parts = file.strip_suffix(".deb")?.split('_');
     let (name, version) = (parts.next()?.to_owned(), parts.next()?.replace("%3a", ":"));
-    Some(Stanza::new(name, version, sha256))
+    let mut stanza = Stanza::new(name, version, sha256);
+    stanza.size = size.parse().ok();
+    Some(stanza)
 }
 
 #[cfg(test)]
@@ -298,6 +284,8 @@ mod tests {
         let line = format!("'https://m/p.deb' procps_2%3a4.0.2-3_amd64.deb 708712 SHA256:{digest}");
         let stanza = parse_uri(&line).unwrap();
         assert_eq!((stanza.name.as_str(), stanza.version.as_str()), ("procps", "2:4.0.2-3"));
+        assert_eq!(stanza.size, Some(708_712));
+        assert_eq!(stanza.file_begin(), "procps_2%3a4.0.2-3_");
         assert_eq!(parse_uri("Reading package lists..."), None);
         assert_eq!(unknown_in("E: Unable to locate package nftable").unwrap(), "nftable");
         assert_eq!(unknown_in("E: Package 'x' has no installation candidate").unwrap(), "x");

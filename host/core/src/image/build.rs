@@ -250,7 +250,8 @@ fn in_memory(
 ) -> Result<Made, BuildError> {
     let cancel = terms.cancel;
     terms.step("fetches its packages");
-    let packages = supply.source.fetch(&recipe.packages, supply.pool, cancel)?;
+    let step = |what: &str| terms.step(what);
+    let packages = supply.source.fetch(&recipe.packages, supply.pool, &step, cancel)?;
     let mut content = Content::default();
     for package in &packages {
         let want = |path: &str| content_wants(busybox, path);
@@ -301,7 +302,8 @@ pub(super) fn busybox(
     let scratch = tempfile::tempdir_in(pool)
         .map_err(|source| BuildError::Write { path: pool.to_owned(), source })?;
     let mut program = None;
-    for package in source.fetch(&recipe.packages, pool, terms.cancel)? {
+    let step = |what: &str| terms.step(what);
+    for package in source.fetch(&recipe.packages, pool, &step, terms.cancel)? {
         let want = |path: &str| below_root(path) == below_root(place);
         deb::files(&package.path, terms.cancel, want, |_, bytes| program = Some(bytes))?;
     }

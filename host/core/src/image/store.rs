@@ -256,7 +256,7 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<(), PackageError> {
         let names: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
-        for package in self.source.fetch(&names, &self.shelf.pool, cancel)? {
+        for package in self.source.fetch(&names, &self.shelf.pool, &|_| (), cancel)? {
             unpack_all(&package, folder, cancel)?;
         }
         Ok(())
