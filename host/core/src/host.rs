@@ -24,3 +24,25 @@ pub fn free_mib(folder: &Path) -> std::io::Result<u64> {
     let found = statvfs(folder)?;
     Ok(found.blocks_available().saturating_mul(found.fragment_size()) >> 20)
 }
+
+/// What makes room on a disk.
+pub(crate) const MAKE_ROOM: &str = "make room on that disk: `guestline cache prune --all` removes what is made again when it is wanted";
+
+/// What mends an error of the operating system with a file, where that is known.
+pub(crate) fn hint_of_io(error: &std::io::Error) -> Option<&'static str> {
+    use std::io::ErrorKind;
+    Some(match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => MAKE_ROOM,
+        ErrorKind::PermissionDenied => {
+            "run this as its owner or as root, or let yourself in: chmod"
+        }
+        ErrorKind::ReadOnlyFilesystem => "name a place on a disk that can be written to",
+        ErrorKind::FileTooLarge => "name a place on a file system that takes large files",
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => DAMAGED,
+        _ => return None,
+    })
+}
+
+/// What mends a file that came from elsewhere.
+pub(crate) const DAMAGED: &str =
+    "it is cut or damaged: fetch it or make it once more, and compare its checksum";

@@ -118,14 +118,10 @@ impl From<FolderError> for Failed {
     fn from(error: FolderError) -> Self {
         let (hint, is_usage) = match &error {
             FolderError::Embed(error) => (error.hint(), false),
-            FolderError::Copy(CopyError::Owner { .. }) => {
-                (Some("run this as root; --in-place and --dry-run copy nothing"), false)
+            FolderError::Copy(error) => {
+                let is_usage = matches!(error, CopyError::Exists { .. } | CopyError::Within { .. });
+                (error.hint(), is_usage)
             }
-            FolderError::Copy(CopyError::Exists { .. }) => {
-                (Some("name a place where nothing is"), true)
-            }
-            FolderError::Copy(CopyError::Within { .. }) => (None, true),
-            FolderError::Copy(_) => (None, false),
         };
         Self::new(&error, hint.map(str::to_owned), is_usage)
     }
@@ -133,15 +129,11 @@ impl From<FolderError> for Failed {
 
 impl From<ArchiveEditError> for Failed {
     fn from(error: ArchiveEditError) -> Self {
-        let (hint, is_usage) = match &error {
-            ArchiveEditError::Rootfs(error) => (error.hint(), false),
-            ArchiveEditError::Embed(error) => (error.hint().map(str::to_owned), false),
-            ArchiveEditError::Exists { .. } | ArchiveEditError::Copy(CopyError::Exists { .. }) => {
-                (Some("name a place where nothing is".to_owned()), true)
-            }
-            _ => (None, false),
-        };
-        Self::new(&error, hint, is_usage)
+        let is_usage = matches!(
+            error,
+            ArchiveEditError::Exists { .. } | ArchiveEditError::Copy(CopyError::Exists { .. })
+        );
+        Self::new(&error, error.hint(), is_usage)
     }
 }
 
@@ -174,8 +166,9 @@ impl From<EditError> for Failed {
 }
 
 /// What something is; what is none that is known is wrong usage.
-pub(crate) fn kind_of(file: &Path) -> Result<Kind, CommandError> {
-    Kind::of(file).map_err(|error| CommandError::new(text::chain(&error)).hints(error.hint()))
+pub(crate) fn kind_of(file: &Path, cancelling: &Cancelling) -> Result<Kind, CommandError> {
+    Kind::of(file, &cancelling.token)
+        .map_err(|error| CommandError::new(text::chain(&error)).hints(error.hint()))
 }
 
 /// Work as a machine of the image for disks does it.
@@ -205,11 +198,14 @@ fn run(
             ));
         }
     };
-    let kind = kind_of(input)?;
+    let cancelling = Cancelling::new()?;
+    let kind = match kind_of(input, &cancelling) {
+        Err(_) if cancelling.is_interrupted() => return Ok(cancelling.status()),
+        kind => kind?,
+    };
     if args.root.is_some() && !matches!(kind, Kind::Qcow2 | Kind::RawDisk) {
         return Err(CommandError::new(format!("--root is for disks, and this is a {kind}")));
     }
-    let cancelling = Cancelling::new()?;
     let worked = match kind {
         Kind::Folder => edit_folder(input, &output, &work, &cancelling.token)
             .map(|worked| (worked, None))

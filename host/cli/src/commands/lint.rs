@@ -30,8 +30,11 @@ pub(crate) fn run(
         return manifest(context, args, &name);
     }
     let agent = agent(global)?;
-    let kind = kind_of(file)?;
     let cancelling = Cancelling::new()?;
+    let kind = match kind_of(file, &cancelling) {
+        Err(_) if cancelling.is_interrupted() => return Ok(cancelling.status()),
+        kind => kind?,
+    };
     let linted = match kind {
         Kind::Folder => lint(&mut FolderRoot::new(file), &agent, Boots::Disk, false)
             .map(|linted| (linted, None))

@@ -6,7 +6,7 @@
 //! ```
 
 use super::mirror::{KEYRING, Mirror};
-use super::packages::{PackageError, Stanza, run};
+use super::packages::{PackageError, Stanza, Watch, nearest, run, run_watched};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use nix::unistd::Uid;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
@@ -183,7 +183,7 @@ impl Apt {
         name: &str,
         cancel: &CancellationToken,
     ) -> Result<Stanza, PackageError> {
-        let unknown = || PackageError::Unknown { name: name.to_owned(), place: self.place.clone() };
+        let unknown = || self.unknown(name.to_owned(), cancel);
         let shown =
             run(self.command("apt-cache").args(["show", "--no-all-versions", name]), cancel);
         let text = shown.map_err(|error| match error {
@@ -206,7 +206,7 @@ impl Apt {
         command.args(["-q", "-y", "--print-uris", "install", ESSENTIAL]).args(names);
         let text = run(&mut command, cancel).map_err(|error| match &error {
             PackageError::Failed { said, .. } => match unknown_in(said) {
-                Some(name) => PackageError::Unknown { name, place: self.place.clone() },
+                Some(name) => self.unknown(name, cancel),
                 None => error,
             },
             _ => error,
@@ -223,7 +223,7 @@ impl Apt {
         }
     }
 
-    /// Downloads packages, of which versions and names are known, into a folder; gives the files by those.
+    /// Downloads packages, of which names and versions are known, into a folder.
     ///
     /// # Errors
     /// [`PackageError`].
@@ -231,29 +231,19 @@ impl Apt {
         &self,
         packages: &[(&str, &str)],
         folder: &Path,
+        watch: Watch<'_>,
         cancel: &CancellationToken,
-    ) -> Result<Vec<PathBuf>, PackageError> {
+    ) -> Result<(), PackageError> {
         let mut command = self.command("apt-get");
         command.current_dir(folder).args(["-q", "download"]);
         command.args(packages.iter().map(|(name, version)| format!("{name}={version}")));
-        run(&mut command, cancel)?;
-        packages
-            .iter()
-            .map(|(name, version)| {
-                // An epoch's colon would be none of a file's name.
-                let begin = format!("{name}_{}_", version.replace(':', "%3a"));
-                let files =
-                    fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
-                let mut files = files.filter(|path| {
-                    let file = path.file_name().unwrap_or_default().to_string_lossy();
-                    file.starts_with(&begin) && file.ends_with(".deb")
-                });
-                files.next().ok_or_else(|| PackageError::Failed {
-                    command: format!("apt-get download {name}"),
-                    said: "left no file".to_owned(),
-                })
-            })
-            .collect()
+        run_watched(&mut command, None, watch, cancel).map(drop)
+    }
+
+    fn unknown(&self, name: String, cancel: &CancellationToken) -> PackageError {
+        let names = run(self.command("apt-cache").arg("pkgnames"), cancel).unwrap_or_default();
+        let near = nearest(&name, String::from_utf8_lossy(&names).lines());
+        PackageError::Unknown { name, place: self.place.clone(), near }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -322,11 +312,13 @@ fn unknown_in(said: &str) -> Option<String> {
 /// `'URI' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`
 fn parse_uri(line: &str) -> Option<Stanza> {
     let mut words = line.strip_prefix('\'')?.split_whitespace();
-    let (_uri, file, _size) = (words.next()?, words.next()?, words.next()?);
+    let (_uri, file, size) = (words.next()?, words.next()?, words.next()?);
     let sha256 = Digest::parse(words.next()?.strip_prefix("SHA256:")?)?;
     let mut parts = file.strip_suffix(".deb")?.split('_');
     let (name, version) = (parts.next()?.to_owned(), parts.next()?.replace("%3a", ":"));
-    Some(Stanza::new(name, version, sha256))
+    let mut stanza = Stanza::new(name, version, sha256);
+    stanza.size = size.parse().ok();
+    Some(stanza)
 }
 
 #[cfg(test)]
@@ -377,6 +369,8 @@ mod tests {
         let line = format!("'https://m/p.deb' procps_2%3a4.0.2-3_amd64.deb 708712 SHA256:{digest}");
         let stanza = parse_uri(&line).unwrap();
         assert_eq!((stanza.name.as_str(), stanza.version.as_str()), ("procps", "2:4.0.2-3"));
+        assert_eq!(stanza.size, Some(708_712));
+        assert_eq!(stanza.file_begin(), "procps_2%3a4.0.2-3_");
         assert_eq!(parse_uri("Reading package lists..."), None);
         assert_eq!(unknown_in("E: Unable to locate package nftable").unwrap(), "nftable");
         assert_eq!(unknown_in("E: Package 'x' has no installation candidate").unwrap(), "x");

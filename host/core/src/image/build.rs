@@ -12,6 +12,7 @@ use super::modules::{ModuleError, ModuleSet};
 use super::packages::{PackageError, run};
 use super::recipe::Recipe;
 use crate::digest::Digest;
+use crate::host::hint_of_io;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -86,6 +87,31 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+}
+
+impl BuildError {
+    /// What mends it, where that is known.
+    pub(super) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Packages(error) => return error.hint(),
+            Self::Deb(DebError::NoProgram(_)) => "install it: apt-get install dpkg",
+            Self::Deb(DebError::Unpack { source, .. }) | Self::Write { source, .. } => {
+                return hint_of_io(source).map(str::to_owned);
+            }
+            Self::Missing { .. } => "add the package that has it to `packages` of its manifest",
+            Self::Lock { .. } | Self::Locked { .. } => {
+                "--update-lock makes it from the packages of now, and writes the lock"
+            }
+            Self::Given { source, .. } => {
+                return hint_of_io(source)
+                    .or(Some("take it in again: guestline image import --replace"))
+                    .map(str::to_owned);
+            }
+            Self::NotHere => "take it in again: guestline image pull, or image import",
+            Self::Module(_) | Self::Unfit { .. } | Self::Cancelled => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// Names of an image's files in its folder.

@@ -100,7 +100,7 @@ impl Supply<'_> {
         };
         let no_lock = |why: String| BuildError::Locked { path: self.lock.to_owned(), why };
         if policy != LockPolicy::Update {
-            match known.as_ref().map(|lock| self.locked(recipe, lock, terms.cancel)) {
+            match known.as_ref().map(|lock| self.locked(recipe, lock, terms)) {
                 Some(Ok(packages)) => return Ok(packages),
                 Some(Err(_)) if terms.cancel.is_cancelled() => return Err(BuildError::Cancelled),
                 Some(Err(error)) if policy == LockPolicy::Only => {
@@ -147,21 +147,22 @@ impl Supply<'_> {
         &self,
         recipe: &Recipe,
         lock: &Lock,
-        cancel: &CancellationToken,
+        terms: &BuildTerms<'_>,
     ) -> Result<Packages, PackageError> {
+        let (step, cancel) = (&|what: &str| terms.step(what), terms.cancel);
         let stanzas: Vec<Stanza> = lock.all().map(stanza_of).collect();
         if recipe.suite.is_none() {
-            let kept = self.source.fetch_exactly(&stanzas, self.pool, cancel)?;
+            let kept = self.source.fetch_exactly(&stanzas, self.pool, step, cancel)?;
             return Ok(split(kept, lock.kernel.len()));
         }
         let missing_ones = missing(&stanzas, self.pool);
         if !missing_ones.is_empty() {
             let apt = self.apt(recipe, false, cancel)?;
-            match download(&missing_ones, self.pool, &apt, cancel) {
+            match download(&missing_ones, self.pool, &apt, step, cancel) {
                 // Lists that are too old name what is there no more, or lack what is.
                 Err(_) if !cancel.is_cancelled() => {
                     let apt = self.apt(recipe, true, cancel)?;
-                    download(&missing(&stanzas, self.pool), self.pool, &apt, cancel)?;
+                    download(&missing(&stanzas, self.pool), self.pool, &apt, step, cancel)?;
                 }
                 downloaded => downloaded?,
             }
@@ -178,7 +179,8 @@ impl Supply<'_> {
     ) -> Result<(Packages, Lock), BuildError> {
         if recipe.suite.is_none() {
             terms.step("fetches its packages");
-            let installed = self.source.fetch(&recipe.packages, self.pool, terms.cancel)?;
+            let step = |what: &str| terms.step(what);
+            let installed = self.source.fetch(&recipe.packages, self.pool, &step, terms.cancel)?;
             let packages = Packages { kernel: Vec::new(), installed };
             let lock = Lock::new(recipe, Vec::new(), records(&packages.installed));
             return Ok((packages, lock));
@@ -191,8 +193,8 @@ impl Supply<'_> {
         if recipe.root.is_none() {
             stanzas.extend(apt.plan(&recipe.packages, terms.cancel)?);
         }
-        terms.step(&format!("fetches {} packages", stanzas.len()));
-        let kept = keep_all(&stanzas, self.pool, &apt, terms.cancel)?;
+        let step = |what: &str| terms.step(what);
+        let kept = keep_all(&stanzas, self.pool, &apt, &step, terms.cancel)?;
         let packages = split(kept, of_kernel);
         let lock = Lock::new(recipe, records(&packages.kernel), records(&packages.installed));
         Ok((packages, lock))

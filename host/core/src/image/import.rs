@@ -9,10 +9,12 @@ use super::build::{BuildError, BuildTerms, DISK, ROOT};
 use super::catalogue::{Catalogue, IMPORTED};
 use super::elf::foreign_machine;
 use super::foreign::{Kind, Rootfs, RootfsError, What};
+use super::import_disk::{cut_from, firmware_of};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
 use crate::digest::Digest;
-use crate::machine::qcow2::{inspect, sector};
+use crate::host::hint_of_io;
+use crate::machine::qcow2::inspect;
 use crate::machine::{FirmwareKind, MEMORY_MIB, NotUsable};
 use crate::sparse;
 use crate::text::{is_plain_name, one_line};
@@ -20,7 +22,6 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -192,6 +193,16 @@ pub enum ImportError {
         #[source]
         source: io::Error,
     },
+    /// Some of it is missing.
+    #[error("`{path}` is cut: it says that it has {said} bytes", path = path.display())]
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        kind: Kind,
+        /// Its length by its own word.
+        said: u64,
+    },
     /// Its folder.
     #[error("cannot write `{path}`", path = path.display())]
     Write {
@@ -226,8 +237,16 @@ impl ImportError {
                 "--busybox puts one in, with the usual tools, where it has none".to_owned()
             }
             Self::NoInit { .. } => "without --init the agent is the init".to_owned(),
+            Self::Cut { kind, .. } => format!("fetch the {kind} once more, and compare its checksum"),
             Self::NoKernel { .. } => "--kernel-of debian-12 is the default".to_owned(),
-            _ => return None,
+            Self::RelativeInit { init } => format!("say it from the root on: --init /{init}"),
+            Self::Unfit { option, .. } => format!("leave {option} out"),
+            Self::Architecture { .. } => "take what is made for x86-64 (amd64)".to_owned(),
+            Self::Pack { source, .. } => return source.hint(),
+            Self::Copy { source, .. } | Self::Write { source, .. } => {
+                return hint_of_io(source).map(str::to_owned);
+            }
+            Self::Recipe(_) => "`guestline image list` shows which there are".to_owned(),
         })
     }
 }
@@ -453,14 +472,15 @@ fn disk(
         Kind::Qcow2 => "qcow2",
         _ => "raw",
     };
+    let unread = |source| ImportError::Copy { path: spec.from.clone(), source };
+    if let Some(said) = cut_from(&spec.from, kind).map_err(unread)? {
+        return Err(ImportError::Cut { path: spec.from.clone(), kind, said });
+    }
     terms.step(&format!("copies the {kind}"));
     let to = folder.join(DISK);
-    let sha256 = sparse::copy(&spec.from, &to, terms.cancel)
-        .map_err(|source| ImportError::Copy { path: spec.from.clone(), source })?;
+    let sha256 = sparse::copy(&spec.from, &to, terms.cancel).map_err(unread)?;
     if kind == Kind::Qcow2 {
-        let looked = File::open(&to).and_then(|file| inspect(&file));
-        let looked =
-            looked.map_err(|source| ImportError::Copy { path: spec.from.clone(), source })?;
+        let looked = File::open(&to).and_then(|file| inspect(&file)).map_err(unread)?;
         looked.map_err(|source| ImportError::Disk { path: spec.from.clone(), source })?;
     }
     let firmware = match spec.firmware.unwrap_or_else(|| firmware_of(&to, kind)) {
@@ -470,32 +490,6 @@ fn disk(
     let drive = if kind == Kind::Iso { "cdrom" } else { "disk" };
     let more = vec![("format", format), ("firmware", firmware), ("drive", drive)];
     Ok(Written { key: "disk", file: DISK, sha256, more, kernel: None, has_systemd: false })
-}
-
-/// UEFI for a disk whose first sector has no code and that has a GPT (UEFI 2.10, 5.2); what can be started by both is by a BIOS,
-/// which is quicker. What is compressed is not unpacked for that, and is by a BIOS.
-fn firmware_of(disk: &Path, kind: Kind) -> FirmwareKind {
-    let sectors = File::open(disk).and_then(|file| match kind {
-        Kind::RawDisk => {
-            let mut start = [0; 1024];
-            file.read_exact_at(&mut start, 0)?;
-            let (first, second) = start.split_at(512);
-            Ok(Some((first.to_vec(), second.to_vec())))
-        }
-        Kind::Qcow2 => {
-            let (first, second) = (sector(&file, 0)?, sector(&file, 1)?);
-            Ok(first.zip(second).map(|(first, second)| (first.to_vec(), second.to_vec())))
-        }
-        _ => Ok(None),
-    });
-    match sectors {
-        Ok(Some((first, second)))
-            if first.iter().take(440).all(|&byte| byte == 0) && second.starts_with(b"EFI PART") =>
-        {
-            FirmwareKind::Uefi
-        }
-        _ => FirmwareKind::Bios,
-    }
 }
 
 /// The manifest of an import.
@@ -578,25 +572,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_for_uefi_alone_is_told_whatever_its_format() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let mut disk = vec![0; 1 << 20];
-        disk[510..520].copy_from_slice(b"\x55\xaaEFI PART");
-        fs::write(path("uefi"), &disk).unwrap();
-        disk[0] = 0xeb;
-        fs::write(path("both"), &disk).unwrap();
-        for (name, wanted) in [("uefi", FirmwareKind::Uefi), ("both", FirmwareKind::Bios)] {
-            assert_eq!(firmware_of(&path(name), Kind::RawDisk), wanted);
-            for options in [&["-c"][..], &[]] {
-                let mut convert = std::process::Command::new("qemu-img");
-                convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args(options);
-                let made = convert.args([name, "disk"]).current_dir(&folder).status().unwrap();
-                assert!(made.success());
-                // Compressed, it is not looked into.
-                let wanted = if options.is_empty() { wanted } else { FirmwareKind::Bios };
-                assert_eq!(firmware_of(&path("disk"), Kind::Qcow2), wanted, "{name} {options:?}");
-            }
+    fn where_there_is_no_room_that_is_mended() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let path = || PathBuf::from("x");
+        let build = || Box::new(BuildError::Write { path: path(), source: full() });
+        let name = || "x".to_owned();
+        for error in [
+            ImportError::Copy { path: path(), source: full() },
+            ImportError::Write { path: path(), source: full() },
+            ImportError::Pack { path: path(), source: build() },
+            ImportError::Image(ImageError::Build { name: name(), source: build() }),
+            ImportError::Image(ImageError::Folder { path: path(), source: full() }),
+        ] {
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains("cache prune"), "{error}: {hint:?}");
         }
     }
 

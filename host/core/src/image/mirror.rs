@@ -6,7 +6,9 @@
 //! (Debian Repository Format, "Release files" and "Packages indices".)
 
 use super::apt::Wanted;
-use super::packages::{PackageError, Stanza, making_folder, run, unpack};
+use super::packages::{
+    PackageError, Stanza, Watch, making_folder, nearest, run, run_watched, unpack,
+};
 use crate::digest::Digest;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -84,7 +86,7 @@ impl Mirror {
         let folder = making_folder(scratch).map_err(pool)?;
         let signed = folder.path().join("InRelease");
         let release = folder.path().join("Release");
-        self.get(&format!("dists/{}/InRelease", self.suite), &signed, cancel)?;
+        self.get(&format!("dists/{}/InRelease", self.suite), &signed, &|| (), cancel)?;
         let mut check = Command::new("gpgv");
         check.arg("--keyring").arg(&self.keyring).arg("--output").arg(&release).arg(&signed);
         run(&mut check, cancel)?;
@@ -92,7 +94,7 @@ impl Mirror {
         let wanted = index_digest(&listed)
             .ok_or_else(|| MirrorError::NoIndex { suite: self.suite.clone() })?;
         let packed = folder.path().join("Packages.xz");
-        self.get(&format!("dists/{}/{INDEX}", self.suite), &packed, cancel)?;
+        self.get(&format!("dists/{}/{INDEX}", self.suite), &packed, &|| (), cancel)?;
         let bytes = std::fs::read(&packed).map_err(pool)?;
         let found = Digest::of(&bytes);
         if found != wanted {
@@ -107,18 +109,24 @@ impl Mirror {
         &self,
         stanza: &Stanza,
         folder: &Path,
+        watch: Watch<'_>,
         cancel: &CancellationToken,
-    ) -> Result<PathBuf, PackageError> {
-        let path = folder.join("package.deb");
-        self.get(&stanza.filename, &path, cancel)?;
-        Ok(path)
+    ) -> Result<(), PackageError> {
+        let path = folder.join(stanza.file_begin() + "amd64.deb");
+        self.get(&stanza.filename, &path, watch, cancel)
     }
 
-    fn get(&self, path: &str, to: &Path, cancel: &CancellationToken) -> Result<(), PackageError> {
+    fn get(
+        &self,
+        path: &str,
+        to: &Path,
+        watch: Watch<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<(), PackageError> {
         let address = format!("{}/{path}", self.mirror.trim_end_matches('/'));
         let mut curl = curl();
         curl.args(["--retry", "2", "-o"]).arg(to).arg(address);
-        run(&mut curl, cancel).map(drop)
+        run_watched(&mut curl, None, watch, cancel).map(drop)
     }
 }
 
@@ -128,8 +136,14 @@ impl Index {
         let head = format!("Package: {name}\n");
         let mut stanzas = self.text.split("\n\n").map(|stanza| stanza.trim_start_matches('\n'));
         let found = stanzas.find(|stanza| stanza.starts_with(&head)).and_then(Stanza::parse);
-        let unknown = || PackageError::Unknown { name: name.to_owned(), place: self.place() };
-        found.ok_or_else(unknown)
+        found.ok_or_else(|| PackageError::Unknown {
+            name: name.to_owned(),
+            place: self.place(),
+            near: nearest(
+                name,
+                self.text.lines().filter_map(|line| line.strip_prefix("Package: ")),
+            ),
+        })
     }
 
     /// Where its packages are, in words.

@@ -22,6 +22,7 @@ mod folder_digest;
 mod foreign;
 mod given;
 mod import;
+mod import_disk;
 mod initramfs;
 mod kconfig;
 mod kernel;

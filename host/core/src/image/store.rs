@@ -22,6 +22,7 @@ use super::shelf::{MAKING, Shelf, exchange, sweep, verify};
 use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::folder_lock::FolderLock;
+use crate::host::hint_of_io;
 use crate::seal::FileSeal;
 use crate::text::is_plain_name;
 use nix::fcntl::Flock;
@@ -112,18 +113,9 @@ impl ImageError {
             Self::Damaged { name, .. } => {
                 Some(format!("make it anew: guestline image build {name}"))
             }
-            Self::Build { source, .. } => match &**source {
-                BuildError::Packages(error) => error.hint(),
-                BuildError::Lock { .. } | BuildError::Locked { .. } => Some(
-                    "--update-lock makes it from the packages of now, and writes the lock"
-                        .to_owned(),
-                ),
-                BuildError::NotHere => {
-                    Some("take it in again: guestline image pull, or image import".to_owned())
-                }
-                _ => None,
-            },
-            _ => None,
+            Self::Build { source, .. } => source.hint(),
+            Self::Folder { source, .. } => hint_of_io(source).map(str::to_owned),
+            Self::Recipe(_) => None,
         }
     }
 }
@@ -271,7 +263,7 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<(), PackageError> {
         let names: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
-        for package in self.source.fetch(&names, &self.shelf.pool, cancel)? {
+        for package in self.source.fetch(&names, &self.shelf.pool, &|_| (), cancel)? {
             unpack_all(&package, folder, cancel)?;
         }
         Ok(())

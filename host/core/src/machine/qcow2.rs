@@ -122,7 +122,14 @@ impl NotUsable {
             }
             Self::Encrypted => "`qemu-img convert` with its secret makes one that is not",
             Self::Corrupt => "`qemu-img check -r all` mends what can be mended",
-            _ => return None,
+            Self::NoQcow2 => {
+                "`qemu-img info` tells what it is, `qemu-img convert -O qcow2 IN OUT` makes one"
+            }
+            Self::Cut { .. } => "fetch it once more, and compare its checksum",
+            Self::Damaged { .. } => {
+                "`qemu-img check` tells more; fetch it once more, and compare its checksum"
+            }
+            Self::Features => "`qemu-img convert -O qcow2 IN OUT` makes one without them",
         })
     }
 }
@@ -141,6 +148,9 @@ const MAX_TABLE: u64 = 32 << 20;
 
 /// Of a first table's entry, where the second table is.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Of a second table's entry: what it leads to is compressed.
+const COMPRESSED: u64 = 1 << 62;
 
 /// Looks at a file of somebody else: the size of its disk, in bytes.
 ///
@@ -221,8 +231,10 @@ pub(crate) fn inspect(file: &File) -> io::Result<Result<u64, NotUsable>> {
         if at != 0 && !seen.insert(at) {
             return Ok(Err(NotUsable::Damaged { what: "two tables in it are one" }));
         }
-        if at != 0 && !leads_inside(file, at, cluster, entry_len, len)? {
-            return Ok(Err(NotUsable::Cut { what: "a piece of the disk" }));
+        if at != 0
+            && let Err(no) = second_table(file, at, cluster, entry_len, len)?
+        {
+            return Ok(Err(no));
         }
     }
     Ok(Ok(size))
@@ -243,8 +255,7 @@ pub(crate) fn size(file: &File) -> io::Result<u64> {
 /// # Errors
 /// What reading gives.
 pub(crate) fn sector(file: &File, number: u64) -> io::Result<Option<[u8; 512]>> {
-    /// Of an entry of a second table: it is compressed; it reads as zeros.
-    const COMPRESSED: u64 = 1 << 62;
+    /// Of an entry of a second table: it reads as zeros.
     const ZEROS: u64 = 1;
     let long = |at: u64| {
         let mut bytes = [0; 8];
@@ -276,24 +287,40 @@ pub(crate) fn sector(file: &File, number: u64) -> io::Result<Option<[u8; 512]>> 
     Ok(Some(content))
 }
 
-/// Whether all that a second table leads to is in a file of so many bytes.
-fn leads_inside(
+/// Whether all that a second table leads to is where it can be, in a file of so many bytes (QEMU `docs/interop/qcow2.rst`, "L2
+/// table entry").
+fn second_table(
     file: &File,
     table: u64,
     cluster: u64,
     entry_len: u64,
     len: u64,
-) -> io::Result<bool> {
-    const COMPRESSED: u64 = 1 << 62;
+) -> io::Result<Result<(), NotUsable>> {
+    const SECTOR: u64 = 512;
+    // Of what is compressed the upper bits tell how many sectors it goes on for behind that which it begins in.
+    let offset_bits = 62 - (cluster.trailing_zeros() - 8);
     let mut entries = vec![0; usize::try_from(cluster).unwrap_or(0)];
     let read = file.read_at(&mut entries, table)?;
     let entries = entries.get(..read).unwrap_or_default();
-    let mut entries = entries.chunks_exact(usize::try_from(entry_len).unwrap_or(8));
-    Ok(entries.all(|entry| {
+    for entry in entries.chunks_exact(usize::try_from(entry_len).unwrap_or(8)) {
         let entry = entry.get(..8).and_then(|entry| entry.try_into().ok());
         let entry = u64::from_be_bytes(entry.unwrap_or_default());
-        entry & COMPRESSED != 0 || entry & OFFSET < len
-    }))
+        let last = if entry & COMPRESSED != 0 {
+            let at = entry & ((1 << offset_bits) - 1);
+            let more = (entry & (COMPRESSED - 1)) >> offset_bits;
+            // Something of it is in its last sector, in the midst of which the file may end.
+            at.max((at & !(SECTOR - 1)) + more * SECTOR)
+        } else if (entry & OFFSET).is_multiple_of(cluster) {
+            entry & OFFSET
+        } else {
+            let what = "a piece of its disk is where none can be";
+            return Ok(Err(NotUsable::Damaged { what }));
+        };
+        if last >= len {
+            return Ok(Err(NotUsable::Cut { what: "a piece of its disk" }));
+        }
+    }
+    Ok(Ok(()))
 }
 
 #[cfg(test)]
@@ -420,5 +447,75 @@ mod tests {
         assert!(matches!(changed(3 * CLUSTER + 6, &[2]), NotUsable::Damaged { .. }));
         let short = tempfile::tempfile().unwrap();
         assert_eq!(inspected(&short), Err(NotUsable::NoQcow2));
+    }
+
+    #[test]
+    fn each_that_cannot_be_used_has_a_way_out() {
+        for (no, wanted) in [
+            (NotUsable::NoQcow2, "qemu-img info"),
+            (NotUsable::Cut { what: "x" }, "fetch it once more"),
+            (NotUsable::Damaged { what: "x" }, "qemu-img check"),
+            (NotUsable::Corrupt, "qemu-img check -r"),
+            (NotUsable::Backing { name: "x".to_owned() }, "qemu-img convert"),
+            (NotUsable::Encrypted, "qemu-img convert"),
+            (NotUsable::Features, "qemu-img convert"),
+        ] {
+            assert!(no.hint().unwrap_or_default().contains(wanted), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_disk_that_was_cut_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        // Half of each byte is chance, so that it can be compressed, and not to nothing.
+        let mut number = 1_u32;
+        let chance = |_| {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (number >> 28) as u8
+        };
+        let content: Vec<u8> = (0..4 << 20).map(chance).collect();
+        std::fs::write(folder.path().join("raw"), &content).unwrap();
+        for options in [
+            "cluster_size=64k",
+            "cluster_size=512",
+            "cluster_size=2M",
+            "compat=0.10",
+            "compression_type=zstd",
+            "extended_l2=on",
+        ] {
+            let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, "raw", "disk"];
+            let made = Command::new("qemu-img").args(args).current_dir(&folder).output().unwrap();
+            assert!(made.status.success(), "{made:?}");
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            assert_eq!(inspect(&file).unwrap(), Ok(4 << 20), "{options}");
+            let len = file.metadata().unwrap().len();
+            for cut in [len - 300_000, len / 3 * 2] {
+                file.set_len(cut).unwrap();
+                let found = inspect(&file).unwrap();
+                assert!(matches!(found, Err(NotUsable::Cut { .. })), "{options}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_lies_where_a_cluster_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("raw"), vec![1; 1 << 20]).unwrap();
+        let args = ["convert", "-f", "raw", "-O", "qcow2", "raw", "disk"];
+        let made = Command::new("qemu-img").args(args).current_dir(&folder).status().unwrap();
+        assert!(made.success());
+        let path = folder.path().join("disk");
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let long = |at: u64| {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            u64::from_be_bytes(bytes)
+        };
+        let second = long(long(40)) & OFFSET;
+        let entry = long(second) + 512;
+        file.write_all_at(&entry.to_be_bytes(), second).unwrap();
+        let what = "a piece of its disk is where none can be";
+        assert_eq!(inspect(&file).unwrap(), Err(NotUsable::Damaged { what }));
     }
 }

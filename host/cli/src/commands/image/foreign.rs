@@ -17,7 +17,11 @@ pub(crate) fn run(
     global: &GlobalArgs,
     args: &ImageImportArgs,
 ) -> Result<u8, CommandError> {
-    let kind = kind_of(&args.from)?;
+    let cancelling = Cancelling::new()?;
+    let kind = match kind_of(&args.from, &cancelling) {
+        Err(_) if cancelling.is_interrupted() => return Ok(cancelling.status()),
+        kind => kind?,
+    };
     // A disk that is written to meanwhile would be torn.
     if let Kind::Qcow2 | Kind::RawDisk = kind
         && let Err(error @ DiskFault::InUse { .. }) = DiskInput::open(&args.from, false)
@@ -27,7 +31,7 @@ pub(crate) fn run(
     }
     let what = args.from.display().to_string();
     let images = context.images_within(global, args.boot_timeout)?;
-    import(context, &images, &spec(args, kind), &what, &Cancelling::new()?)
+    import(context, &images, &spec(args, kind), &what, &cancelling)
 }
 
 /// What is to be imported, as the command line says.

@@ -3,6 +3,7 @@
 //! cp(1) of GNU makes it: there is no other program on every host that keeps all of these.
 
 use crate::dirs::folder_of;
+use crate::host::{MAKE_ROOM, hint_of_io};
 use nix::unistd::geteuid;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -68,6 +69,20 @@ pub enum CopyError {
     /// Cancelled by the caller.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl CopyError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Exists { .. } => Some("name a place where nothing is"),
+            Self::Within { .. } => Some("name a place outside of it"),
+            Self::Owner { .. } => Some("run this as root; --in-place and --dry-run copy nothing"),
+            Self::Io { source, .. } | Self::Write { source, .. } => hint_of_io(source),
+            Self::Failed { said, .. } if said.contains("No space left") => Some(MAKE_ROOM),
+            _ => None,
+        }
+    }
 }
 
 /// Copies a folder to where nothing is.

@@ -2,6 +2,7 @@
 
 use super::root::{Node, Root};
 use crate::digest::Digest;
+use crate::host::hint_of_io;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -86,6 +87,10 @@ impl EmbedError {
             Self::Access { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "its owner may do so: run this as root, or on a tree of your own"
             }
+            Self::Access { source, .. } => return hint_of_io(source),
+            Self::Circle { .. } | Self::NotAFolder { .. } => "mend that in the root first",
+            Self::TooLong { .. } => "make it what it was, or move it away first",
+            Self::NoSystem => "is it a part of a root? name the folder or disk that has all of it",
             Self::Taken { .. } => "move it away first, or leave the agent as it is",
             Self::Record { .. } => "use the version of guestline that embedded the agent",
             Self::Architecture { .. } => {
@@ -98,7 +103,6 @@ impl EmbedError {
             Self::UnknownInit { .. } => {
                 "`guestline agent extract` writes the agent, `guestline agent unit plain` prints what starts it"
             }
-            _ => return None,
         })
     }
 }

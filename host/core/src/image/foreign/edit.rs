@@ -14,6 +14,7 @@ use super::rootfs::{Rootfs, RootfsError};
 use super::tree::{FileTree, What};
 use super::{read, write};
 use crate::dirs::folder_of;
+use crate::host::hint_of_io;
 use crate::image::embed::{Beside, CopyError, EmbedError, Output, Root, Work, Worked, copy_folder};
 use crate::sparse;
 use std::fs::{self, File, Permissions};
@@ -57,6 +58,22 @@ pub enum ArchiveEditError {
     /// Cancelled by the caller.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl ArchiveEditError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Rootfs(error) => return error.hint(),
+            Self::Oci(error) => error.hint(),
+            Self::Embed(error) => error.hint(),
+            Self::Copy(error) => error.hint(),
+            Self::Exists { .. } => Some("name a place where nothing is"),
+            Self::Write { source, .. } => hint_of_io(source),
+            Self::Cancelled => None,
+        };
+        hint.map(str::to_owned)
+    }
 }
 
 /// What is worked on, and in which folder contents are kept meanwhile.

@@ -1,11 +1,16 @@
 //! What a file or folder is, by its content; its name says nothing.
 
 use super::packing::{Packed, Packing};
+use super::read;
+use super::rootfs::most_unpacked;
+use crate::host::hint_of_io;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use tokio_util::sync::CancellationToken;
 
 /// What a file or folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,21 +122,27 @@ impl fmt::Display for NoKind {
 impl KindError {
     /// The way out, where there is one.
     pub fn hint(&self) -> Option<String> {
-        let Self::None { path: file, why } = self else { return None };
+        let (file, why) = match self {
+            Self::Read { source, .. } => return hint_of_io(source).map(str::to_owned),
+            Self::None { path, why } => (path, why),
+        };
         let path = crate::text::quote(&file.to_string_lossy());
-        match why {
-            NoKind::Kernel => Some(format!("boot it with any image: --kernel {path}")),
+        Some(match why {
+            NoKind::Kernel => format!("boot it with any image: --kernel {path}"),
             NoKind::OtherDisk(_) => {
-                Some(format!("convert it: qemu-img convert -O qcow2 {path} disk.qcow2"))
+                format!("convert it: qemu-img convert -O qcow2 {path} disk.qcow2")
             }
             NoKind::Packed { tool, .. } => {
                 let plain = file.extension().and(file.file_stem());
                 let plain = plain.map_or_else(|| "disk".into(), |name| name.to_string_lossy());
                 let plain = crate::text::quote(&plain);
-                Some(format!("unpack it first: {tool} -dc {path} > {plain}"))
+                format!("unpack it first: {tool} -dc {path} > {plain}")
             }
-            _ => None,
-        }
+            NoKind::Program => format!("put it into a machine: guestline check --with {path} …"),
+            NoKind::Empty => "was its download interrupted? fetch it once more".to_owned(),
+            NoKind::NoFile => "copy it into a file first".to_owned(),
+            NoKind::Unknown => format!("`file {path}` may tell what it is"),
+        })
     }
 }
 
@@ -142,11 +153,11 @@ const HEAD: u64 = 66 * 1024;
 pub(crate) const GUESTLINE: &str = "guestline-cache.json";
 
 impl Kind {
-    /// Of a file or folder.
+    /// Of a file or folder. An archive is read for it, perhaps to its end.
     ///
     /// # Errors
     /// [`KindError`].
-    pub fn of(path: &Path) -> Result<Self, KindError> {
+    pub fn of(path: &Path, cancel: &CancellationToken) -> Result<Self, KindError> {
         let unreadable = |source| KindError::Read { path: path.to_owned(), source };
         let none = |why| KindError::None { path: path.to_owned(), why };
         let found = fs::metadata(path).map_err(unreadable)?;
@@ -179,7 +190,7 @@ impl Kind {
             }
         };
         match kind.map_err(none)? {
-            Self::Tar => of_tar(path).map_err(unreadable),
+            Self::Tar => of_tar(path, found.len(), cancel).map_err(unreadable),
             kind => Ok(kind),
         }
     }
@@ -214,25 +225,25 @@ fn of_bytes(bytes: &[u8]) -> Result<Kind, NoKind> {
 }
 
 /// A root file system, or a container image in an archive; the names of its members tell.
-fn of_tar(path: &Path) -> io::Result<Kind> {
-    let mut archive = tar::Archive::new(Packed::open(File::open(path)?)?);
+fn of_tar(path: &Path, len: u64, cancel: &CancellationToken) -> io::Result<Kind> {
+    let packed = Packed::open(File::open(path)?)?;
     let mut kind = Kind::Tar;
-    for entry in archive.entries()? {
-        let entry = entry?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+    let known = read::names(packed, most_unpacked(len), cancel, |name| {
+        let name = String::from_utf8_lossy(name);
         let name = name.trim_start_matches("./").trim_end_matches('/');
         let (first, is_file) = (name.split('/').next().unwrap_or_default(), !name.contains('/'));
         match first {
-            GUESTLINE => return Ok(Kind::Guestline),
+            GUESTLINE => return ControlFlow::Break(Kind::Guestline),
             "oci-layout" if is_file => kind = Kind::OciArchive,
             // Newer `docker save` writes both.
             "manifest.json" if is_file && kind == Kind::Tar => kind = Kind::DockerArchive,
             "" | "blobs" | "index.json" | "manifest.json" | "repositories" => {}
-            _ if ROOT_NAMES.contains(&first) => return Ok(Kind::Tar),
+            _ if ROOT_NAMES.contains(&first) => return ControlFlow::Break(Kind::Tar),
             _ => {}
         }
-    }
-    Ok(kind)
+        ControlFlow::Continue(())
+    })?;
+    Ok(known.unwrap_or(kind))
 }
 
 /// What lies at the top of a root (FHS 3.0, 3.2), and of no container archive.
@@ -244,11 +255,12 @@ const ROOT_NAMES: [&str; 20] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     fn kind(bytes: &[u8]) -> Result<Kind, NoKind> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), bytes).unwrap();
-        Kind::of(file.path()).map_err(|error| match error {
+        Kind::of(file.path(), &CancellationToken::new()).map_err(|error| match error {
             KindError::None { why, .. } => why,
             error => panic!("{error}"),
         })
@@ -290,10 +302,11 @@ mod tests {
             assert_eq!(kind(&bytes), Ok(wanted));
         }
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Kind::of(folder.path()).unwrap(), Kind::Folder);
+        let of = |path: &Path| Kind::of(path, &CancellationToken::new());
+        assert_eq!(of(folder.path()).unwrap(), Kind::Folder);
         fs::write(folder.path().join("oci-layout"), "{}").unwrap();
         fs::write(folder.path().join("index.json"), "{}").unwrap();
-        assert_eq!(Kind::of(folder.path()).unwrap(), Kind::OciLayout);
+        assert_eq!(of(folder.path()).unwrap(), Kind::OciLayout);
     }
 
     #[test]
@@ -305,7 +318,7 @@ mod tests {
             let ran = std::process::Command::new(tool).arg("-k").arg(&disk).status().unwrap();
             assert!(ran.success());
             let packed = folder.path().join(format!("my disk.raw{end}"));
-            let error = Kind::of(&packed).unwrap_err();
+            let error = Kind::of(&packed, &CancellationToken::new()).unwrap_err();
             let wanted = format!("it is a raw disk, compressed by {tool}");
             assert!(error.to_string().ends_with(&wanted), "{error}");
             let packed = packed.display();
@@ -320,7 +333,44 @@ mod tests {
         assert_eq!(kind(b"text"), Err(NoKind::Unknown));
         assert_eq!(kind(&at(0x202, b"HdrS")), Err(NoKind::Kernel));
         assert_eq!(kind(&at(0, b"KDMV")), Err(NoKind::OtherDisk("VMDK")));
-        assert!(matches!(Kind::of(Path::new("/none")), Err(KindError::Read { .. })));
-        assert!(matches!(Kind::of(Path::new("/dev/null")), Err(KindError::None { .. })));
+        let of = |path: &str| Kind::of(Path::new(path), &CancellationToken::new());
+        assert!(matches!(of("/none"), Err(KindError::Read { .. })));
+        assert!(matches!(of("/dev/null"), Err(KindError::None { .. })));
+    }
+
+    #[test]
+    fn what_is_none_has_a_way_out() {
+        for (why, wanted) in [
+            (NoKind::Empty, "fetch it once more"),
+            (NoKind::Kernel, "--kernel 'a b'"),
+            (NoKind::Program, "--with 'a b'"),
+            (NoKind::OtherDisk("VMDK"), "qemu-img convert"),
+            (NoKind::Packed { kind: Kind::RawDisk, tool: "xz" }, "unpack it first: xz -dc"),
+            (NoKind::NoFile, "copy it"),
+            (NoKind::Unknown, "file 'a b'"),
+        ] {
+            let hint = KindError::None { path: "a b".into(), why }.hint().unwrap_or_default();
+            assert!(hint.contains(wanted), "{why:?}: {hint}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_read_to_its_end_and_neither_is_what_nobody_wants() {
+        // More than a GiB of nothing, and behind it what would tell.
+        let mut header = tar::Header::new_gnu();
+        header.set_path("blobs/large").unwrap();
+        header.set_size(1100 << 20);
+        header.set_cksum();
+        let plain = tempfile::tempfile().unwrap();
+        plain.write_all_at(header.as_bytes(), 0).unwrap();
+        plain.write_all_at(&tar_of(&["manifest.json"]), 512 + (1100 << 20)).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut zstd = std::process::Command::new("zstd");
+        zstd.args(["-1", "-c"]).stdin(plain).stdout(file.reopen().unwrap());
+        assert!(zstd.status().unwrap().success());
+        let cancel = CancellationToken::new();
+        assert_eq!(Kind::of(file.path(), &cancel).unwrap(), Kind::Tar);
+        cancel.cancel();
+        assert!(matches!(Kind::of(file.path(), &cancel), Err(KindError::Read { .. })));
     }
 }

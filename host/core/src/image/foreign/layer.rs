@@ -4,7 +4,7 @@ use super::edited::Edited;
 use super::oci::{Descriptor, MAX_DOCUMENT, OciError, choose, choose_docker, document};
 use super::packing::Packed;
 use super::read::{TarKind, tar};
-use super::tree::{Bounds, FileTree, FileTreeError, Node, What};
+use super::tree::{Bounds, FileTree, FileTreeError, Node, What, Why};
 use super::write;
 use crate::digest::Digest;
 use crate::image::embed::RECORD;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A layer with little in it.
 const BOUNDS: Bounds =
-    Bounds { bytes: 1 << 30, why: "which no layer of ours has", members: 10_000 };
+    Bounds { bytes: 1 << 30, why: Why::Rule("which no layer of ours has"), members: 10_000 };
 
 /// What the media type of an unpacked layer is (OCI image-spec, `media-types.md`).
 const MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";

@@ -8,9 +8,10 @@
 use super::packing::Packed;
 use super::read::{TarKind, tar};
 use super::tree::{FileTree, FileTreeError, What};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::text;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +50,7 @@ pub enum OciError {
         found: String,
     },
     /// Several images.
-    #[error("it holds {} images: {}", names.len(), names.join(", "))]
+    #[error("it holds {} images: {}", names.len(), text::one_line(&names.join(", "), 1000))]
     Several {
         /// Their names.
         names: Vec<String>,
@@ -69,6 +70,19 @@ pub enum OciError {
         /// Those that there are.
         names: Vec<String>,
     },
+    /// Several are called so.
+    #[error(
+        "it holds {} images that `{}` could be: {}",
+        names.len(),
+        text::one_line(name, 200),
+        text::one_line(&names.join(", "), 1000)
+    )]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// What tells them apart.
+        names: Vec<String>,
+    },
     /// A layer.
     #[error("its layer `{digest}` cannot be taken")]
     Layer {
@@ -78,6 +92,25 @@ pub enum OciError {
         #[source]
         source: FileTreeError,
     },
+}
+
+impl OciError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Document { .. } => "save it once more: `docker save NAME -o FILE`",
+            Self::Digest { .. } => "save or fetch it once more: some of it has changed on its way",
+            Self::Platform { .. } => {
+                "take that for x86-64: `docker pull --platform linux/amd64 NAME`"
+            }
+            Self::Several { .. } | Self::Ambiguous { .. } => "--pick NAME takes one of them",
+            Self::NoSuch { names, .. } => match &names[..] {
+                [] | [_] => "without --pick it is the one that is there",
+                _ => "--pick takes one of those",
+            },
+            Self::Layer { source, .. } => return source.hint(),
+        })
+    }
 }
 
 /// How a container of the image is run.
@@ -181,20 +214,33 @@ pub(super) fn docker(
     let config = usable(config)?;
     for (number, layer) in manifest.layers.iter().enumerate() {
         let failed = |source| OciError::Layer { digest: layer.clone(), source };
-        let unread = |error| failed(FileTreeError::Read(error));
-        // Its digest is that of what it unpacks to.
-        if let Some(wanted) = wanted.get(number) {
-            let mut unpacked = spooled(files, layer).and_then(Packed::open).map_err(unread)?;
-            let found = Digest::of_reader(&mut unpacked).map_err(unread)?;
-            if wanted.strip_prefix("sha256:") != Some(found.as_str()) {
-                return Err(OciError::Digest { digest: wanted.clone() });
-            }
+        let packed = spooled(files, layer).and_then(Packed::open);
+        let packed = packed.map_err(|error| failed(FileTreeError::Read(error)))?;
+        let mut hashing = Hashing { from: packed, hasher: Hasher::default() };
+        tar(&mut hashing, TarKind::Layer, tree, cancel).map_err(failed)?;
+        // It is the digest of what a layer unpacks to, so it is known when all has been read.
+        let found = hashing.hasher.finish();
+        if let Some(wanted) = wanted.get(number)
+            && wanted.strip_prefix("sha256:") != Some(found.as_str())
+        {
+            return Err(OciError::Digest { digest: wanted.clone() });
         }
-        let file = spooled(files, layer).map_err(|error| failed(FileTreeError::Read(error)))?;
-        let packed = Packed::open(file).map_err(|error| failed(FileTreeError::Read(error)))?;
-        tar(packed, TarKind::Layer, tree, cancel).map_err(failed)?;
     }
     Ok(config)
+}
+
+/// Reads, and takes the digest of what it has read.
+struct Hashing<R> {
+    from: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(into)?;
+        self.hasher.update(into.get(..count).unwrap_or_default());
+        Ok(count)
+    }
 }
 
 /// The image that is wanted, of those that `docker save` wrote.
@@ -230,18 +276,11 @@ pub(super) fn choose(
     name: Option<&str>,
     depth: u32,
 ) -> Result<Descriptor, OciError> {
-    const NAME: &str = "org.opencontainers.image.ref.name";
     let is_ours = |descriptor: &&Descriptor| {
         let ours = |platform: &Platform| platform.os == OS && platform.architecture == ARCHITECTURE;
         descriptor.platform.as_ref().is_none_or(ours)
     };
     let ours: Vec<&Descriptor> = index.manifests.iter().filter(is_ours).collect();
-    let names = || {
-        let name = |descriptor: &&Descriptor| {
-            descriptor.annotations.get(NAME).unwrap_or(&descriptor.digest).clone()
-        };
-        ours.iter().map(name).collect::<Vec<_>>()
-    };
     // An index that another one leads to has no names: the image was picked there.
     let name = name.filter(|_| depth == 0);
     let chosen = match (&ours[..], name) {
@@ -256,16 +295,26 @@ pub(super) fn choose(
                 found => OciError::Platform { found: found.join(", ") },
             });
         }
-        ([one], None) => *one,
+        (all, None) => match distinct(all)[..] {
+            [one] => one,
+            _ => return Err(unpicked(None, shown(&named(blobs, all, depth)))),
+        },
         (all, Some(name)) => {
-            let is_it = |found: &&&Descriptor| {
-                found.annotations.get(NAME).is_some_and(|its| its == name) || found.digest == name
-            };
-            all.iter().find(is_it).copied().ok_or_else(|| unpicked(Some(name), names()))?
+            let mut named = named(blobs, all, depth);
+            let known = shown(&named);
+            named.retain(|(_, names)| names.iter().any(|its| its == name));
+            let found: Vec<&Descriptor> = named.iter().map(|(found, _)| *found).collect();
+            match distinct(&found)[..] {
+                [one] => one,
+                [] => return Err(unpicked(Some(name), known)),
+                _ => {
+                    let names = shown(&named);
+                    return Err(OciError::Ambiguous { name: name.to_owned(), names });
+                }
+            }
         }
-        _ => return Err(unpicked(None, names())),
     };
-    if !chosen.media_type.contains("index") && !chosen.media_type.contains("manifest.list") {
+    if !chosen.is_index() {
         return Ok(chosen.clone());
     }
     if depth >= MAX_INDEXES {
@@ -273,6 +322,76 @@ pub(super) fn choose(
         return Err(OciError::Document { name: "index.json".to_owned(), why });
     }
     choose(blobs, blob_document(blobs, &chosen.digest)?, name, depth + 1)
+}
+
+/// Those that are not the same image once more.
+fn distinct<'a>(all: &[&'a Descriptor]) -> Vec<&'a Descriptor> {
+    let mut seen = BTreeSet::new();
+    all.iter().copied().filter(|found| seen.insert(&found.digest)).collect()
+}
+
+/// Images with all that they may be called, the name that people know first and the digest last.
+fn named<'a>(
+    blobs: &FileTree,
+    all: &[&'a Descriptor],
+    depth: u32,
+) -> Vec<(&'a Descriptor, Vec<String>)> {
+    /// The whole name, as containerd writes it and with it `docker save`.
+    const FULL: &str = "io.containerd.image.name";
+    /// Often no more than the tag (OCI image-spec, `annotations.md`).
+    const REF: &str = "org.opencontainers.image.ref.name";
+    // What `docker save` writes beside an index is for older readers, and has the names that people use.
+    let tags: Vec<DockerManifest> = match blobs.find(b"manifest.json") {
+        Some(_) => document(blobs, "manifest.json").unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let names = |found: &Descriptor| {
+        let full = found.annotations.get(FULL).map(String::as_str);
+        let short = full.map(|name| name.strip_prefix("docker.io/").unwrap_or(name));
+        let short = short.map(|name| name.strip_prefix("library/").unwrap_or(name));
+        let config = (!tags.is_empty()).then(|| config_of(blobs, found, depth)).flatten();
+        let config = config.map(|digest| format!("blobs/{}", digest.replacen(':', "/", 1)));
+        let tagged = tags.iter().filter(|image| config.as_ref() == Some(&image.config));
+        let tagged = tagged.filter_map(|image| image.repo_tags.as_ref()).flatten();
+        let mut names: Vec<String> = short.into_iter().map(str::to_owned).collect();
+        names.extend(tagged.cloned());
+        names.extend(full.map(str::to_owned));
+        names.extend(found.annotations.get(REF).cloned());
+        names.push(found.digest.clone());
+        names
+    };
+    all.iter().map(|found| (*found, names(found))).collect()
+}
+
+/// A name for each that no other one has, where there is one that people know.
+fn shown(named: &[(&Descriptor, Vec<String>)]) -> Vec<String> {
+    let is_of_one = |name: &String, of: &Descriptor| {
+        let mut others = named.iter().filter(|(found, _)| found.digest != of.digest);
+        !others.any(|(_, names)| names.contains(name))
+    };
+    let name = |(found, names): &(&Descriptor, Vec<String>)| {
+        let name = names.iter().find(|name| is_of_one(name, found));
+        name.unwrap_or(&found.digest).clone()
+    };
+    named.iter().map(name).collect()
+}
+
+/// The digest of an image's configuration, where it can be read.
+fn config_of(blobs: &FileTree, image: &Descriptor, depth: u32) -> Option<String> {
+    let manifest = match image.is_index() {
+        true if depth >= MAX_INDEXES => return None,
+        true => choose(blobs, blob_document(blobs, &image.digest).ok()?, None, depth + 1).ok()?,
+        false => image.clone(),
+    };
+    let manifest: ImageManifest = blob_document(blobs, &manifest.digest).ok()?;
+    Some(manifest.config.digest)
+}
+
+impl Descriptor {
+    /// Whether it leads to another index, and not to an image.
+    fn is_index(&self) -> bool {
+        self.media_type.contains("index") || self.media_type.contains("manifest.list")
+    }
 }
 
 /// An image for this kind of machine.
@@ -332,3 +451,6 @@ fn spooled(files: &FileTree, name: &str) -> io::Result<File> {
     let Some(What::File(content)) = node else { return Err(io::ErrorKind::NotFound.into()) };
     files.file(content)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -42,10 +43,11 @@ fn go_on(cancel: &CancellationToken) -> Result<(), FileTreeError> {
 /// What a member may say of itself, in bytes: longer names and attributes are nobody's.
 const MAX_HEADERS: u64 = 4 << 20;
 
-/// What is read for as long as it is wanted, and at most so much at a time.
+/// What is read for as long as it is wanted, at most so much at a time, and at most so much in all.
 struct Heeding<'a, R> {
     from: R,
     allowed: &'a Cell<u64>,
+    left: &'a Cell<u64>,
     cancel: &'a CancellationToken,
 }
 
@@ -55,13 +57,18 @@ impl<R: Read> Read for Heeding<'_, R> {
             return Err(io::Error::other("interrupted"));
         }
         let count = self.from.read(into)?;
-        match self.allowed.get().checked_sub(count as u64) {
-            Some(left) => self.allowed.set(left),
-            None => {
-                let why = "a member says too much of itself";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        let spend = |of: &Cell<u64>, why| match of.get().checked_sub(count as u64) {
+            Some(left) => {
+                of.set(left);
+                Ok(())
             }
-        }
+            None => {
+                of.set(0);
+                Err(io::Error::new(io::ErrorKind::InvalidData, why))
+            }
+        };
+        spend(self.left, "it unpacks to far more than its members hold")?;
+        spend(self.allowed, "a member says too much of itself")?;
         Ok(count)
     }
 }
@@ -73,8 +80,8 @@ pub(super) fn tar(
     tree: &mut FileTree,
     cancel: &CancellationToken,
 ) -> Result<(), FileTreeError> {
-    let allowed = Cell::new(u64::MAX);
-    let mut archive = tar::Archive::new(Heeding { from, allowed: &allowed, cancel });
+    let (allowed, left) = (Cell::new(u64::MAX), Cell::new(tree.most_read()));
+    let mut archive = tar::Archive::new(Heeding { from, allowed: &allowed, left: &left, cancel });
     // What a layer takes away is of those below it.
     let mut added = BTreeSet::new();
     let mut entries = archive.entries().map_err(FileTreeError::Read)?;
@@ -152,6 +159,33 @@ pub(super) fn tar(
     Ok(())
 }
 
+/// Tells the names of what a tar archive holds, until `each` breaks or `most` bytes are read: more is for whoever reads it to
+/// refuse.
+pub(super) fn names<B>(
+    from: impl Read,
+    most: u64,
+    cancel: &CancellationToken,
+    mut each: impl FnMut(&[u8]) -> ControlFlow<B>,
+) -> io::Result<Option<B>> {
+    let (allowed, left) = (Cell::new(u64::MAX), Cell::new(most));
+    let mut archive = tar::Archive::new(Heeding { from, allowed: &allowed, left: &left, cancel });
+    let mut entries = archive.entries()?;
+    let mut unread = 0;
+    loop {
+        allowed.set(MAX_HEADERS.saturating_add(unread));
+        let entry = match entries.next() {
+            None => return Ok(None),
+            Some(Ok(entry)) => entry,
+            Some(Err(_)) if allowed.get() == 0 || left.get() == 0 => return Ok(None),
+            Some(Err(error)) => return Err(error),
+        };
+        unread = entry.size();
+        if let ControlFlow::Break(found) = each(&entry.path_bytes()) {
+            return Ok(Some(found));
+        }
+    }
+}
+
 fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for extension in entry.pax_extensions()?.into_iter().flatten() {
@@ -196,9 +230,10 @@ pub(super) fn initramfs(
         (&mut file).take(8).read_to_end(&mut start).map_err(FileTreeError::Read)?;
         file.seek(SeekFrom::Start(at)).map_err(FileTreeError::Read)?;
         if Packing::of(&start) != Packing::Plain {
-            let allowed = Cell::new(u64::MAX);
+            let (allowed, left) = (Cell::new(u64::MAX), Cell::new(tree.most_read()));
             let from = Packed::open(file).map_err(FileTreeError::Read)?;
-            let mut packed = BufReader::new(Heeding { from, allowed: &allowed, cancel });
+            let heeding = Heeding { from, allowed: &allowed, left: &left, cancel };
+            let mut packed = BufReader::new(heeding);
             cpio_archive(&mut packed, tree, cancel)?;
             // Zeros, or what shows that it is cut.
             io::copy(&mut packed, &mut io::sink()).map_err(FileTreeError::Read)?;
@@ -410,11 +445,11 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::Bounds;
+    use super::super::tree::{Bounds, Why};
     use super::*;
     use std::io::Write;
 
-    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, why: "by a test", members: 100 };
+    const BOUNDS: Bounds = Bounds { bytes: 1 << 20, why: Why::Rule("by a test"), members: 100 };
 
     fn tree() -> FileTree {
         FileTree::new(&std::env::temp_dir(), BOUNDS).unwrap()

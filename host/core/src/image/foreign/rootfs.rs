@@ -4,9 +4,9 @@ use super::kind::Kind;
 use super::oci::{self, ContainerConfig, OciError};
 use super::packing::Packed;
 use super::read::{self, TarKind};
-use super::tree::{Bounds, FileTree, FileTreeError, Node, What};
+use super::tree::{Bounds, FileTree, FileTreeError, Node, What, Why};
 use super::write;
-use crate::host::free_mib;
+use crate::host::{free_mib, hint_of_io};
 use crate::image::build::BuildError;
 use crate::image::squashfs::{Compression, pack};
 use std::fs::{self, File};
@@ -80,19 +80,15 @@ pub(crate) struct Rootfs {
 impl RootfsError {
     /// What mends it, where that is known.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Oci { source: OciError::Several { .. }, .. } => {
-                Some("--pick NAME takes one of them".to_owned())
+        let hint = match self {
+            Self::Oci { source, .. } => source.hint(),
+            Self::Tree { source, .. } | Self::Change { source, .. } => source.hint(),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("are gzip, bzip2, xz and zstd there? apt-get install bzip2 xz-utils zstd")
             }
-            Self::Oci { source: OciError::NoSuch { names, .. }, .. } => Some(match &names[..] {
-                [] | [_] => "without --pick it is the one that is there".to_owned(),
-                _ => "--pick takes one of those".to_owned(),
-            }),
-            Self::Tree { source: FileTreeError::Name { .. }, .. } => {
-                Some("make it anew without that member, with names below its root".to_owned())
-            }
-            _ => None,
-        }
+            Self::Read { source, .. } => hint_of_io(source),
+        };
+        hint.map(str::to_owned)
     }
 }
 
@@ -110,7 +106,7 @@ impl Rootfs {
     ) -> Result<Self, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let open = || File::open(path).map_err(unreadable);
         let packed = || Packed::open(open()?).map(BufReader::new).map_err(unreadable);
@@ -144,7 +140,7 @@ impl Rootfs {
     ) -> Result<FileTree, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut files = FileTree::new(scratch, bounds).map_err(failed)?;
         let read = match kind {
             Kind::OciLayout => read::folder(path, &mut files, cancel),
@@ -171,7 +167,7 @@ impl Rootfs {
     ) -> Result<Self, RootfsError> {
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
         let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let config = match kind {
             Kind::DockerArchive => oci::docker(files, name, &mut tree, cancel),
@@ -190,9 +186,10 @@ impl Rootfs {
         scratch: &Path,
         cancel: &CancellationToken,
     ) -> Result<FileTree, RootfsError> {
+        let kind = Kind::Cpio;
         let unreadable = |source| RootfsError::Read { path: path.to_owned(), source };
-        let failed = |source| RootfsError::Tree { kind: Kind::Cpio, path: path.to_owned(), source };
-        let bounds = bounds(path, scratch).map_err(unreadable)?;
+        let failed = |source| RootfsError::Tree { kind, path: path.to_owned(), source };
+        let bounds = bounds(path, kind, scratch).map_err(unreadable)?;
         let mut tree = FileTree::new(scratch, bounds).map_err(failed)?;
         let from = read::packed_from(path).map_err(unreadable)?;
         let mut file = File::open(path).map_err(unreadable)?;
@@ -260,22 +257,46 @@ impl Rootfs {
 }
 
 /// What a tree may take: of the disk what can be spared, and of something packed no more than what people pack.
-fn bounds(path: &Path, scratch: &Path) -> io::Result<Bounds> {
-    let found = fs::metadata(path)?;
+fn bounds(path: &Path, kind: Kind, scratch: &Path) -> io::Result<Bounds> {
     let members = MAX_MEMBERS;
-    let free = free_mib(scratch)?.saturating_sub(KEEP_FREE_MIB) << 20;
-    let most = match found.is_dir() {
-        true => u64::MAX,
-        false => found.len().saturating_mul(RATIO).max(ALWAYS),
+    let free_mib = free_mib(scratch)?;
+    let (most, keep_mib) = match kind {
+        // Nothing in it is packed, and but for what is added to it, nothing is kept.
+        Kind::Folder => (u64::MAX, 0),
+        Kind::OciLayout => (most_unpacked(blobs_len(path)?), KEEP_FREE_MIB),
+        _ => (most_unpacked(fs::metadata(path)?.len()), KEEP_FREE_MIB),
     };
-    Ok(match most < free {
-        true => Bounds {
-            bytes: most,
-            why: "a hundred times its size: that is no root file system",
-            members,
-        },
-        false => {
-            Bounds { bytes: free, why: "and the disk of the cache has no room for more", members }
-        }
-    })
+    let room = free_mib.saturating_sub(keep_mib) << 20;
+    let (bytes, why) = match most < room {
+        true => (most, Why::Rule("a hundred times its size: that is no root file system")),
+        false => (room, Why::Room { free_mib, keep_mib }),
+    };
+    Ok(Bounds { bytes, why, members })
 }
+
+/// What so many bytes may unpack to, in bytes.
+pub(super) fn most_unpacked(len: u64) -> u64 {
+    len.saturating_mul(RATIO).max(ALWAYS)
+}
+
+/// The bytes of all blobs of an OCI layout (OCI image-spec, `image-layout.md`, "Blobs").
+fn blobs_len(layout: &Path) -> io::Result<u64> {
+    let mut len = 0_u64;
+    let algorithms = match fs::read_dir(layout.join("blobs")) {
+        // What is missing is told when it is looked for.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        algorithms => algorithms?,
+    };
+    for algorithm in algorithms {
+        let folder = algorithm?.path();
+        if folder.is_dir() {
+            for blob in fs::read_dir(folder)? {
+                len = len.saturating_add(blob?.metadata()?.len());
+            }
+        }
+    }
+    Ok(len)
+}
+
+#[cfg(test)]
+mod tests;

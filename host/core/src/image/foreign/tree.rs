@@ -4,6 +4,8 @@
 //! Names come from whoever made the archive. They are bytes, relative and without `..`; a member below a link goes where the
 //! link leads within the tree, and one that would leave it is refused.
 
+use crate::host::{DAMAGED, MAKE_ROOM, hint_of_io};
+use crate::image::shelf::MAKING;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -37,15 +39,32 @@ pub(crate) struct FileTree {
     bounds: Bounds,
 }
 
+/// So much is read of an archive for each of its members, beside contents: header, padding, a long name.
+const BESIDE_CONTENT: u64 = 4096;
+
 /// What a tree may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// Bytes of all contents.
     pub(crate) bytes: u64,
-    /// Why it is so many, in words behind "more than … bytes, ".
-    pub(crate) why: &'static str,
+    /// Why it is so many.
+    pub(crate) why: Why,
     /// Names.
     pub(crate) members: usize,
+}
+
+/// Why a tree may take no more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Why {
+    /// A rule, in words behind "more than … bytes, ".
+    Rule(&'static str),
+    /// The disk has no room for more.
+    Room {
+        /// What is free on it, MiB.
+        free_mib: u64,
+        /// What stays free, MiB.
+        keep_mib: u64,
+    },
 }
 
 /// What has a name in a tree.
@@ -114,6 +133,19 @@ pub enum FileTreeError {
         /// Why not more.
         why: &'static str,
     },
+    /// The disk has no room for its contents.
+    #[error(
+        "the disk of `{path}` has no room for it: {free_mib} MiB are free, and {keep_mib} MiB stay free",
+        path = path.display()
+    )]
+    NoRoom {
+        /// The folder.
+        path: PathBuf,
+        /// What was free before, MiB.
+        free_mib: u64,
+        /// What is not taken, MiB.
+        keep_mib: u64,
+    },
     /// More names than it may have.
     #[error("it has more than {members} members")]
     TooMany {
@@ -144,6 +176,22 @@ pub enum FileTreeError {
 }
 
 impl FileTreeError {
+    /// What mends it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Name { .. } => "make it anew without that member, with names below its root",
+            Self::TooLarge { .. } => {
+                "where it is right to be so large, unpack it (`tar -xf`) and import the folder"
+            }
+            Self::TooMany { .. } => "make it anew without what the tests do not need",
+            Self::NoRoom { .. } => MAKE_ROOM,
+            Self::Read(error) => return hint_of_io(error).or(Some(DAMAGED)),
+            Self::HostFile { source, .. } | Self::Spool { source, .. } => {
+                return hint_of_io(source);
+            }
+        })
+    }
+
     pub(super) fn name(name: &[u8], why: &'static str) -> Self {
         let shown = crate::text::one_line(&String::from_utf8_lossy(name), 200);
         Self::Name { name: shown, why }
@@ -202,6 +250,12 @@ impl FileTree {
             in_memory: 0,
             bounds,
         })
+    }
+
+    /// The longest archive that could be read into it, in bytes.
+    pub(super) fn most_read(&self) -> u64 {
+        let beside = (self.bounds.members as u64).saturating_mul(BESIDE_CONTENT);
+        self.bounds.bytes.saturating_add(beside)
     }
 
     /// All nodes, folders before what is in them.
@@ -419,8 +473,7 @@ impl FileTree {
                 Err(error) => return Err(FileTreeError::Read(error)),
             };
             if self.spooled + count as u64 > self.bounds.bytes {
-                let Bounds { bytes, why, .. } = self.bounds;
-                return Err(FileTreeError::TooLarge { bytes, why });
+                return Err(self.full());
             }
             let bytes = piece.get(..count).unwrap_or_default();
             let written = self.spool.write_all_at(bytes, self.spooled);
@@ -428,6 +481,21 @@ impl FileTree {
             self.spooled += count as u64;
         }
         Ok(Content::Spooled { at, len: self.spooled - at })
+    }
+
+    fn full(&self) -> FileTreeError {
+        match self.bounds.why {
+            Why::Rule(why) => FileTreeError::TooLarge { bytes: self.bounds.bytes, why },
+            Why::Room { free_mib, keep_mib } => {
+                // The folder itself may be one that is gone when this is read.
+                let is_lasting = |path: &&Path| {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    !name.starts_with(MAKING)
+                };
+                let path = self.folder.ancestors().find(is_lasting).unwrap_or(&self.folder);
+                FileTreeError::NoRoom { path: path.to_owned(), free_mib, keep_mib }
+            }
+        }
     }
 
     /// What a content holds.
@@ -556,7 +624,7 @@ fn within(link: &[u8], target: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { bytes: 1000, why: "by a test", members: 20 };
+    const BOUNDS: Bounds = Bounds { bytes: 1000, why: Why::Rule("by a test"), members: 20 };
 
     fn tree() -> FileTree {
         FileTree::new(&std::env::temp_dir(), BOUNDS).unwrap()
@@ -644,5 +712,21 @@ mod tests {
         }
         let error = file(&mut tree, "more", "").unwrap_err();
         assert_eq!(error.to_string(), "it has more than 20 members");
+    }
+
+    #[test]
+    fn a_disk_without_room_is_named_by_what_lasts_of_its_folder() {
+        let cache = tempfile::tempdir().unwrap();
+        let making = cache.path().join(".making-x");
+        std::fs::create_dir(&making).unwrap();
+        let why = Why::Room { free_mib: 300, keep_mib: 512 };
+        let mut tree = FileTree::new(&making, Bounds { bytes: 0, why, members: 20 }).unwrap();
+        file(&mut tree, "empty", "").unwrap();
+        let said = file(&mut tree, "a", "a").unwrap_err().to_string();
+        let said = said.replace(&cache.path().display().to_string(), "CACHE");
+        insta::assert_snapshot!(
+            said,
+            @"the disk of `CACHE` has no room for it: 300 MiB are free, and 512 MiB stay free"
+        );
     }
 }

@@ -14,6 +14,7 @@ use super::source::Source;
 use super::{FILES, INDEX, PUBLIC_KEY, SIGNATURE};
 use crate::digest::Digest;
 use crate::dirs::lock_folder;
+use crate::host::hint_of_io;
 use crate::image::manifest::FileRecord;
 use crate::image::recipe::Recipe;
 use crate::image::sbom;
@@ -119,7 +120,14 @@ impl PublishError {
             Self::Damaged { name, .. } => {
                 Some(format!("make it anew: guestline image build {name}"))
             }
-            _ => None,
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room there, or publish into another folder".to_owned())
+            }
+            Self::Write { source, .. } => hint_of_io(source).map(str::to_owned),
+            Self::NotThere { .. } => Some("--remove takes one of those".to_owned()),
+            Self::Key(KeyError::File { source, .. }) => hint_of_io(source).map(str::to_owned),
+            Self::Key(_) => Some("--key names another key file".to_owned()),
+            Self::Cancelled => None,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::receive::{Expected, Placing, ReceiveError, Received};
 use super::source::Source;
 use crate::digest::Digest;
 use crate::dirs::write_whole;
-use crate::host::free_mib;
+use crate::host::{free_mib, hint_of_io};
 use crate::image::manifest::{FORMAT, FileRecord};
 use crate::image::store::Store;
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,13 @@ impl PullError {
             Self::Fetch(FetchError::Cut { .. }) => {
                 "what has come is kept: try again, and it goes on from there"
             }
+            Self::Fetch(FetchError::Digest { .. } | FetchError::TooLong { .. }) => {
+                "what is served is not what was published: try again, or tell who publishes it"
+            }
+            Self::Fetch(FetchError::Write { source, .. }) => {
+                return hint_of_io(source).map(str::to_owned);
+            }
+            Self::Fetch(FetchError::NoCurl(_)) => "install it: apt-get install curl",
             Self::NoRoom { .. } => "make room: `guestline cache prune --limit SIZE`",
             Self::Receive(error) => return error.hint(),
             _ => return None,

@@ -5,7 +5,7 @@
 //! ```
 
 use crate::dirs::folder_of;
-use crate::host::open_path;
+use crate::host::{hint_of_io, open_path};
 use crate::image::embed::Output;
 use crate::image::{Kind, KindError};
 use crate::machine::{Disk, DiskFile, DiskFormat, NotUsable, qcow2};
@@ -118,6 +118,7 @@ impl DiskFault {
             Self::InUse { .. } => Some("power its machine off first".to_owned()),
             Self::Device { .. } => Some("copy it into a file first".to_owned()),
             Self::Exists { .. } => Some("name a place where nothing is".to_owned()),
+            Self::Io { source, .. } => hint_of_io(source).map(str::to_owned),
             _ => None,
         }
     }
@@ -129,7 +130,7 @@ impl DiskInput {
     /// # Errors
     /// [`DiskFault`].
     pub fn open(path: &Path, alone: bool) -> Result<Self, DiskFault> {
-        let format = match Kind::of(path)? {
+        let format = match Kind::of(path, &CancellationToken::new())? {
             Kind::Qcow2 => DiskFormat::Qcow2,
             Kind::RawDisk => DiskFormat::Raw,
             kind => return Err(DiskFault::NoDisk { path: path.to_owned(), kind }),

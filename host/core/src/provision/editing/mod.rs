@@ -102,6 +102,10 @@ impl EditError {
             Self::Several { .. } | Self::NoSuchRoot { .. } => {
                 Some("--root NAME names the one that is meant".to_owned())
             }
+            Self::NoSystem { .. } => Some(
+                "`guestline image lint` tells what it has; is it the disk with the system?"
+                    .to_owned(),
+            ),
             Self::Hibernated => Some("boot it and shut it down first".to_owned()),
             _ => None,
         }
