@@ -1,6 +1,8 @@
 //! Checks that pass, fail and skip, alone and together.
 
+use crate::web::Web;
 use guestline_tests::Guestline;
+use std::fs;
 
 #[test]
 fn a_passing_check_prints_its_output_and_then_its_verdict() {
@@ -173,4 +175,53 @@ fn two_runs_share_the_hosts_cores() {
     }
     assert!(usize::try_from(most).unwrap() <= cores, "{most} tests at once on {cores} cores");
     guestline.assert_nothing_left();
+}
+
+/// Files of this host in the machine, as they are when it begins; its template is without them.
+#[test]
+fn files_of_the_host_are_in_the_machine_for_this_once() {
+    let guestline = Guestline::new();
+    let data = guestline.home().join("data");
+    fs::create_dir_all(data.join("below")).unwrap();
+    fs::write(data.join("below/one"), "1\n").unwrap();
+    fs::write(guestline.home().join("file"), "alone\n").unwrap();
+    let line = "cat /mnt/data/below/one /opt/x/below/one /opt/name";
+    let with = ["--with", "data", "--with", "data:/opt/x", "--with", "file:/opt/name"];
+    let check = |line: &str| guestline.run(&[&["check"], &with[..], &[line]].concat());
+    for one in ["1\n", "another\n"] {
+        fs::write(data.join("below/one"), one).unwrap();
+        let ran = check(line);
+        ran.assert_verdict(0, "passed");
+        assert_eq!(ran.stdout(), format!("{one}{one}alone\n"));
+    }
+    // What is written there never comes back, and the next machine has none of it.
+    check("echo changed > /mnt/data/below/one").assert_verdict(0, "passed");
+    assert_eq!(fs::read_to_string(data.join("below/one")).unwrap(), "another\n");
+    guestline.run(&["check", "! ls -d /mnt/data /opt/x"]).assert_verdict(0, "passed");
+    // It belongs to the command that runs a check again.
+    let ran = check("false");
+    ran.assert_verdict(1, "status 1");
+    let again = format!("--with={}:/opt/x", data.canonicalize().unwrap().display());
+    assert!(ran.stderr.contains(&again), "{}", ran.stderr);
+    for (wrong, said) in
+        [("none", "`"), ("data:/a/../b", "has `..` in it"), ("/dev/null:/x", "neither a file")]
+    {
+        let ran = guestline.run(&["check", "--with", wrong, "true"]);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    }
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn files_of_the_host_are_in_a_named_machine() {
+    let guestline = Guestline::new();
+    let data = guestline.home().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("one"), "1\n").unwrap();
+    let web = Web::up_with(guestline, &["--with", "data:/srv/data", "--with", "data/one"]);
+    assert_eq!(web.line("cat /srv/data/one /mnt/one && echo 2 > /srv/data/one"), "1\n1");
+    assert_eq!(fs::read_to_string(data.join("one")).unwrap(), "1\n");
+    assert_eq!(web.0.run(&["up", "other", "--with", "none"]).status, 2);
+    web.down();
 }

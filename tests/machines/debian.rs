@@ -198,6 +198,28 @@ fn a_machine_with_systemd_has_units_a_journal_and_a_network() {
     web.down();
 }
 
+/// An image, with kernel, initramfs and modules, is smaller than so many MB.
+fn assert_small(name: &str, most: u64) {
+    let guestline = Guestline::new();
+    guestline.run(&["check", "--image", name, "true"]).assert_verdict(0, "passed");
+    let made = manifest(&guestline, name);
+    let files = made["files"].as_array().unwrap();
+    assert!(files.iter().any(|file| file["name"] == "kernel"), "{files:?}");
+    let size: u64 = files.iter().map(|file| file["size"].as_u64().unwrap()).sum();
+    assert!(size < most * 1_000_000, "{name} has {size} bytes");
+}
+
+#[test]
+fn tiny_and_debian_are_small() {
+    assert_small("tiny", 20);
+    assert_small("debian-12", 90);
+}
+
+#[test]
+fn debian_with_systemd_is_small() {
+    assert_small("debian-12-systemd", 90);
+}
+
 #[test]
 fn a_build_that_is_interrupted_leaves_nothing() {
     // A cache of its own, in which nobody else makes an image; with the packages, should they be there.

@@ -1,6 +1,9 @@
 //! The agent put into disks, and taken out: in machines, with tools that are none of ours looking at what came of it.
 
+use crate::archives::debian_disk;
+use crate::import::root;
 use crate::snapshots::shell;
+use guestline::digest::Digest;
 use guestline::dirs::Dirs;
 use guestline::image::Image;
 use guestline::machine::{Accel, Disk, DiskFile, DiskFormat, Qemu};
@@ -314,8 +317,7 @@ fn a_folder_is_changed_on_the_host() {
     tool("diff", &["-r", "--no-dereference", text(&home.join("root")), text(&home.join("out"))]);
 }
 
-/// An image with cloud-init, to which the seed is a disk as to any cloud image. Its own agent answers, so that the other
-/// one's port is taken: what cloud-init did with it is looked at.
+/// A disk with cloud-init in it and no agent, by its own boot loader: what answers is what the seed has put in.
 #[tokio::test(flavor = "multi_thread")]
 async fn cloud_init_puts_the_agent_in() {
     let guestline = Guestline::new();
@@ -323,21 +325,101 @@ async fn cloud_init_puts_the_agent_in() {
     right(&guestline.run(&["image", "embed", "--nocloud", "-o", "seed"]));
     assert_eq!(guestline.run(&["image", "embed", "--nocloud", "-o", "seed"]).status, 2);
     let manifest = home.join("cloud.toml");
-    let text = "name = \"cloud\"\nsummary = \"cloud-init\"\nextends = \"debian-12-systemd\"\npackages = [\"cloud-init\"]\n";
-    fs::write(&manifest, text).unwrap();
-    let cloud = image(&dirs_of(home), manifest.to_str().unwrap()).await;
-    let path = home.join("seed");
-    let size = path.metadata().unwrap().len();
-    let seed = Disk::given(DiskFile::at(path, DiskFormat::Raw), size, true);
-    let place = tempfile::Builder::new().prefix("gl").tempdir().unwrap();
-    let lease = with_disk(place.path(), cloud, seed).await;
+    let of_cloud = "name = \"cloud\"\nsummary = \"cloud-init\"\nextends = \"debian-12-systemd\"\npackages = [\"cloud-init\"]\n";
+    fs::write(&manifest, of_cloud).unwrap();
+    let cloud = image(&dirs_of(home), text(&manifest)).await;
+    let disk = tokio::task::spawn_blocking({
+        let home = home.to_owned();
+        move || {
+            root(&home);
+            debian_disk(&home, &cloud)
+        }
+    });
+    assert!(!home.join("system").join(&AGENT[1..]).exists());
+    let disk = disk.await.unwrap();
+    let import = ["image", "import", "--name", "sown", "--seed", "seed", text(&disk)];
+    right(&guestline.run(&import));
+    // The seed is behind what was asked for, and cannot be written to.
     let line = format!(
-        "cloud-init status --wait >/dev/null; systemctl is-enabled guestline-agent && sha256sum {AGENT}"
+        "systemctl is-enabled guestline-agent; findmnt -n -o SOURCE /; lsblk -dnbo NAME,RO,SIZE; \
+         cat /sys/block/vdc/serial; sha256sum {AGENT}"
     );
-    let said = shell(&lease.guest, &line).await;
-    let agent = guestline::digest::Digest::of_file(&named_by("GUESTLINE_AGENT")).unwrap();
-    assert!(said.starts_with("enabled\n") && said.contains(agent.as_str()), "{said}");
-    let started = shell(&lease.guest, "journalctl -q -u guestline-agent -o cat").await;
-    assert!(started.contains("Started guestline-agent.service"), "{started}");
-    drop(lease.end().await);
+    let agent = Digest::of_file(&named_by("GUESTLINE_AGENT")).unwrap();
+    let (size, seed) =
+        (disk.metadata().unwrap().len(), home.join("seed").metadata().unwrap().len());
+    let wanted = format!(
+        "enabled\n/dev/vda2\nvda 0 {size}\nvdb 0 {}\nvdc 1 {seed}\ndisk2{agent}  {AGENT}\n",
+        64 << 20
+    );
+    // Booted and saved, then restored.
+    for _ in 0..2 {
+        let ran = guestline.run(&["check", "--image", "sown", "--disk", "64M", &line]);
+        ran.assert_verdict(0, "passed");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&ran.stdout()), words(&wanted));
+    }
+    guestline.assert_nothing_left();
+}
+
+/// A disk of zeros that a BIOS would try to boot.
+fn blank_disk(at: &Path) {
+    let mut bytes = vec![0; 1 << 20];
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(at, bytes).unwrap();
+}
+
+#[test]
+fn a_seed_goes_where_its_disk_goes() {
+    // A cache of its own, in which nobody else makes an image.
+    let guestline = Guestline::new();
+    let cache = guestline.home().join("cache");
+    let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+    let home = guestline.home();
+    right(&guestline.run(&["image", "embed", "--nocloud", "-o", "seed"]));
+    blank_disk(&home.join("blank.img"));
+    let import = ["image", "import", "--no-check", "--seed", "seed", "blank.img"];
+    right(&guestline.run(&import));
+    let digest = Digest::of_file(&home.join("seed")).unwrap();
+    let bill = right(&guestline.run(&["image", "sbom", "blank"]));
+    assert!(bill.contains("\"file:seed\"") && bill.contains(digest.as_str()), "{bill}");
+    assert_eq!(right(&guestline.run(&["image", "verify", "blank"])), "blank: right\n");
+    right(&guestline.run(&["image", "export", "blank", "-o", "archive"]));
+    right(&guestline.run(&["image", "publish", "published", "blank"]));
+    assert!(home.join("published/files").join(digest.as_str()).exists());
+
+    // On another host, which takes it from the archive.
+    let other = Guestline::new();
+    let cache = other.home().join("cache");
+    let other = other.with("XDG_CACHE_HOME", &cache);
+    right(&other.run(&["image", "import", text(&home.join("archive"))]));
+    let kept = fs::read_dir(cache.join("guestline/images/blank")).unwrap().next().unwrap().unwrap();
+    assert_eq!(Digest::of_file(&kept.path().join("seed")).unwrap(), digest);
+    fs::write(kept.path().join("seed"), "another").unwrap();
+    assert_eq!(other.run(&["image", "verify", "blank"]).status, 1);
+
+    // Another seed is another image; what is none, or is for no disk, is refused.
+    let made = |guestline: &Guestline| -> Value {
+        let shown = right(&guestline.run(&["image", "show", "blank", "--json"]));
+        serde_json::from_str::<Value>(&shown).unwrap()["made"].clone()
+    };
+    let before = made(&guestline);
+    let mut bytes = fs::read(home.join("seed")).unwrap();
+    bytes.extend([0; 512]);
+    fs::write(home.join("seed"), bytes).unwrap();
+    right(&guestline.run(&[&import[..], &["--replace"]].concat()));
+    assert_ne!(made(&guestline)["recipe"], before["recipe"]);
+    fs::write(home.join("text"), "no seed").unwrap();
+    system(&home.join("folder"), "One");
+    for (seed, from, wanted) in [
+        ("text", "blank.img", "cannot take `text` as a seed\ncaused by: `text` is no image"),
+        ("nowhere", "blank.img", "hint: guestline image embed --nocloud -o SEED writes one"),
+        ("folder", "blank.img", "it is a root folder, and cloud-init reads a raw disk"),
+        ("seed", "folder", "--seed is not for a root folder"),
+    ] {
+        let ran = guestline.run(&["image", "import", "--name", "bad", "--seed", seed, from]);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+    }
+    assert!(!home.join("state/guestline/images/bad").exists());
+    guestline.assert_nothing_left();
 }

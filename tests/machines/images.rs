@@ -1,7 +1,9 @@
 //! Making and listing images.
 
-use guestline_tests::{Guestline, shared_cache};
+use guestline::digest::Digest;
+use guestline_tests::{Guestline, dirs_of, image, right, shared_cache};
 use serde_json::Value;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The manifest of the one image below a cache.
@@ -212,4 +214,106 @@ fn the_smallest_image_has_a_lock_too() {
     assert_eq!(std::fs::read_to_string(&lock).unwrap(), other);
     assert_eq!(build(&["--update-lock"]).status, 0);
     assert_eq!(std::fs::read_to_string(&lock).unwrap(), text);
+}
+
+/// A manifest of the user's.
+fn own(guestline: &Guestline, name: &str, text: &str) {
+    let folder = guestline.home().join("config/guestline/images");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{name}.toml")), text).unwrap();
+}
+
+#[test]
+fn a_build_that_does_not_do_leaves_the_image_that_was_there() {
+    let guestline = Guestline::new();
+    let text = "name = \"kept\"\nsummary = \"x\"\nextends = \"tiny\"\nmemory_mib = 251\n";
+    own(&guestline, "kept", text);
+    right(&guestline.run(&["image", "build", "kept"]));
+    let made = || -> Value {
+        let shown = right(&guestline.run(&["image", "show", "kept", "--json"]));
+        serde_json::from_str::<Value>(&shown).unwrap()["made"].clone()
+    };
+    let folders = || {
+        let all = std::fs::read_dir(shared_cache().join("guestline/images/kept")).unwrap();
+        let mut all: Vec<_> = all
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name(), entry.metadata().unwrap().ino()))
+            .collect();
+        all.sort();
+        all
+    };
+    let (before, there) = (made(), folders());
+    assert!(before.is_object());
+
+    // The same once more, on a host whose QEMU does not do.
+    let fails = guestline.home().join("fails");
+    let words =
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo QEMU emulator version 10.0.2 && exit\nexit 1\n";
+    std::fs::write(&fails, words).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&fails, mode).unwrap();
+    let build = ["GUESTLINE_QEMU=".to_owned() + fails.to_str().unwrap()];
+    let program = guestline_tests::named_by("GUESTLINE_PROGRAM");
+    let build = [&build[0], program.to_str().unwrap(), "image", "build", "kept"];
+    let ran = guestline.run_other("env", &build, std::process::Stdio::null());
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it was made, and does not do: QEMU exited"), "{}", ran.stderr);
+    assert_eq!(folders(), there);
+
+    // Changed so that its line fails; nothing of that is left, and what it was before needs not be made.
+    own(&guestline, "kept", &format!("{text}warm_up = \"echo cold >&2; exit 3\"\n"));
+    let ran = guestline.run(&["image", "build", "kept"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it was made, and does not do: "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("exit 3"), "{}", ran.stderr);
+    assert_eq!(folders(), there);
+    own(&guestline, "kept", text);
+    assert_eq!(made(), before);
+    guestline.run(&["check", "--image", "kept", "true"]).assert_verdict(0, "passed");
+    assert_eq!(folders(), there);
+    guestline.assert_nothing_left();
+}
+
+/// A manifest of what is made already: the root of `debian-12-systemd`, in whose machines units come seconds after the agent.
+async fn unit_image(guestline: &Guestline, name: &str, unit: &str, cmdline: &str) {
+    let systemd = image(&dirs_of(guestline.home()), "debian-12-systemd").await;
+    let root = systemd.root.as_ref().unwrap();
+    let text = format!(
+        "name = \"{name}\"\nsummary = \"x\"\nsuite = \"bookworm\"\npackages = []\nmemory_mib = 512\n\
+         init = \"/sbin/init\"\nready = \"{unit}\"\n\
+         [root]\nfile = \"root\"\nsha256 = \"{digest}\"\n\
+         [kernel]\npackage = \"linux-image-cloud-amd64\"\n\
+         cmdline = \"console=ttyS0 quiet panic=-1 net.ifnames=0 systemd.firstboot=off {cmdline}\"\n\
+         load = [\"virtio_pci\", \"virtio_console\", \"virtio_blk\", \"squashfs\", \"overlay\"]\n",
+        digest = Digest::of_file(root).unwrap(),
+    );
+    own(guestline, name, &text);
+    let folder = guestline.home().join("config/guestline/images");
+    symlink(root.canonicalize().unwrap(), folder.join("root")).unwrap();
+}
+
+#[tokio::test]
+async fn an_image_is_ready_when_its_unit_is_active() {
+    let guestline = Guestline::new();
+    unit_image(&guestline, "by-unit", "multi-user.target", "").await;
+    // Asked once and at once, booted and then restored.
+    let line = "systemctl is-active multi-user.target";
+    for _ in 0..2 {
+        let ran = guestline.run(&["check", "--image", "by-unit", line]);
+        ran.assert_verdict(0, "passed");
+        assert_eq!(ran.stdout(), "active\n");
+    }
+    guestline.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn an_image_whose_unit_fails_is_not_made() {
+    let guestline = Guestline::new();
+    let (unit, cmdline) =
+        ("kernel-command-line.service", "systemd.run=/bin/false systemd.run_failure_action=none");
+    unit_image(&guestline, "by-failure", unit, cmdline).await;
+    let ran = guestline.run(&["image", "build", "by-failure"]);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains(unit), "{}", ran.stderr);
+    guestline.assert_nothing_left();
 }

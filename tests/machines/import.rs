@@ -1,11 +1,13 @@
 //! What others made, as images: root folders, archives, container images, disks; and what is wrong with some.
 
+use crate::cache::mounted;
 use guestline::digest::Digest;
 use guestline::image::{PackageSource, Store};
 use guestline_tests::{Guestline, dirs_of, right};
+use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -170,6 +172,63 @@ fn an_initramfs_and_a_folder_are_machines() {
     assert_eq!(ran.stdout(), "again\n");
 }
 
+/// A program that becomes the init, with something that only it does.
+const INIT: &str = "#!/bin/sh\n/bin/mkdir /started\nwhile true; do /bin/sleep 1000; done\n";
+
+#[test]
+fn a_tar_and_a_squashfs_are_machines_with_an_init_of_their_own() {
+    let guestline = Guestline::new();
+    let folder = tempfile::tempdir().unwrap();
+    let root = root(folder.path());
+    for name in ["sleep", "grep", "uname"] {
+        symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    fs::create_dir(root.join("sbin")).unwrap();
+    fs::write(root.join("sbin/init"), INIT).unwrap();
+    fs::set_permissions(root.join("sbin/init"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Its kernel is that of another image, with the command line that has.
+    let manifests = guestline.home().join("config/guestline/images");
+    fs::create_dir_all(&manifests).unwrap();
+    let marked = "name = \"marked\"\nsummary = \"x\"\nextends = \"debian-12\"\n\
+                  kernel = { cmdline = \"marked=yes\" }\n";
+    fs::write(manifests.join("marked.toml"), marked).unwrap();
+
+    let (plain, packed) = (folder.path().join("plain.tar"), folder.path().join("packed.squashfs"));
+    tar(&root, &plain);
+    run(Command::new("mksquashfs").arg(&root).arg(&packed).args(["-quiet", "-no-progress"]));
+    let options = ["--init", "/sbin/init", "--memory", "333M", "--kernel-of", "marked"];
+    for (file, name) in [(&plain, "plain"), (&packed, "packed")] {
+        let file = file.to_str().unwrap();
+        right(&guestline.run(&[&["image", "import", file], &options[..]].concat()));
+        let line = "cat /proc/1/comm /etc/greeting; grep -o marked=yes /proc/cmdline; \
+                    until test -d /started; do sleep 0.1; done; ls -d /lib/modules/$(uname -r)/kernel; \
+                    test -e /usr/local/sbin/guestline-agent || echo as it was";
+        let ran = guestline.run(&["check", "--image", name, line]);
+        ran.assert_verdict(0, "passed");
+        let said = ran.stdout();
+        assert!(said.starts_with("init\nhello\nmarked=yes\n/lib/modules/6.1."), "{said}");
+        assert!(said.ends_with("-cloud-amd64/kernel\nas it was\n"), "{said}");
+        let line =
+            "while read name kb _; do test $name != MemTotal: || echo $kb; done < /proc/meminfo";
+        let kib: u32 =
+            guestline.run(&["check", "--image", name, line]).stdout().trim().parse().unwrap();
+        assert!((256 << 10..333 << 10).contains(&kib), "{kib}");
+    }
+    for (options, wanted, status) in [
+        (["--init", "/sbin/none"], "has no `/sbin/none`\n", 2),
+        (["--init", "init"], "--init is an absolute path in the root", 2),
+        (["--kernel-of", "tiny"], "image `tiny` has no kernel package", 2),
+        (["--firmware", "uefi"], "--firmware is not for a tar archive", 2),
+    ] {
+        let import = ["image", "import", "--name", "bad", plain.to_str().unwrap()];
+        let ran = guestline.run(&[&import[..], &options].concat());
+        assert_eq!(ran.status, status, "{}", ran.stderr);
+        assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+    }
+    assert!(!guestline.home().join("state/guestline/images/bad").exists());
+    guestline.assert_nothing_left();
+}
+
 /// The kernel command line of tiny.
 fn cmdline() -> String {
     let manifest = fs::read(tiny().join("manifest.json")).unwrap();
@@ -257,6 +316,61 @@ fn a_disk_is_booted_as_it_is() {
         let name = file.file_stem().unwrap();
         assert!(!guestline.home().join("state/guestline/images").join(name).exists());
     }
+}
+
+/// A disk with a GPT whose one partition is for UEFI, with a boot loader that starts tiny's kernel.
+fn uefi_disk(below: &Path) -> PathBuf {
+    let (disk, config, loader) =
+        (below.join("efi.img"), below.join("grub.cfg"), below.join("bootx64.efi"));
+    let text = format!(
+        "search --no-floppy --set=root --file /vmlinuz\nlinux /vmlinuz {}\ninitrd /initrd\nboot\n",
+        cmdline()
+    );
+    fs::write(&config, text).unwrap();
+    run(Command::new("grub-mkstandalone")
+        .args(["-O", "x86_64-efi", "--fonts=", "--locales=", "--themes="])
+        .args([
+            "--modules=part_gpt fat",
+            "--install-modules=normal linux boot search search_fs_file",
+        ])
+        .arg("-o")
+        .arg(&loader)
+        .arg(format!("boot/grub/grub.cfg={}", config.display())));
+    fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    let table = below.join("table");
+    fs::write(&table, "label: gpt\n2048,122880,U\n").unwrap();
+    run(Command::new("/sbin/sfdisk").arg("-q").arg(&disk).stdin(fs::File::open(table).unwrap()));
+    let partition = format!("{}@@1M", disk.display());
+    run(Command::new("mformat").args(["-i", &partition, "-T", "122880", "-F", "::"]));
+    run(Command::new("mmd").args(["-i", &partition, "::/EFI", "::/EFI/BOOT"]));
+    let (kernel, initrd) = (tiny().join("kernel"), tiny().join("initrd.cpio"));
+    for (from, to) in
+        [(&kernel, "::/vmlinuz"), (&initrd, "::/initrd"), (&loader, "::/EFI/BOOT/BOOTX64.EFI")]
+    {
+        run(Command::new("mcopy").args(["-i", &partition]).arg(from).arg(to));
+    }
+    disk
+}
+
+#[test]
+fn a_disk_for_uefi_is_booted_by_it_and_restored() {
+    let guestline = Guestline::new();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = uefi_disk(folder.path());
+    right(&guestline.run(&["image", "import", "--no-check", disk.to_str().unwrap()]));
+    let manifest = guestline.home().join("state/guestline/images/efi/image.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    assert!(manifest.contains("firmware = \"uefi\""), "{manifest}");
+    // Booted and saved, then restored.
+    for restored in [false, true] {
+        let line = "test -e /sys/firmware/efi && modprobe virtio_blk && ls /dev/vda1";
+        let ran = guestline.run(&["check", "--image", "efi", "--message-format", "json", line]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let ready = &crate::templates::event(&ran, "machine-ready")[0];
+        assert!(ready["template"].is_string() || !restored, "{ready}");
+        assert!(ran.stdout().contains("/dev/vda1"), "{}", ran.stdout());
+    }
+    guestline.assert_nothing_left();
 }
 
 #[test]
@@ -373,5 +487,95 @@ fn what_cannot_be_imported_is_said_and_leaves_nothing() {
         let ran = guestline.run(&["image", "import", "--name", name, empty_root]);
         assert_eq!(ran.status, 2, "{}", ran.stderr);
         assert!(ran.stderr.contains("--name gives it"), "{}", ran.stderr);
+    }
+}
+
+/// A disk that never says anything, and has no holes.
+fn mute_disk(at: &Path, len: usize) {
+    let mut bytes = vec![0xf4; len];
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(at, bytes).unwrap();
+}
+
+/// What lies in the folder of an image in a cache.
+fn in_cache(cache: &Path, name: &str) -> Vec<PathBuf> {
+    let folders = fs::read_dir(cache.join("guestline/images").join(name)).into_iter().flatten();
+    folders.flatten().map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn an_import_that_is_interrupted_leaves_nothing() {
+    let guestline = Guestline::new();
+    let cache = guestline.home().join("cache");
+    let guestline = guestline.with("XDG_CACHE_HOME", &cache);
+    mute_disk(&guestline.home().join("mute.img"), 1 << 20);
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGKILL, 137)]
+    {
+        let running = guestline.start(&["image", "import", "mute.img"]);
+        guestline.wait_for_qemu();
+        // Copied and made, it is being looked at.
+        assert_eq!(in_cache(&cache, "mute").len(), 1);
+        running.signal(signal);
+        let ran = running.wait();
+        assert_eq!(ran.status, status, "{}", ran.stderr);
+        if signal != Signal::SIGKILL {
+            assert!(ran.stderr.contains("aborted  import of mute.img"), "{}", ran.stderr);
+            assert_eq!(in_cache(&cache, "mute"), [""; 0].map(PathBuf::from));
+            assert_nothing(&guestline);
+        }
+        guestline.assert_nothing_left();
+    }
+    // What the killed one left goes with the next.
+    right(&guestline.run(&["image", "import", "--no-check", "--name", "other", "mute.img"]));
+    let imports = guestline.home().join("state/guestline/images");
+    let names = fs::read_dir(imports).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["other"]);
+    right(&guestline.run(&["cache", "prune"]));
+    assert_eq!(in_cache(&cache, "mute"), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn an_import_that_does_not_do_leaves_the_one_before() {
+    let guestline = Guestline::new();
+    let folder = tempfile::tempdir().unwrap();
+    let root = root(folder.path());
+    right(&guestline.run(&["image", "import", root.to_str().unwrap(), "--name", "kept"]));
+    mute_disk(&guestline.home().join("mute.img"), 1 << 20);
+    let import =
+        ["image", "import", "--replace", "--name", "kept", "--boot-timeout", "2s", "mute.img"];
+    let ran = guestline.run(&import);
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the agent did not answer within 2s"), "{}", ran.stderr);
+    let ran = guestline.run(&["check", "--image", "kept", "cat /etc/greeting"]);
+    ran.assert_verdict(0, "passed");
+    assert_eq!(ran.stdout(), "hello\n");
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn an_import_that_finds_no_room_leaves_nothing() {
+    for (variable, wanted) in [
+        ("XDG_STATE_HOME", "cannot copy `mute.img` into the folder of imports"),
+        ("XDG_CACHE_HOME", "image `mute` cannot be made"),
+    ] {
+        let guestline = Guestline::new();
+        mute_disk(&guestline.home().join("mute.img"), 8 << 20);
+        let [small, cache] = ["small", "cache"].map(|name| guestline.home().join(name));
+        fs::create_dir(&small).unwrap();
+        // The small disk is gone with the program, and so is looked at before.
+        let script = format!(
+            "mount -t tmpfs -o size=4m,mode=0700 none '{0}'; status=0; \"$@\" || status=$?; \
+             find '{0}' -name '.making-*' -o -name mute; exit $status",
+            small.display()
+        );
+        let guestline = guestline.with("XDG_CACHE_HOME", &cache).with(variable, &small);
+        let guestline = mounted(guestline, &script);
+        let ran = guestline.run(&["image", "import", "--no-check", "mute.img"]);
+        assert_eq!(ran.status, 125, "{}", ran.stderr);
+        assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+        assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+        assert_eq!(ran.stdout(), "");
+        assert_nothing(&guestline);
+        assert_eq!(in_cache(&cache, "mute"), [""; 0].map(PathBuf::from));
     }
 }

@@ -129,12 +129,14 @@ pub(crate) struct SourceArgs {
 
 pub(crate) const IMPORT_HELP: &str = "\
 What it is is told by its content. A root gets the kernel of another image, and the agent is its init; a disk or an ISO is
-booted as it is, and has to have the agent in it (`guestline image embed`). Kept in ~/.local/state/guestline/images.
+booted as it is, and has to have the agent in it (`guestline image embed`), or a seed with it (--seed). Kept in
+~/.local/state/guestline/images.
 
   guestline image import alpine.tar.gz
   docker save debian:12 | gzip > debian.tar.gz; guestline image import --name deb debian.tar.gz
   guestline check --image deb 'cat /etc/os-release'
   guestline check --image dir:build/rootfs 'myprogram --version'    # a folder, for quick work
+  guestline image embed --nocloud -o seed; guestline image import cloud.qcow2 --seed seed
 
 Exit status: 0, 1 what `export` wrote is damaged, 2 wrong usage, or it is no image at all, 125 it cannot be imported, 129,
 130, 143 interrupted.";
@@ -161,6 +163,10 @@ pub(crate) struct ImageImportArgs {
     /// What starts a disk [default: what it looks made for]
     #[arg(long, value_enum, value_name = "KIND")]
     pub(crate) firmware: Option<FirmwareArg>,
+    /// A small disk for the cloud-init of a disk, which is attached to it wherever it boots; `image embed --nocloud` writes
+    /// one that puts the agent in
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seed: Option<PathBuf>,
     /// Put in a static busybox, and those of its commands that are missing
     #[arg(long)]
     pub(crate) busybox: bool,

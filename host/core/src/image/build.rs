@@ -125,9 +125,11 @@ pub(super) const MODULES: &str = "modules.squashfs";
 
 /// A disk that is booted as it is.
 pub(super) const DISK: &str = "disk";
+/// What its cloud-init is told, on a disk of its own.
+pub(super) const SEED: &str = "seed";
 
 /// All files that an image may have.
-pub(super) const FILES: [&str; 6] = [INITRD, KERNEL, CONFIG, ROOT, MODULES, DISK];
+pub(super) const FILES: [&str; 7] = [INITRD, KERNEL, CONFIG, ROOT, MODULES, DISK, SEED];
 
 /// The serial number of the disk that an image's root is.
 const ROOT_SERIAL: &str = "root";

@@ -404,9 +404,14 @@ mod tests {
         let mut recipe = known_keys("no_such_key = 1");
         recipe.insert(EXTENDS.to_owned());
         assert_eq!(of_schema("/properties"), recipe);
-        for (table, others) in [("kernel", ""), ("busybox", ""), ("root", ""), ("disk", "")] {
+        for table in ["kernel", "busybox", "root", "disk", "disk.seed"] {
+            // All that its own table has to have, so that it is the key that is told.
+            let disk = "[disk]\nsha256 = \"DIGEST\"\nformat = \"raw\"\n";
+            let others = if table == "disk.seed" { disk } else { "" };
+            let others = others.replace("DIGEST", &"0".repeat(64));
             let keys = known_keys(&format!("{others}[{table}]\nno_such_key = 1\n"));
-            assert_eq!(of_schema(&format!("/properties/{table}/properties")), keys);
+            let place = table.replace('.', "/properties/");
+            assert_eq!(of_schema(&format!("/properties/{place}/properties")), keys);
         }
         let keys = known_keys("[files.\"etc/motd\"]\nno_such_key = 1\n");
         assert_eq!(of_schema("/$defs/file/properties"), keys);

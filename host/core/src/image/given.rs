@@ -1,7 +1,7 @@
 //! Images of what is there already: a root with a kernel of Debian's beside it, or a disk that is booted as it is.
 
 use super::agent::Agent;
-use super::build::{BuildError, BuildTerms, DISK, MODULES, Made, ROOT, root_on_disk};
+use super::build::{BuildError, BuildTerms, DISK, MODULES, Made, ROOT, SEED, root_on_disk};
 use super::debian::{KERNEL_TAR, Packages, Supply, kernel_parts, scratch_for};
 use super::foreign::{Kind, Rootfs};
 use super::module_disk::ModuleDisk;
@@ -37,13 +37,16 @@ pub(super) fn root(
     root_on_disk(recipe, agent, parts, packages)
 }
 
-/// A disk that is booted as it is.
+/// A disk that is booted as it is, with its seed.
 pub(super) fn disk(
     disk: &DiskRecipe,
     folder: &Path,
     terms: &BuildTerms<'_>,
 ) -> Result<Made, BuildError> {
     take_over(&disk.file, &disk.sha256, &folder.join(DISK), terms.cancel)?;
+    if let Some(seed) = &disk.seed {
+        take_over(&seed.file, &seed.sha256, &folder.join(SEED), terms.cancel)?;
+    }
     let (release, cmdline) = (String::new(), String::new());
     Ok(Made { packages: Vec::new(), release, kernel: None, cmdline })
 }

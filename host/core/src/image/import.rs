@@ -1,14 +1,14 @@
 //! Images of what others made: a root is packed, a disk copied, and a manifest written beside it.
 //!
 //! ```text
-//! STATE/images/NAME/   image.toml, root.squashfs or disk, NAME.lock: whole, or not there
+//! STATE/images/NAME/   image.toml, root.squashfs or disk, perhaps seed, NAME.lock: whole, or not there
 //! ```
 //! It is kept there, since it cannot be made again; what is made of it goes to the cache like any image.
 
-use super::build::{BuildError, BuildTerms, DISK, ROOT};
+use super::build::{BuildError, BuildTerms, DISK, ROOT, SEED};
 use super::catalogue::{Catalogue, IMPORTED};
 use super::elf::foreign_machine;
-use super::foreign::{Kind, Rootfs, RootfsError, What};
+use super::foreign::{Kind, KindError, Rootfs, RootfsError, What};
 use super::import_disk::{cut_from, firmware_of};
 use super::recipe::{Recipe, RecipeError};
 use super::store::ImageError;
@@ -23,6 +23,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use tokio_util::sync::CancellationToken;
 use toml::{Table, Value};
 
 /// What runs lines.
@@ -56,6 +57,8 @@ pub struct ImportSpec {
     pub memory_mib: Option<u64>,
     /// What starts a disk; else what the disk looks made for.
     pub firmware: Option<FirmwareKind>,
+    /// A disk that tells the cloud-init of the one that is imported what to do.
+    pub seed: Option<PathBuf>,
     /// Busybox is put in, and its commands where there are none of these names.
     pub busybox: bool,
     /// It is published without a look whether it boots and answers.
@@ -65,7 +68,7 @@ pub struct ImportSpec {
 }
 
 impl ImportSpec {
-    /// Says what would be refused whatever is in the file: the name it is to have, and options.
+    /// Says what would be refused whatever is in the file: the name it is to have, options, and a seed that is none.
     ///
     /// # Errors
     /// [`ImportError`].
@@ -74,10 +77,10 @@ impl ImportSpec {
         if let Some(init) = self.init.as_ref().filter(|init| !init.starts_with('/')) {
             return Err(ImportError::RelativeInit { init: init.clone() });
         }
-        match self.unfit(self.kind) {
-            Some(option) => Err(ImportError::Unfit { option, kind: self.kind }),
-            None => Ok(()),
+        if let Some(option) = self.unfit(self.kind) {
+            return Err(ImportError::Unfit { option, kind: self.kind });
         }
+        self.seed.as_deref().map_or(Ok(()), check_seed)
     }
 
     /// Options that have nothing to say of what is imported.
@@ -89,6 +92,7 @@ impl ImportSpec {
         match () {
             () if self.pick.is_some() && !holds_several => Some("--pick"),
             () if self.firmware.is_some() && !is_disk => Some("--firmware"),
+            () if self.seed.is_some() && !is_disk => Some("--seed"),
             () if self.init.is_some() && is_disk => Some("--init"),
             () if self.busybox && is_packed => Some("--busybox"),
             () => None,
@@ -153,6 +157,26 @@ pub enum ImportError {
         /// The option.
         option: &'static str,
         /// What is imported.
+        kind: Kind,
+    },
+    /// A seed that cannot be looked at, or is nothing known.
+    #[error("cannot take `{path}` as a seed", path = path.display())]
+    Seed {
+        /// The seed.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: KindError,
+    },
+    /// A seed that is no disk as cloud-init reads one.
+    #[error(
+        "cannot take `{path}` as a seed: it is a {kind}, and cloud-init reads a raw disk or an ISO image",
+        path = path.display()
+    )]
+    NoSeed {
+        /// The seed.
+        path: PathBuf,
+        /// What it is.
         kind: Kind,
     },
     /// For another machine.
@@ -221,8 +245,8 @@ impl ImportError {
             Self::Image(ImageError::Build { source, .. })
                 if matches!(**source, BuildError::Unfit { .. }) =>
             {
-                "a disk wants the agent in it (guestline image embed); --boot-timeout says how long it may take, \
-                 --no-check imports what it is"
+                "a disk wants the agent in it (guestline image embed), or a seed by which its cloud-init puts it in \
+                 (--seed); --boot-timeout says how long it may take, --no-check imports what it is"
                     .to_owned()
             }
             Self::Image(error) => return error.hint(),
@@ -238,6 +262,9 @@ impl ImportError {
             }
             Self::NoInit { .. } => "without --init the agent is the init".to_owned(),
             Self::Cut { kind, .. } => format!("fetch the {kind} once more, and compare its checksum"),
+            Self::Seed { .. } | Self::NoSeed { .. } => {
+                "guestline image embed --nocloud -o SEED writes one with the agent".to_owned()
+            }
             Self::NoKernel { .. } => "--kernel-of debian-12 is the default".to_owned(),
             Self::RelativeInit { init } => format!("say it from the root on: --init /{init}"),
             Self::Unfit { option, .. } => format!("leave {option} out"),
@@ -378,6 +405,8 @@ struct Written {
     more: Vec<(&'static str, &'static str)>,
     /// The image whose kernel it has.
     kernel: Option<Recipe>,
+    /// The seed beside it.
+    seed: Option<Digest>,
     /// Systemd is its init.
     has_systemd: bool,
 }
@@ -414,8 +443,8 @@ fn root(
     terms.step("packs its root");
     rootfs.pack(&to, terms.cancel).map_err(failed)?;
     let sha256 = digest(&to)?;
-    let more = Vec::new();
-    Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), has_systemd })
+    let (more, seed) = (Vec::new(), None);
+    Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), seed, has_systemd })
 }
 
 /// A root that is packed already.
@@ -428,10 +457,9 @@ fn squashfs(
 ) -> Result<Written, ImportError> {
     let kernel = kernel_of(spec, catalogue)?;
     terms.step(&format!("copies the {kind}"));
-    let sha256 = sparse::copy(&spec.from, &folder.join(ROOT), terms.cancel)
-        .map_err(|source| ImportError::Copy { path: spec.from.clone(), source })?;
-    let (more, has_systemd) = (Vec::new(), false);
-    Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), has_systemd })
+    let sha256 = copy(&spec.from, &folder.join(ROOT), terms)?;
+    let (more, seed, has_systemd) = (Vec::new(), None, false);
+    Ok(Written { key: "root", file: ROOT, sha256, more, kernel: Some(kernel), seed, has_systemd })
 }
 
 /// The image whose kernel a root gets.
@@ -461,7 +489,24 @@ fn runs_here(spec: &ImportSpec, rootfs: &Rootfs) -> Result<bool, ImportError> {
     }
 }
 
-/// A disk, copied as it is.
+/// Refuses a seed that no cloud-init would see as a disk with a file system.
+fn check_seed(seed: &Path) -> Result<(), ImportError> {
+    let path = || seed.to_owned();
+    // Of what is a disk, a few bytes are read.
+    let kind = Kind::of(seed, &CancellationToken::new());
+    match kind.map_err(|source| ImportError::Seed { path: path(), source })? {
+        Kind::RawDisk | Kind::Iso => Ok(()),
+        kind => Err(ImportError::NoSeed { path: path(), kind }),
+    }
+}
+
+/// Copies a file into the folder of imports.
+fn copy(from: &Path, to: &Path, terms: &BuildTerms<'_>) -> Result<Digest, ImportError> {
+    let failed = |source| ImportError::Copy { path: from.to_owned(), source };
+    sparse::copy(from, to, terms.cancel).map_err(failed)
+}
+
+/// A disk and its seed, copied as they are.
 fn disk(
     spec: &ImportSpec,
     kind: Kind,
@@ -478,7 +523,7 @@ fn disk(
     }
     terms.step(&format!("copies the {kind}"));
     let to = folder.join(DISK);
-    let sha256 = sparse::copy(&spec.from, &to, terms.cancel).map_err(unread)?;
+    let sha256 = copy(&spec.from, &to, terms)?;
     if kind == Kind::Qcow2 {
         let looked = File::open(&to).and_then(|file| inspect(&file)).map_err(unread)?;
         looked.map_err(|source| ImportError::Disk { path: spec.from.clone(), source })?;
@@ -489,12 +534,13 @@ fn disk(
     };
     let drive = if kind == Kind::Iso { "cdrom" } else { "disk" };
     let more = vec![("format", format), ("firmware", firmware), ("drive", drive)];
-    Ok(Written { key: "disk", file: DISK, sha256, more, kernel: None, has_systemd: false })
+    let seed = spec.seed.as_ref().map(|seed| copy(seed, &folder.join(SEED), terms)).transpose()?;
+    Ok(Written { key: "disk", file: DISK, sha256, more, kernel: None, seed, has_systemd: false })
 }
 
 /// The manifest of an import.
 fn manifest_text(name: &str, spec: &ImportSpec, kind: Kind, written: Written) -> String {
-    let Written { key, file, sha256, more, kernel, has_systemd } = written;
+    let Written { key, file, sha256, more, kernel, seed, has_systemd } = written;
     let from = spec.from.file_name().unwrap_or_default().to_string_lossy();
     let summary = format!("imported {kind} {from}");
     let default = kernel.as_ref().map_or(DISK_MEMORY_MIB, |kernel| kernel.memory_mib);
@@ -507,6 +553,9 @@ fn manifest_text(name: &str, spec: &ImportSpec, kind: Kind, written: Written) ->
     }
     let mut table = part(file.into(), &sha256);
     table.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value.into())));
+    if let Some(seed) = seed {
+        table.insert("seed".to_owned(), Value::Table(part(SEED.into(), &seed)));
+    }
     all.insert(key.to_owned(), Value::Table(table));
     format!("# Written by `guestline image import`.\n\n{all}")
 }

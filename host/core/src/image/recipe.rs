@@ -120,6 +120,19 @@ pub struct DiskRecipe {
     /// What it is put into.
     #[serde(default)]
     pub drive: Drive,
+    /// A disk that a machine has beside it, which tells its cloud-init what to do.
+    pub seed: Option<SeedRecipe>,
+}
+
+/// A small raw disk that is attached read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedRecipe {
+    /// The seed; in a manifest, beside it; empty as a root's.
+    #[serde(default)]
+    pub file: PathBuf,
+    /// Digest of the file's content.
+    pub sha256: Digest,
 }
 
 /// The kernel and its modules.
@@ -471,8 +484,8 @@ impl Recipe {
 /// What it says, but for where files are: their digests tell what they are.
 fn without_places(all: &Table) -> Table {
     let mut all = all.clone();
-    for key in FILES {
-        if let Some(Value::Table(table)) = all.get_mut(key) {
+    for keys in FILES {
+        if let Some(table) = table_at(&mut all, keys) {
             table.remove("file");
         }
     }
@@ -481,15 +494,20 @@ fn without_places(all: &Table) -> Table {
 }
 
 /// Tables that name a file beside the manifest.
-const FILES: [&str; 2] = ["root", "disk"];
+const FILES: [&[&str]; 3] = [&["root"], &["disk"], &["disk", "seed"]];
+
+/// The table at these keys, if there is one.
+fn table_at<'a>(all: &'a mut Table, keys: &[&str]) -> Option<&'a mut Table> {
+    keys.iter().try_fold(all, |table, key| table.get_mut(*key)?.as_table_mut())
+}
 
 /// Makes the files that a manifest names beside it those of this folder.
 ///
 /// # Errors
 /// In words, what is wrong with one that goes into the image.
 pub(super) fn in_folder(table: &mut Table, folder: &Path) -> Result<(), String> {
-    for key in FILES {
-        if let Some(Value::Table(table)) = table.get_mut(key)
+    for keys in FILES {
+        if let Some(table) = table_at(table, keys)
             && let Some(Value::String(file)) = table.get_mut("file")
         {
             *file = folder.join(&*file).to_string_lossy().into_owned();
@@ -708,6 +726,26 @@ mod tests {
             wrong("\"etc/hosts\"", "\"etc/../../hosts\""),
         ];
         insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn a_seed_is_told_by_its_digest_and_not_by_its_place() {
+        let (zeros, ones) = ("0".repeat(64), "1".repeat(64));
+        let text = format!(
+            "name = 'x'\nsummary = 'x'\npackages = []\nmemory_mib = 512\n\
+             [disk]\nfile = 'disk'\nsha256 = '{zeros}'\nformat = 'raw'\n\
+             seed = {{ file = 'seed', sha256 = '{ones}' }}\n"
+        );
+        let mut table = toml::from_str::<Table>(&text).unwrap();
+        in_folder(&mut table, Path::new("/there")).unwrap();
+        let here = Recipe::of([table]).unwrap();
+        let seed = |recipe: &Recipe| recipe.disk.clone().unwrap().seed;
+        assert_eq!(seed(&here).unwrap().file, Path::new("/there/seed"));
+        // Of another host, where it is not known.
+        let there = Recipe::parse(here.whole_text().unwrap()).unwrap();
+        assert_eq!(there.digest(), here.digest());
+        assert_eq!(seed(&there).unwrap().file, Path::new(""));
+        assert_ne!(recipe(&[&text.replace(&ones, &zeros)]).unwrap().digest(), here.digest());
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! ```text
 //! CACHE/packages/                    pool of packages
 //! CACHE/images/NAME/KEY/             one image: manifest.json, seal.json, kernel, initrd.cpio, lock,
-//!                                    perhaps config, root.squashfs, modules.squashfs
+//!                                    perhaps config, root.squashfs, modules.squashfs; or disk, perhaps seed
 //! CACHE/images/.lock                 held while one is made
 //! ```
 //! KEY is made from the recipe and the agent, so a new agent never meets an old image.
 
 use super::agent::Agent;
-use super::build::{self, BuildError, BuildTerms, CONFIG, DISK, INITRD, KERNEL, MODULES, ROOT};
+use super::build::{
+    self, BuildError, BuildTerms, CONFIG, DISK, INITRD, KERNEL, MODULES, ROOT, SEED,
+};
 use super::catalogue::Catalogue;
 use super::debian::{Supply, lock_path};
 use super::import::{self, Busybox, Import, ImportError, ImportSpec};
@@ -70,6 +72,8 @@ pub struct ImageDisk {
     pub file: PathBuf,
     /// How it is held and booted.
     pub record: DiskRecord,
+    /// What its cloud-init is told, on a disk of its own.
+    pub seed: Option<PathBuf>,
 }
 
 /// There is no image to use.
@@ -411,9 +415,9 @@ impl Store {
             Some(_) => Some(Bootable::plain(folder.join(KERNEL))),
         };
         let (initrd, root, modules) = (file(INITRD), file(ROOT), file(MODULES));
-        let config = file(CONFIG);
+        let (config, seed) = (file(CONFIG), file(SEED));
         let disk = manifest.disk.clone();
-        let disk = disk.map(|record| ImageDisk { file: folder.join(DISK), record });
+        let disk = disk.map(|record| ImageDisk { file: folder.join(DISK), record, seed });
         if let Some(lock) = lock.as_ref().filter(|_| is_use) {
             lock.note_use();
         }

@@ -6,7 +6,9 @@ use crate::digest::Digest;
 use crate::image::{
     Bootable, ImageDisk, Kconfig, Kernels, Lack, OwnModules, inspect_kernel, release_of_kernel,
 };
-use crate::machine::{Disk, Drive, ExtraPort, Firmware, FirmwareKind, MachineSpec, Uefi};
+use crate::machine::{
+    Disk, DiskFormat, Drive, ExtraPort, Firmware, FirmwareKind, MachineSpec, Uefi,
+};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -185,15 +187,21 @@ impl Provisioner {
     }
 }
 
-/// The disk that is booted as it is, if the image is one, those that were given, and those that were asked for.
+/// The disk that is booted as it is, if the image is one, those that were given, and those that were asked for. Its seed is
+/// the last, so that the others are called /dev/vdb and so on with and without one.
 fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
-    let first = request.image.disk.as_ref().map(|ImageDisk { file, record }| {
+    let image = request.image.disk.as_ref();
+    let first = image.map(|ImageDisk { file, record, .. }| {
         let wrong = |source| LeaseError::Image { path: file.clone(), source };
         Disk::of_file(file, record.format, record.drive == Drive::Cdrom).map_err(wrong)
     });
+    let seed = image.and_then(|disk| disk.seed.as_deref()).map(|seed| {
+        let wrong = |source| LeaseError::Image { path: seed.to_owned(), source };
+        Disk::of_file(seed, DiskFormat::Raw, true).map_err(wrong)
+    });
     let asked = request.disks.iter().map(|disk| Ok(disk.disk()));
     let given = request.given.iter().cloned().map(Ok);
-    first.into_iter().chain(given).chain(asked).collect()
+    first.into_iter().chain(given).chain(asked).chain(seed).collect()
 }
 
 /// A kernel of the user's, and the file with its options where one is known.

@@ -48,6 +48,7 @@ pub(super) fn spec(args: &ImageImportArgs, kind: Kind) -> ImportSpec {
             FirmwareArg::Bios => FirmwareKind::Bios,
             FirmwareArg::Uefi => FirmwareKind::Uefi,
         }),
+        seed: args.seed.clone(),
         busybox: args.busybox,
         unchecked: args.no_check,
         replace: args.replace,
@@ -102,5 +103,7 @@ fn is_usage(error: &ImportError) -> bool {
             | ImportError::NoInit { .. }
             | ImportError::RelativeInit { .. }
             | ImportError::Unfit { .. }
+            | ImportError::Seed { .. }
+            | ImportError::NoSeed { .. }
     )
 }
