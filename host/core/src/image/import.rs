@@ -291,14 +291,14 @@ pub(super) struct Import {
 }
 
 impl Import {
-    /// Packs or copies what is there, in `imports`; nobody else makes an import meanwhile.
+    /// Packs or copies what is there, in `imports`, of a spec that was checked; nobody else makes an import meanwhile.
     pub(super) fn make(
         spec: &ImportSpec,
         catalogue: &Catalogue,
         busybox: Option<&Busybox>,
         terms: &BuildTerms<'_>,
     ) -> Result<Self, ImportError> {
-        spec.check(catalogue)?;
+        // Somebody else may have taken it since the options were looked at.
         let (name, kind) = (name_of(spec, catalogue)?, spec.kind);
         let place = catalogue.imported(&name);
         let imports = place.parent().unwrap_or(&place);

@@ -258,24 +258,7 @@ impl PackageSource {
             Self::None { host } => Err(PackageError::NoSource { host: host.clone() }),
         }
     }
-}
 
-impl Mirror {
-    /// Packages of its index into the pool.
-    fn fetch(
-        &self,
-        stanzas: &[&Stanza],
-        pool: &Path,
-        step: Step<'_>,
-        cancel: &CancellationToken,
-    ) -> Result<(), PackageError> {
-        download_by(stanzas, pool, step, 1, |batch, folder, watch| {
-            batch.iter().try_for_each(|stanza| self.download(stanza, folder, watch, cancel))
-        })
-    }
-}
-
-impl PackageSource {
     /// Exactly these packages, from the pool or into it.
     pub(super) fn fetch_exactly(
         &self,
@@ -305,6 +288,21 @@ impl PackageSource {
             Self::None { host } => return Err(PackageError::NoSource { host: host.clone() }),
         }
         Ok(stanzas.iter().map(|stanza| fetched(stanza, pool)).collect())
+    }
+}
+
+impl Mirror {
+    /// Packages of its index into the pool.
+    fn fetch(
+        &self,
+        stanzas: &[&Stanza],
+        pool: &Path,
+        step: Step<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<(), PackageError> {
+        download_by(stanzas, pool, step, 1, |batch, folder, watch| {
+            batch.iter().try_for_each(|stanza| self.download(stanza, folder, watch, cancel))
+        })
     }
 }
 
