@@ -26,6 +26,7 @@ mod sbom;
 mod sharing;
 mod snapshots;
 mod static_web;
+mod suites;
 mod templates;
 mod transfers;
 mod virt_builder;

@@ -7,6 +7,7 @@ mod image;
 mod kernel;
 mod machines;
 mod pool;
+mod suites;
 
 pub(crate) use cache::*;
 pub(crate) use devices::*;
@@ -18,6 +19,7 @@ pub(crate) use image::*;
 pub(crate) use kernel::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
+pub(crate) use suites::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use guestline::provision::TemplateName;
@@ -83,6 +85,16 @@ pub(crate) enum Command {
     /// Run command lines, each a test in its own pristine machine
     #[command(after_help = STATUSES)]
     Check(CheckArgs),
+    /// Run tests: files, folders, suites
+    #[command(after_help = STATUSES)]
+    Run(RunArgs),
+    /// Run one job that `run --plan-only` wrote
+    #[command(after_help = STATUSES)]
+    Job(JobArgs),
+    /// List tests, what they need, and whether they can run here
+    List(ListArgs),
+    /// List what tests may ask for here: what this host has, what its admin declares, and an image
+    Env(EnvArgs),
     /// Start a machine that stays up, under a name
     #[command(after_help = UP_HELP)]
     Up(UpArgs),
@@ -180,6 +192,13 @@ pub(crate) struct CheckArgs {
     /// Boot the machine and let it wait for a debugger; the line to attach it is printed, and no time limit counts
     #[arg(long, conflicts_with_all = ["template", "timeout", "boot_timeout"])]
     pub(crate) gdb: bool,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+}
+
+/// What every run of tests can be told.
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
     /// At most N machines at once [default: as many as the host has cores, and memory for]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,
@@ -195,6 +214,13 @@ pub(crate) struct CheckArgs {
     /// `json`: one event a line on stdout, and nothing else there
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = MessageFormat::Human)]
     pub(crate) message_format: MessageFormat,
+}
+
+impl RunOptions {
+    /// So many tests run at once.
+    pub(crate) fn parallel(&self) -> usize {
+        self.jobs.map_or_else(crate::limits::cores, |jobs| usize::try_from(jobs).unwrap_or(1))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -311,6 +337,8 @@ pub(crate) enum Figure {
     /// Restored machines beside bare QEMU with the same template, and what else runs a check in a fresh machine; only when
     /// named
     Machine,
+    /// Planning and dispatch of many tests, and a hundred one-liners beside their floors; only when named
+    Suite,
 }
 
 #[cfg(test)]

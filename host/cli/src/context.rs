@@ -1,8 +1,8 @@
 //! What every command needs: folders, configuration, agent, accelerator.
 
 use crate::args::{AccelArg, GlobalArgs, parse_size};
-use crate::commands::check::boot_limit;
 use crate::error::CommandError;
+use crate::limits::boot_limit;
 use guestline::dirs::Dirs;
 use guestline::image::{Agent, Catalogue, Mirror, PackageSource, Recipe, Store};
 use guestline::machine::accel::{self, ProbeProgram};

@@ -101,7 +101,7 @@ pub(crate) fn request(wanted: &NamedTemplate, image: Image, boot: Duration) -> M
         cpus: wanted.cpus,
         disks: wanted.disks.clone(),
         nics: wanted.nics.clone(),
-        layers: wanted.layers.clone(),
+        layers: wanted.layers.iter().cloned().map(Into::into).collect(),
         ..MachineRequest::new(image, boot)
     }
 }

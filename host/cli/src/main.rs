@@ -6,9 +6,12 @@ mod commands;
 mod context;
 mod error;
 mod lease;
+mod limits;
 mod machines;
 mod own_kernel;
+mod runner;
 mod signals;
+mod suites;
 mod table;
 mod terminal;
 
@@ -33,6 +36,10 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Check(check) => commands::check::run(&cli.global, &check),
+        Command::Run(run) => commands::run::run(&cli.global, &run),
+        Command::Job(job) => commands::job::run(&cli.global, &job),
+        Command::List(list) => commands::list::run(&cli.global, &list),
+        Command::Env(env) => commands::env::run(&cli.global, &env),
         Command::Up(up) => commands::up::run(&cli.global, &up),
         Command::Down(down) => commands::down::run(&down),
         Command::Ps(ps) => commands::ps::run(&ps),

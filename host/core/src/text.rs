@@ -23,7 +23,7 @@ pub fn quote(word: &str) -> String {
 
 /// Lower-case letters, digits, dots, dashes and underlines, 64 at most, beginning with a letter or digit: a name that leads
 /// nowhere else.
-pub(crate) fn is_plain_name(name: &str) -> bool {
+pub fn is_plain_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= 64
         && name.bytes().next().is_some_and(is_plain)

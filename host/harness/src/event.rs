@@ -5,9 +5,11 @@
 
 use crate::job::Job;
 use crate::outcome::{Outcome, Tally};
+use crate::run::Verdict;
 use base64::Engine as _;
 pub use guestline::clock::now_us;
 use guestline::digest::Digest;
+use guestline::supervise::MachineName;
 use guestline_protocol::Stream;
 use serde::Serialize;
 use ulid::Ulid;
@@ -105,6 +107,8 @@ pub enum RunEvent {
     AttemptStarted {
         /// The test's place in the run, from 1.
         number: u32,
+        /// Which attempt at it, from 1.
+        attempt_number: u32,
         /// The test's name.
         test: String,
         /// What runs on what.
@@ -112,6 +116,9 @@ pub enum RunEvent {
     },
     /// The attempt's machine is ready.
     MachineReady {
+        /// Its name, where a test has several.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        machine: Option<MachineName>,
         /// From the start of QEMU to the agent's answer, microseconds; with the making of its template, if that was made
         /// for this attempt.
         elapsed_us: u64,
@@ -136,15 +143,46 @@ pub enum RunEvent {
         #[serde(flatten)]
         data: OutputData,
     },
+    /// A result that the test's output tells.
+    Subtest(Subtest),
     /// The attempt has its outcome.
     AttemptFinished(Box<AttemptFinished>),
+    /// All attempts at a test are over.
+    TestFinished(Box<TestFinished>),
     /// The run is over.
     RunFinished {
         /// The outcomes.
         tally: Tally,
+        /// So many tests were not run, since one had failed.
+        not_run: u32,
         /// From the beginning, microseconds.
         elapsed_us: u64,
     },
+}
+
+/// A result among those that a test's output tells (TAP, KTAP).
+#[derive(Debug, Clone, Serialize)]
+pub struct Subtest {
+    /// Its name, with those of what it is a part of before it.
+    pub name: String,
+    /// Its outcome: `passed`, `failed` or `skipped`; of a known failure it is that which was expected.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// It is known to fail (TODO, XFAIL).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub todo: bool,
+}
+
+/// A test's end.
+#[derive(Debug, Clone, Serialize)]
+pub struct TestFinished {
+    /// The test's place in the run, from 1.
+    pub number: u32,
+    /// The test's name.
+    pub test: String,
+    /// What is said of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
 }
 
 /// An attempt's end.
@@ -152,6 +190,8 @@ pub enum RunEvent {
 pub struct AttemptFinished {
     /// The test's place in the run, from 1.
     pub number: u32,
+    /// Which attempt at it, from 1.
+    pub attempt_number: u32,
     /// The test's name.
     pub test: String,
     /// The outcome, with its reason and stage.

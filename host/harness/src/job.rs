@@ -1,12 +1,16 @@
 //! A job: all that an executor needs to know, as one serialisable value; no path of this host.
 
+use crate::suite::Requirement;
+use crate::suite::settings::{Expected, Format, On, Statuses};
+use crate::suite::test::{Kind, Origin};
 use guestline::digest::Digest;
 use guestline::provision::{DiskWanted, NicWanted};
-use guestline_protocol::{ByteBuf, Command};
+use guestline::supervise::MachineName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What to run in the guest.
+/// What to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TestCommand {
@@ -14,33 +18,40 @@ pub enum TestCommand {
     Line(String),
     /// A program and its arguments.
     Argv(Vec<String>),
+    /// A file of the test's content, with arguments.
+    File {
+        /// Its path in the content.
+        path: String,
+        /// What it is given.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        args: Vec<String>,
+    },
+    /// A function of a Python file of the test's content.
+    Python {
+        /// The file's path in the content.
+        path: String,
+        /// `setup`, `run` or `teardown`.
+        function: String,
+    },
 }
 
 impl TestCommand {
-    /// As the link takes it.
-    pub fn to_command(&self) -> Command {
-        let bytes = |text: &String| ByteBuf::from(text.as_bytes().to_vec());
-        match self {
-            Self::Line(line) => Command::Shell(bytes(line)),
-            Self::Argv(words) => Command::Argv(words.iter().map(bytes).collect()),
-        }
-    }
-
     /// As a user would type it behind `guestline check`.
     pub fn to_arguments(&self) -> String {
         match self {
             Self::Line(line) => crate::text::quote(line),
-            Self::Argv(_) => format!("-- {}", self.name()),
+            _ => format!("-- {}", self.name()),
         }
     }
 
-    /// The test's name in reports.
+    /// The test's name in reports, where it has no other.
     pub fn name(&self) -> String {
         match self {
             Self::Line(line) => line.clone(),
             Self::Argv(words) => {
                 words.iter().map(|word| crate::text::quote(word)).collect::<Vec<_>>().join(" ")
             }
+            Self::File { path, .. } | Self::Python { path, .. } => path.clone(),
         }
     }
 }
@@ -87,9 +98,43 @@ pub struct MachineWanted {
     pub with: Vec<FilesWanted>,
     /// Boot it, instead of restoring it from a template.
     pub fresh_reboot: bool,
-    /// Lines that are run in it before the test, each layer a template of its own.
+    /// What is set up in it before the test, each layer a template of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub layers: Vec<Vec<String>>,
+    pub layers: Vec<LayerWanted>,
+}
+
+/// A layer of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LayerWanted {
+    /// Lines of a template with a name.
+    Lines(Vec<String>),
+    /// A fixture of the guest.
+    Fixture(FixtureWanted),
+}
+
+/// A fixture: a set-up step that tests depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FixtureWanted {
+    /// Its name.
+    pub name: String,
+    /// The line that sets it up.
+    pub run: String,
+    /// The line that is run when the run is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teardown: Option<String>,
+    /// What it has with it.
+    #[serde(default)]
+    pub content: Content,
+    /// What it is told, a variant's values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// How long it may take, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Who answers for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// A file or folder that is put into a machine.
@@ -134,18 +179,138 @@ pub enum FailOn {
     Oops,
 }
 
-/// One test on one pristine machine.
+/// A file of a test.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ContentFile {
+    /// Its path from its suite's folder on.
+    pub path: String,
+    /// What is in it.
+    pub digest: Digest,
+    /// It can be executed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
+}
+
+/// Files of a test, and the folder among them that it runs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Content {
+    /// By path.
+    pub files: Vec<ContentFile>,
+    /// From the suite's folder on; empty for that itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub folder: String,
+}
+
+/// A test of a suite, as its reports name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
-    /// What to run.
+pub struct InSuite {
+    /// The suite's name.
+    pub suite: String,
+    /// Where the suite was fetched from, if that is a repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// The test's name in it.
+    pub name: String,
+    /// The variant's id; empty for the plain one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+    /// What kind of test it is.
+    pub kind: Kind,
+    /// Who answers for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Where it runs.
+    #[serde(default)]
+    pub on: On,
+    /// What it has with it.
+    #[serde(default)]
+    pub content: Content,
+    /// What is run before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<TestCommand>,
+    /// What is run after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teardown: Option<TestCommand>,
+    /// What tells it its variant.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// What its output says.
+    #[serde(default)]
+    pub format: Format,
+    /// What of its machine it expects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expect: Vec<Expected>,
+    /// What can only be told in the running guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<Requirement>,
+}
+
+impl InSuite {
+    /// "net/mtu[nic=e1000]".
+    pub fn full_name(&self) -> String {
+        match self.variant.as_str() {
+            "" => self.name.clone(),
+            variant => format!("{}[{variant}]", self.name),
+        }
+    }
+}
+
+/// A test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTest {
+    /// What is run.
     pub command: TestCommand,
-    /// On what.
-    pub machine: MachineWanted,
-    /// How long.
-    pub limits: Limits,
     /// It has failed, whatever it says, when the kernel did one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fail_on: Vec<FailOn>,
+    /// What its exit status means.
+    #[serde(default)]
+    pub statuses: Statuses,
+    /// Of a suite; a line of the command line is of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Box<InSuite>>,
+}
+
+impl JobTest {
+    /// A command of the command line.
+    pub fn of_command(command: TestCommand, fail_on: Vec<FailOn>) -> Self {
+        Self { command, fail_on, statuses: Statuses::default(), of: None }
+    }
+
+    /// Its name in reports.
+    pub fn name(&self) -> String {
+        self.of.as_ref().map_or_else(|| self.command.name(), |of| of.full_name())
+    }
+}
+
+/// Tests that share a machine, one after the other; one that has it for itself, usually.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What to run.
+    pub tests: Vec<JobTest>,
+    /// On what.
+    pub machine: MachineWanted,
+    /// On these instead, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<MachineName, MachineWanted>,
+    /// What is set up on the host before, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fixtures: Vec<FixtureWanted>,
+    /// How long.
+    pub limits: Limits,
+}
+
+impl Job {
+    /// This with one of its tests.
+    pub fn only(&self, test: &JobTest) -> Self {
+        Self {
+            tests: vec![test.clone()],
+            machine: self.machine.clone(),
+            machines: self.machines.clone(),
+            fixtures: self.fixtures.clone(),
+            limits: self.limits,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -154,8 +319,11 @@ mod tests {
 
     #[test]
     fn a_job_is_one_serialisable_value() {
+        let command = TestCommand::Argv(vec!["ls".into(), "a b".into()]);
         let job = Job {
-            command: TestCommand::Argv(vec!["ls".into(), "a b".into()]),
+            tests: vec![JobTest::of_command(command.clone(), vec![FailOn::Warn])],
+            machines: BTreeMap::new(),
+            fixtures: Vec::new(),
             machine: MachineWanted {
                 image: "tiny".into(),
                 kernel: Some(Digest::of(b"kernel")),
@@ -175,10 +343,9 @@ mod tests {
                 layers: Vec::new(),
             },
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },
-            fail_on: vec![FailOn::Warn],
         };
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
-        assert_eq!(job.command.to_arguments(), "-- ls 'a b'");
+        assert_eq!(command.to_arguments(), "-- ls 'a b'");
     }
 }

@@ -1,7 +1,7 @@
 //! Runs of tests: outcomes, events, dispatch, reports.
 //!
 //! ```text
-//! plan (jobs) ──> run (dispatch ──> execute ──> judge) ──> events ──> report (human, json)
+//! suite (find) ──> plan (jobs) ──> run (dispatch ──> execute ──> judge) ──> events ──> report (human, json)
 //! ```
 //! A [`job::Job`] is one serialisable value; the executor takes it and gives events and a folder. Reports see
 //! events only.
@@ -9,8 +9,10 @@
 pub mod event;
 pub mod job;
 pub mod outcome;
+pub mod plan;
 pub mod report;
 pub mod run;
 pub mod suite;
+pub mod tap;
 pub mod units;
 pub use guestline::text;

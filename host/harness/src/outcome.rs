@@ -97,6 +97,10 @@ impl Outcome {
             Self::Passed => String::new(),
             Self::Aborted => "interrupted".to_owned(),
             Self::Failed { reason, stage: Some(stage) } => format!("{stage}: {reason}"),
+            // "fixture `site` …" says it.
+            Self::Errored { stage: Stage::Fixture, reason } if reason.starts_with("fixture") => {
+                reason.clone()
+            }
             Self::Errored { stage, reason } => format!("{stage}: {reason}"),
             Self::Failed { reason, stage: None }
             | Self::Skipped { reason }
@@ -115,9 +119,20 @@ pub struct Tally {
     pub incompatible: u32,
     pub errored: u32,
     pub aborted: u32,
+    /// Failed, as is known of them.
+    #[serde(default)]
+    pub known: u32,
 }
 
 impl Tally {
+    /// Counts one more; a failure that is known apart from others.
+    pub fn add_verdict(&mut self, outcome: &Outcome, is_known: bool) {
+        match outcome {
+            Outcome::Failed { .. } if is_known => self.known += 1,
+            outcome => self.add(outcome),
+        }
+    }
+
     /// Counts one more.
     pub fn add(&mut self, outcome: &Outcome) {
         let count = match outcome {
@@ -143,10 +158,11 @@ impl Tally {
         if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
     }
 
-    fn words(&self) -> [(&'static str, u32); 6] {
+    fn words(&self) -> [(&'static str, u32); 7] {
         [
             ("passed", self.passed),
             ("failed", self.failed),
+            ("failed as known", self.known),
             ("skipped", self.skipped),
             ("incompatible", self.incompatible),
             ("errored", self.errored),
@@ -215,8 +231,8 @@ impl RunEnd {
             Some(interrupt) => 128 + interrupt.number(),
             None if tally.failed > 0 => 1,
             None if tally.errored > 0 || tally.aborted > 0 => 125,
-            None if tally.passed == 0 && bisect => 125,
-            None if tally.passed == 0 && !allow_none => 4,
+            None if tally.passed + tally.known == 0 && bisect => 125,
+            None if tally.passed + tally.known == 0 && !allow_none => 4,
             None if lost && !bisect => 5,
             None => 0,
         }

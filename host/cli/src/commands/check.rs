@@ -1,42 +1,25 @@
 //! `guestline check`: command lines, each a test in its own pristine machine.
 
 use super::template::{self, Options};
-use crate::args::{CheckArgs, FailOnArg, GlobalArgs, MessageFormat};
+use crate::args::{CheckArgs, FailOnArg, GlobalArgs};
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::limits::{boot_limit, check_limit, ms};
 use crate::own_kernel::{self, NO_LIMIT, Ready};
-use crate::signals::{self, Interrupted};
+use crate::runner::{Host, Run};
 use crate::terminal::Progress;
 use clap::ValueEnum;
-use guestline::machine::{Accel, Qemu, QemuError};
-use guestline::provision::{NamedTemplate, WorkRoot};
-use guestline_harness::event::RunEvent;
-use guestline_harness::job::{FailOn, Job, Limits, MachineWanted, TestCommand};
-use guestline_harness::outcome::{RunEnd, Stage};
-use guestline_harness::report::{Human, HumanConfig, Json, Report, feed};
-use guestline_harness::run::{self, Broken, Emitter, Executor, RunFolder};
+use guestline::machine::Accel;
+use guestline::provision::NamedTemplate;
+use guestline_harness::job::{
+    FailOn, Job, JobTest, LayerWanted, Limits, MachineWanted, TestCommand,
+};
+use guestline_harness::outcome::Stage;
+use guestline_harness::run::{Broken, Once};
 use guestline_harness::text;
-use serde_json::json;
-use std::io::{self, IsTerminal, Write};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
-use ulid::Ulid;
-
-/// Default limits where KVM runs the guest's code.
-const CHECK: Duration = Duration::from_secs(60);
-const BOOT: Duration = Duration::from_secs(120);
-
-/// Limits are longer by this under TCG.
-const TCG_FACTOR: f64 = 1.5;
-
-/// Limits are longer by at most this on a loaded host.
-const MAX_LOAD_FACTOR: f64 = 4.0;
-
-/// How long an interrupted run waits for its report.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest word that a Linux kernel takes (`MAX_ARG_STRLEN`, execve(2)), with its end.
 const MAX_WORD_LEN: usize = 128 * 1024 - 1;
@@ -54,123 +37,55 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     let vmlinux = named.as_ref().and_then(own_kernel::Named::vmlinux);
     start_log(global.verbose);
 
-    let acceleration = context.acceleration(global.accel, false);
-    let qemu = Qemu::find(&context.dirs).map_err(Arc::new);
-    let images = context.images_by(global, qemu.clone(), acceleration.accel)?;
-    let limits = limits(args, acceleration.accel);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();
-    let cancel = CancellationToken::new();
-    let interrupted = signals::listen(cancel.clone(), args.bisect)?;
+    let host = Host::new(global, &context, &runtime, args.options.bisect)?;
+    let limits = limits(args, host.accel());
 
-    let ready =
-        named.map(|named| named.ready(&context, &machine.image, &cancel, &mut Progress::new()));
+    let ready = named
+        .map(|named| named.ready(&context, &machine.image, &host.cancel, &mut Progress::new()));
     let (own, broken) = match ready.transpose() {
         Ok(ready) => (ready.unwrap_or_default(), None),
-        Err(reason) => {
-            (Ready::default(), Some(Broken { stage: Stage::Image, reason, hints: vec![] }))
-        }
+        Err(reason) => (
+            Ready::default(),
+            Some(Broken { stage: Stage::Image, reason, hints: vec![], log: vec![] }),
+        ),
     };
     let mut machine = machine;
     own.name_in(&mut machine);
     let with = args.with.wanted()?;
     machine.with = with.iter().map(|(wanted, _)| wanted.clone()).collect();
     let fail_on: Vec<FailOn> = args.fail_on.iter().map(|what| what.wanted()).collect();
-    let job = |command| Job { command, machine: machine.clone(), limits, fail_on: fail_on.clone() };
+    let job = |command| Job {
+        tests: vec![JobTest::of_command(command, fail_on.clone())],
+        machine: machine.clone(),
+        machines: BTreeMap::new(),
+        fixtures: Vec::new(),
+        limits,
+    };
     let jobs: Vec<Job> = commands.into_iter().map(job).collect();
 
-    let run_id = Ulid::generate();
-    let folder = RunFolder::new(&context.dirs.state, run_id);
-    let (mut emitter, events) = Emitter::new(run_id, cancel.clone());
-    let report = report(global, args);
-    let reporting = std::thread::spawn(move || feed(report, events));
-
-    let qemu_version = qemu.as_ref().map_or("none".to_owned(), |qemu| qemu.version.to_string());
-    let started = RunEvent::RunStarted {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tests: u32::try_from(jobs.len()).unwrap_or(u32::MAX),
-        accelerator: acceleration.accel.as_str().to_owned(),
-        accelerator_why: acceleration.why.clone(),
-        accelerator_probed: acceleration.fresh,
-        qemu: qemu_version.clone(),
-        folder: folder.path().display().to_string(),
-    };
-    let facts = json!({
-        "guestline": env!("CARGO_PKG_VERSION"),
-        "qemu": qemu_version,
-        "accelerator": acceleration,
-        "host_kernel": nix::sys::utsname::uname().map(|name| name.release().display().to_string()).ok(),
-    });
-    let root = WorkRoot::create(&context.dirs, args.keep);
-    let kept = root.as_ref().ok().filter(|_| args.keep).map(|root| root.path().to_owned());
-    let provisioner = match (qemu, root) {
-        (Ok(qemu), Ok(root)) => {
-            let provisioner = context.provisioner(qemu, acceleration.accel, root);
-            let cores = u32::try_from(cores()).unwrap_or(1);
-            // Who asks for more than there are gets them.
-            let asked = args.jobs.unwrap_or(0).saturating_mul(args.cpus.min(cores));
-            Ok(provisioner.with_cores(cores.max(asked)))
-        }
-        (Err(error), _) => Err(no_qemu(&error)),
-        (_, Err(error)) => Err(Broken {
-            stage: Stage::Host,
-            reason: format!(
-                "cannot make a work folder in `{}`: {error}",
-                context.dirs.runtime.display()
-            ),
-            hints: vec![],
-        }),
-    };
-    let provisioner = broken.map_or(provisioner, Err);
-    let mut files = own.files();
-    files.extend(with.into_iter().map(|(wanted, path)| (wanted.digest, path)));
     let (gdb, mut waiting) = tokio::sync::mpsc::unbounded_channel::<PathBuf>();
-    let gdb = args.gdb.then_some(gdb);
     runtime.spawn(async move {
         while let Some(socket) = waiting.recv().await {
             let line = own_kernel::gdb_line(vmlinux.as_deref(), &socket);
             eprintln!("the machine waits for a debugger: {line}");
         }
     });
-    let executor = Executor::new(provisioner, images, files, folder, facts).with_gdb(gdb);
-    let executor = Arc::new(executor);
-    let parallel = args.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
-    let tally = runtime.block_on(async {
-        emitter.emit(started).await;
-        run::run(jobs, parallel, executor.clone(), emitter).await
-    });
-    let lost = end_report(reporting, &interrupted);
-    // The verdict stands; what is done for the next run is done now.
-    runtime.block_on(executor.finish());
-    let interrupt = interrupted.get();
-    let mut err = io::stderr();
-    if let Some(error) = &lost {
-        let _ = writeln!(err, "error: the report is lost: {error}");
-    }
-    if let Some(kept) = kept {
-        let _ = writeln!(err, "work folders kept: {}", kept.display());
-    }
-    let (allow_none, bisect) = (args.allow_none, args.bisect);
-    Ok(RunEnd { tally, interrupt, lost: lost.is_some(), allow_none, bisect }.status())
-}
-
-/// Waits for the report's end; not for long once the run is interrupted, since who reads it may be
-/// stuck.
-fn end_report(
-    reporting: JoinHandle<Option<io::Error>>,
-    interrupted: &Interrupted,
-) -> Option<io::Error> {
-    let mut deadline = None;
-    while !reporting.is_finished() {
-        if interrupted.get().is_some() {
-            deadline.get_or_insert_with(|| Instant::now() + LAST_WAIT);
-        }
-        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            return Some(io::Error::new(io::ErrorKind::TimedOut, "its reader is stuck"));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    reporting.join().unwrap_or_else(|_| Some(io::Error::other("the report died")))
+    let mut files = own.files();
+    files.extend(with.into_iter().map(|(wanted, path)| (wanted.digest, path)));
+    let run = Run {
+        files,
+        broken,
+        gdb: args.gdb.then_some(gdb),
+        cpus: args.cpus,
+        options: &args.options,
+        verbose: global.verbose > 0,
+        fail_fast: false,
+        again: again(global, args),
+        suites: BTreeMap::new(),
+    };
+    run.tests(host, Once::new(jobs))
 }
 
 /// The machine that is wanted: of options, or of a template with a name.
@@ -198,7 +113,7 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
         nics,
         with: Vec::new(),
         fresh_reboot,
-        layers,
+        layers: layers.into_iter().map(LayerWanted::Lines).collect(),
     })
 }
 
@@ -265,23 +180,7 @@ fn refuse_host_file(line: &str) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// How long a boot may take on this host as it is now.
-pub(crate) fn boot_limit(accel: Accel) -> Duration {
-    BOOT.mul_f64(limit_factor(accel))
-}
-
-/// How long a test, or a line of a set-up, may take on this host as it is now.
-pub(crate) fn check_limit(accel: Accel) -> Duration {
-    CHECK.mul_f64(limit_factor(accel))
-}
-
-fn limit_factor(accel: Accel) -> f64 {
-    let accelerator = if accel == Accel::Tcg { TCG_FACTOR } else { 1.0 };
-    accelerator * load_factor()
-}
-
 fn limits(args: &CheckArgs, accel: Accel) -> Limits {
-    let ms = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     if args.gdb {
         return Limits { check_ms: ms(NO_LIMIT), boot_ms: ms(NO_LIMIT) };
     }
@@ -289,41 +188,6 @@ fn limits(args: &CheckArgs, accel: Accel) -> Limits {
         // A limit that somebody set is what they set.
         check_ms: ms(args.timeout.unwrap_or_else(|| check_limit(accel))),
         boot_ms: ms(args.boot_timeout.unwrap_or_else(|| boot_limit(accel))),
-    }
-}
-
-/// How many runnable processes wait for each core (proc_loadavg(5)), from 1 to [`MAX_LOAD_FACTOR`].
-fn load_factor() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
-    (load / cores() as f64).clamp(1.0, MAX_LOAD_FACTOR)
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn no_qemu(error: &QemuError) -> Broken {
-    let hints = vec!["`guestline doctor` says what to install".to_owned()];
-    Broken { stage: Stage::Host, reason: text::chain(error), hints }
-}
-
-fn report(global: &GlobalArgs, args: &CheckArgs) -> Box<dyn Report> {
-    match args.message_format {
-        MessageFormat::Json => Box::new(Json::new(io::BufWriter::new(io::stdout()))),
-        MessageFormat::Human => {
-            let stderr_is_terminal = io::stderr().is_terminal();
-            let config = HumanConfig {
-                stdout_is_terminal: io::stdout().is_terminal(),
-                stderr_is_terminal,
-                colour: stderr_is_terminal
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-                verbose: global.verbose > 0,
-                again: again(global, args),
-                home: std::env::var("HOME").ok().filter(|home| home.len() > 1),
-            };
-            Box::new(Human::new(config, io::stdout(), io::BufWriter::new(io::stderr())))
-        }
     }
 }
 
@@ -357,7 +221,7 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     if args.gdb {
         words.push("--gdb".to_owned());
     }
-    if args.bisect {
+    if args.options.bisect {
         words.push("--bisect".to_owned());
     }
     words.join(" ")

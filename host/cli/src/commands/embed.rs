@@ -320,7 +320,7 @@ pub(crate) fn on_disk<T: Send + 'static>(
     let accel = context.acceleration(global.accel, false).accel;
     let folder = WorkRoot::create(&context.dirs, false)?;
     let provisioner = context.provisioner(qemu, accel, folder);
-    let boot = crate::commands::check::boot_limit(accel);
+    let boot = crate::limits::boot_limit(accel);
     let editor = DiskEditor { provisioner: &provisioner, tools, boot };
     progress.show("looking into the disk …");
     let worked =

@@ -7,6 +7,7 @@ use crate::commands::check;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
+use crate::limits;
 use crate::machines::{self, FAILED, Failure, now_us, span};
 use crate::signals;
 use crate::table;
@@ -250,9 +251,9 @@ fn prepare(
         Ok(image) => image,
         Err(text) => return Ok(Err(text)),
     };
-    let limit = args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel));
+    let limit = args.boot_timeout.unwrap_or_else(|| limits::boot_limit(accel));
     let request = MachineRequest {
-        set_up_timeout: check::check_limit(accel),
+        set_up_timeout: limits::check_limit(accel),
         ..lease::request(&wanted, image, limit)
     };
     let provisioner = context.provisioner(qemu, accel, root.clone());

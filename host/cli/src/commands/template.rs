@@ -6,6 +6,7 @@ use crate::args::{CreateArgs, DeviceArgs, GlobalArgs, TemplateArgs, TemplateComm
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
+use crate::limits;
 use crate::signals;
 use crate::terminal::Progress;
 use guestline::dirs::Dirs;
@@ -134,11 +135,11 @@ fn create(global: &GlobalArgs, args: &CreateArgs) -> Result<u8, CommandError> {
     let root = WorkRoot::create(&context.dirs, false)?;
     let provisioner = context.provisioner(qemu, accel, root);
     let request = MachineRequest {
-        set_up_timeout: args.timeout.unwrap_or_else(|| check::check_limit(accel)),
+        set_up_timeout: args.timeout.unwrap_or_else(|| limits::check_limit(accel)),
         ..lease::request(
             &wanted,
             image,
-            args.boot_timeout.unwrap_or_else(|| check::boot_limit(accel)),
+            args.boot_timeout.unwrap_or_else(|| limits::boot_limit(accel)),
         )
     };
     progress.show(&format!("template {name}: being made …"));

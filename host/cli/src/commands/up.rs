@@ -6,6 +6,7 @@ use crate::commands::check;
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::lease;
+use crate::limits;
 use crate::machines;
 use crate::own_kernel;
 use crate::signals::{self, Heeded};
@@ -217,7 +218,7 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
     check::start_log(global.verbose.max(1));
     let (source, limit) = match endpoint(args)? {
         Some(endpoint) => {
-            (Source::Connect(endpoint), check::boot_limit(guestline::machine::Accel::Kvm))
+            (Source::Connect(endpoint), limits::boot_limit(guestline::machine::Accel::Kvm))
         }
         None => {
             let qemu = match lease::qemu(&context) {
@@ -241,7 +242,7 @@ fn prepare(global: &GlobalArgs, args: &UpArgs) -> Result<Result<Prepared, String
             };
             let limit = args.boot_timeout.unwrap_or_else(|| match args.gdb {
                 true => own_kernel::NO_LIMIT,
-                false => check::boot_limit(accel),
+                false => limits::boot_limit(accel),
             });
             let request = MachineRequest {
                 memory_mib: args.memory.unwrap_or(image.manifest.memory_mib),

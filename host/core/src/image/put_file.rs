@@ -39,6 +39,16 @@ pub struct PutFile {
     pub mode: u32,
 }
 
+impl PutFile {
+    /// What is in it, where the manifest itself says it.
+    pub fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text(text) => Some(text),
+            Content::File { .. } => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
     Text(String),

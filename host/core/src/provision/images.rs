@@ -2,7 +2,7 @@
 
 use super::cache::{ImportError, import_image};
 use super::set_up::{SetUpTerms, set_up};
-use super::{MachineRequest, Provisioner, WorkRoot};
+use super::{Layer, MachineRequest, Provisioner, WorkRoot};
 use crate::capture::ConsoleLine;
 use crate::dirs::Dirs;
 use crate::image::share::{Offers, Placing, PullError, PullTerms, Pulled, Received};
@@ -144,7 +144,8 @@ async fn check(
     };
     let line = request.image.manifest.warm_up.clone().unwrap_or_else(|| "true".to_owned());
     let terms = SetUpTerms { limit: LINE, cancel };
-    let ran = set_up(terms, &lease.machine, &lease.guest, std::slice::from_ref(&line)).await;
+    let layer = Layer::from(vec![line.clone()]);
+    let ran = set_up(terms, &lease.machine, &lease.guest, &layer).await;
     let ended = match &ran {
         Ok(()) => {
             let ending = async {

@@ -143,10 +143,12 @@ pub enum LeaseError {
         why: String,
     },
     /// A line of its set-up did not do.
-    #[error("set-up `{}` {failure}", text::one_line(line, 60))]
+    #[error("{} {failure}", set_up_in_words(name, line))]
     SetUp {
         /// The line.
         line: String,
+        /// What it was to set up, where that has a name.
+        name: Option<String>,
         /// What became of it.
         failure: SetUpFailure,
     },
@@ -267,6 +269,14 @@ impl LeaseError {
             Self::Cancelled | Self::Start(_) | Self::Write { .. } => false,
             _ => true,
         }
+    }
+}
+
+/// "set-up `LINE`", or "fixture `NAME`".
+fn set_up_in_words(name: &Option<String>, line: &str) -> String {
+    match name {
+        Some(name) => name.clone(),
+        None => format!("set-up `{}`", text::one_line(line, 60)),
     }
 }
 

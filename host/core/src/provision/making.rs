@@ -207,9 +207,11 @@ impl Provisioner {
         let terms = plan.terms_of_maker(&name);
         let running = launched.open(Some(&state), plan.folder, terms.going_on(tty_link)).await;
         let running = running.map_err(NoTemplate::NotStarted)?;
-        let lines = plan.key.layers.last().map(Vec::as_slice).unwrap_or_default();
+        let layer =
+            plan.key.layers.len().checked_sub(1).and_then(|last| plan.request.layers.get(last));
+        let layer = layer.cloned().unwrap_or_default();
         if let Err(error) =
-            set_up(SetUpTerms::of(plan), &running.machine, &running.guest, lines).await
+            set_up(SetUpTerms::of(plan), &running.machine, &running.guest, &layer).await
         {
             return Err(NoTemplate::NotStarted(not_set_up(running, error).await));
         }

@@ -16,6 +16,7 @@ mod devices;
 mod editing;
 mod identity;
 mod images;
+mod layer;
 mod lease;
 mod making;
 mod memory;
@@ -41,6 +42,7 @@ pub use cache::{
 pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
 pub use editing::{DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork};
 pub use images::Images;
+pub use layer::{Layer, LayerFiles};
 pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure};
 pub use memory::{MemoryError, available_mib};
 pub use named::{
@@ -100,8 +102,8 @@ pub struct MachineRequest {
     pub boot_timeout: Duration,
     /// Boot it, whatever templates there are.
     pub fresh_reboot: bool,
-    /// Lines that are run in it after its boot, before it is leased, each layer a template of its own.
-    pub layers: Vec<Vec<String>>,
+    /// What is done in it after its boot, before it is leased, each layer a template of its own.
+    pub layers: Vec<Layer>,
     /// How long each of these lines may take.
     pub set_up_timeout: Duration,
     /// Its host name; one that no other machine has when none is given.
@@ -426,9 +428,9 @@ impl Provisioner {
         }
         let terms = plan.terms(&hostname, plan.request.boot_timeout);
         let running = launched.open(None, plan.folder, terms).await?;
-        for lines in &plan.key.layers {
+        for layer in &plan.request.layers {
             let terms = SetUpTerms::of(plan);
-            if let Err(error) = set_up(terms, &running.machine, &running.guest, lines).await {
+            if let Err(error) = set_up(terms, &running.machine, &running.guest, layer).await {
                 return Err(not_set_up(running, error).await);
             }
         }

@@ -1,13 +1,17 @@
 //! The lines of a layer: what makes a machine more than booted.
 
+use super::layer::{Layer, LayerFiles};
 use super::lease::{LeaseError, SetUpFailure};
 use super::making::Plan;
 use super::start::{NotStarted, Running};
 use crate::capture::PANIC_MARK;
-use crate::guest::Guest;
+use crate::guest::{FilesError, Guest};
 use crate::link::LinkError;
 use crate::machine::{Ending, Machine};
-use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use crate::text;
+use guestline_protocol::{
+    ByteBuf, Command, EnvChange, ErrorKind, ExecRequest, ExitStatus, RemoteError,
+};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -29,22 +33,56 @@ impl<'a> SetUpTerms<'a> {
     }
 }
 
-/// Runs lines one after the other; the first that does not end with status 0 is the last.
+/// Puts the files of a layer into a machine and runs its lines, one after the other; the first that does not end with
+/// status 0 is the last.
 pub(super) async fn set_up(
     terms: SetUpTerms<'_>,
     machine: &Machine,
     guest: &Guest,
-    lines: &[String],
+    layer: &Layer,
 ) -> Result<(), LeaseError> {
-    for line in lines {
-        let failed = |failure| LeaseError::SetUp { line: line.clone(), failure };
-        let request = ExecRequest::new(Command::Shell(line.as_bytes().to_vec().into()));
-        let SetUpTerms { limit, cancel } = terms;
+    let SetUpTerms { limit, cancel } = terms;
+    let limit = layer.timeout.unwrap_or(limit);
+    let failed_at = |line: &str, failure| {
+        let (line, name) = (line.to_owned(), layer.name.clone());
+        LeaseError::SetUp { line, name, failure }
+    };
+    for LayerFiles { from, to, .. } in &layer.files {
+        let brought = tokio::select! {
+            biased;
+            brought = guest.bring(from, to) => brought,
+            ending = machine.ended() => {
+                return Err(ended_in_set_up(ending, |failure| failed_at(to, failure)));
+            }
+            () = cancel.cancelled() => return Err(LeaseError::Cancelled),
+        };
+        match brought {
+            Ok(()) => {}
+            Err(FilesError::Link(error)) => return Err(LeaseError::Link(error)),
+            Err(error) => {
+                let message = text::chain(&error);
+                let error = RemoteError { kind: ErrorKind::System, errno: None, message };
+                return Err(failed_at(to, SetUpFailure::Refused { error }));
+            }
+        }
+    }
+    for line in &layer.lines {
+        let failed = |failure| failed_at(line, failure);
+        let bytes = |text: &str| ByteBuf::from(text.as_bytes().to_vec());
+        let change = |(name, value): &(String, String)| EnvChange {
+            name: bytes(name),
+            value: Some(bytes(value)),
+        };
+        let request = ExecRequest {
+            env: layer.env.iter().map(change).collect(),
+            cwd: layer.cwd.as_deref().map(bytes),
+            ..ExecRequest::new(Command::Shell(bytes(line)))
+        };
         let before = machine.cpu_share();
         let ran = tokio::select! {
             biased;
             ran = guest.run(request, &[], OUTPUT) => ran,
-            ending = machine.ended() => return Err(ended_in_set_up(ending, line)),
+            ending = machine.ended() => return Err(ended_in_set_up(ending, failed)),
             () = cancel.cancelled() => return Err(LeaseError::Cancelled),
             () = tokio::time::sleep(limit) => {
                 let starved = machine.cpu_share().waited_since(&before);
@@ -67,7 +105,7 @@ pub(super) async fn set_up(
             // A guest that goes down takes the link with it first.
             Err(error) => {
                 return Err(match machine.ended_soon().await {
-                    Some(ending) => ended_in_set_up(ending, line),
+                    Some(ending) => ended_in_set_up(ending, failed),
                     None => LeaseError::Link(error),
                 });
             }
@@ -90,11 +128,9 @@ pub(super) async fn not_set_up(mut running: Running, mut error: LeaseError) -> N
     NotStarted { error, console }
 }
 
-fn ended_in_set_up(ending: Ending, line: &str) -> LeaseError {
+fn ended_in_set_up(ending: Ending, failed: impl Fn(SetUpFailure) -> LeaseError) -> LeaseError {
     match ending {
         Ending::QemuDied { .. } => LeaseError::ended(ending),
-        ending => {
-            LeaseError::SetUp { line: line.to_owned(), failure: SetUpFailure::GuestEnded(ending) }
-        }
+        ending => failed(SetUpFailure::GuestEnded(ending)),
     }
 }

@@ -1,7 +1,7 @@
 //! What machine a request stands for, and what its template depends on.
 
 use super::template::{self, TemplateId, TemplateKey};
-use super::{LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
+use super::{Layer, LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
 use crate::image::{
     Bootable, ImageDisk, Kconfig, Kernels, Lack, OwnModules, inspect_kernel, release_of_kernel,
@@ -99,7 +99,7 @@ impl Provisioner {
             machine: spec.seen_by_guest(self.qemu.version),
             host_cpu: self.tsc_khz.is_none().then(template::host_cpu),
             qemu: self.qemu.digest.clone(),
-            layers: request.layers.clone(),
+            layers: request.layers.iter().map(Layer::key).collect(),
         }
     }
 

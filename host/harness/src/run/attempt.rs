@@ -4,11 +4,14 @@ use super::evidence::AttemptFolder;
 use super::hints::{boot_hint, missing_tool};
 use super::judge::{Circumstances, Finding, judge, refused_status};
 use crate::event::PooledMachine;
-use crate::job::Job;
+use crate::job::{Job, JobTest, MachineWanted};
+use crate::suite::settings::{Expected, Format};
+use crate::tap::{TapEnd, TapEvent, TapParser};
 use crate::text;
 use guestline::capture::{ConsoleLine, PANIC_MARK};
 use guestline::machine::Ending;
 use guestline::provision::{LeaseError, MachineRequest};
+use guestline::supervise::MachineName;
 use guestline_protocol::{ExecExitedEvent, ExitStatus, Stream};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -36,7 +39,27 @@ pub(super) fn status(finding: &Finding) -> Option<u8> {
     }
 }
 
-/// What is gathered while a job runs.
+/// The parts of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    SetUp,
+    Test,
+    TearDown,
+}
+
+impl Part {
+    /// Of a part that is no test, as a report says it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::SetUp => "set-up",
+            Self::Test => "test",
+            Self::TearDown => "tear-down",
+        }
+    }
+}
+
+/// What is gathered while a test runs.
+#[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) folder: Option<AttemptFolder>,
     pub(super) machine: Option<Duration>,
@@ -45,14 +68,24 @@ pub(super) struct Attempt {
     /// How long the machine was ready and waited for its turn, which is no time of the test.
     pub(super) waited: Duration,
     pub(super) console: Vec<ConsoleLine>,
-    /// The end of the output, both streams as they came.
-    pub(super) tail: Vec<u8>,
+    /// The end of the output of the test, both streams as they came.
+    tail: Vec<u8>,
+    /// The same of its set-up and tear-down.
+    step_tail: Vec<u8>,
     pub(super) notes: Vec<String>,
+    /// Reads results out of its output, where it writes such.
+    tap: Option<TapParser>,
+    tap_end: Option<TapEnd>,
     kernel_is_subject: bool,
+    expect: Vec<Expected>,
+    statuses: crate::suite::settings::Statuses,
+    wanted: MachineWanted,
 }
 
 impl Attempt {
-    pub(super) fn new(job: &Job) -> Self {
+    pub(super) fn new(job: &Job, test: &JobTest) -> Self {
+        let of = test.of.as_ref();
+        let is_tap = of.is_some_and(|of| of.format == Format::Tap);
         Self {
             folder: None,
             machine: None,
@@ -61,21 +94,63 @@ impl Attempt {
             waited: Duration::ZERO,
             console: Vec::new(),
             tail: Vec::new(),
+            step_tail: Vec::new(),
             notes: Vec::new(),
+            tap: is_tap.then(TapParser::new),
+            tap_end: None,
             kernel_is_subject: job.machine.kernel.is_some(),
+            expect: of.map(|of| of.expect.clone()).unwrap_or_default(),
+            statuses: test.statuses.clone(),
+            wanted: job.machines.values().next().unwrap_or(&job.machine).clone(),
         }
     }
 
-    pub(super) fn keep(&mut self, stream: Stream, data: &[u8]) -> std::io::Result<()> {
-        self.tail.extend_from_slice(&data[data.len().saturating_sub(TAIL_LEN)..]);
-        let over = self.tail.len().saturating_sub(TAIL_LEN);
-        self.tail.drain(..over);
-        self.folder.as_mut().map_or(Ok(()), |folder| folder.keep(stream, data))
+    /// Keeps what a part wrote; what is read out of it is found by [`Attempt::subtests`].
+    pub(super) fn keep(&mut self, part: Part, stream: Stream, data: &[u8]) -> std::io::Result<()> {
+        let tail = if part == Part::Test { &mut self.tail } else { &mut self.step_tail };
+        tail.extend_from_slice(&data[data.len().saturating_sub(TAIL_LEN)..]);
+        let over = tail.len().saturating_sub(TAIL_LEN);
+        tail.drain(..over);
+        let Some(folder) = self.folder.as_mut() else { return Ok(()) };
+        match part {
+            Part::Test => folder.keep(stream, data),
+            part => folder.keep_of(part.word(), data),
+        }
+    }
+
+    /// The results that this output of the test completes.
+    pub(super) fn subtests(&mut self, stream: Stream, data: &[u8]) -> Vec<TapEvent> {
+        match &mut self.tap {
+            Some(tap) if stream == Stream::Stdout => tap.push(data),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The output of the test is complete.
+    pub(super) fn end_output(&mut self) -> Vec<TapEvent> {
+        let Some(tap) = self.tap.take() else { return Vec::new() };
+        let (events, end) = tap.finish();
+        self.tap_end = Some(end);
+        events
+    }
+
+    /// A part could not be started, for this reason.
+    pub(super) fn said_instead(&mut self, part: Part, said: Vec<u8>) {
+        match part {
+            Part::Test => self.tail = said,
+            _ => self.step_tail = said,
+        }
+    }
+
+    /// Where its evidence is.
+    pub(super) fn folder_shown(&self) -> String {
+        self.folder.as_ref().map(|folder| folder.path().display().to_string()).unwrap_or_default()
     }
 
     pub(super) fn record_facts(
         &self,
         facts: &serde_json::Value,
+        machine: Option<&MachineName>,
         request: &MachineRequest,
         pool: Option<&PooledMachine>,
     ) {
@@ -110,17 +185,23 @@ impl Attempt {
         }
         if let Some(folder) = &self.folder {
             // A disk that is full is told when the test's own output cannot be kept.
-            let _ = folder.write("facts.json", format!("{facts:#}\n").as_bytes());
+            let name = match machine {
+                Some(machine) => format!("{}.facts.json", machine.as_str()),
+                None => "facts.json".to_owned(),
+            };
+            let _ = folder.write(&name, format!("{facts:#}\n").as_bytes());
         }
     }
 
     pub(super) fn circumstances(&self) -> Circumstances {
-        let tail = text::escape(&self.tail);
-        let last_line = tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         Circumstances {
             kernel_is_subject: self.kernel_is_subject,
             panic_on_console: self.panic_line().is_some(),
-            last_line: text::one_line(last_line.trim(), 200),
+            last_line: last_line(&self.tail),
+            step_last_line: last_line(&self.step_tail),
+            tap: self.tap_end.clone(),
+            statuses: self.statuses.clone(),
+            expect: self.expect.clone(),
         }
     }
 
@@ -133,8 +214,20 @@ impl Attempt {
     }
 
     /// The evidence of what did not pass, a line each.
-    pub(super) fn explain(&self, finding: &Finding, job: &Job) -> Vec<String> {
+    pub(super) fn explain(&self, finding: &Finding) -> Vec<String> {
         let mut notes = self.notes.clone();
+        let finding = match finding {
+            Finding::Step { inner, .. } => {
+                let said = text::escape(&self.step_tail);
+                let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+                // The last one stands in the reason.
+                let before = &lines[..lines.len().saturating_sub(1)];
+                let from = before.len().saturating_sub(CONSOLE_SHOWN);
+                notes.extend(before[from..].iter().map(|line| text::one_line(line, 200)));
+                inner
+            }
+            finding => finding,
+        };
         let went_down = match finding {
             Finding::MachineEnded(Ending::Panicked | Ending::Reset | Ending::PoweredOff) => true,
             Finding::NoMachine(error) => matches!(
@@ -170,6 +263,7 @@ impl Attempt {
             notes.extend(complaint.line.as_ref().map(|line| format!("{line}   (kernel's log)")));
         }
         if let Finding::Broken(broken) = finding {
+            notes.extend(broken.log.iter().map(|line| format!("| {line}")));
             notes.extend(broken.hints.iter().map(|hint| format!("hint: {hint}")));
         }
         if let Finding::NoMachine(error) = finding {
@@ -182,7 +276,7 @@ impl Attempt {
             notes.push(format!("hint: {default}"));
         }
         if let (Finding::NoMachine(LeaseError::Ended { .. } | LeaseError::Silent { .. }), Some(mib)) =
-            (finding, job.machine.memory_mib)
+            (finding, self.wanted.memory_mib)
             && mib < SMALL_MIB
         {
             notes.push(format!(
@@ -199,7 +293,7 @@ impl Attempt {
         }
         if let Some(status @ (126 | 127)) = status(finding) {
             notes.extend(missing_tool(&text::escape(&self.tail), status).map(|tool| {
-                let image = &job.machine.image;
+                let image = &self.wanted.image;
                 match status {
                     127 => format!("the image `{image}` has no `{tool}`"),
                     _ => format!("the image `{image}` cannot execute `{tool}`"),
@@ -223,4 +317,10 @@ impl Attempt {
             None => format!("{text}   (console)"),
         }
     }
+}
+
+fn last_line(tail: &[u8]) -> String {
+    let tail = text::escape(tail);
+    let line = tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    text::one_line(line.trim(), 200)
 }

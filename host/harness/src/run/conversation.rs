@@ -1,19 +1,20 @@
-//! A test's command on a leased machine: an answer, or what came instead.
+//! A step of a test at its place: an answer, or what came instead.
 
 use super::Emitter;
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Part};
 use super::execute::Broken;
 use super::judge::Finding;
 use super::kernel_watch::KernelWatch;
+use super::place::{Place, Places};
 use crate::event::{OutputData, RunEvent};
-use crate::job::Job;
+use crate::job::FailOn;
 use crate::outcome::Stage;
 use crate::text;
 use guestline::guest::{ExecEvent, ExecHandle};
 use guestline::link::LinkError;
-use guestline::provision::Lease;
 use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus};
 use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -29,40 +30,75 @@ const TICK: Duration = Duration::from_millis(500);
 /// A slow reader of the output gives a test at most so many times its limit more.
 const MAX_CREDIT: u32 = 10;
 
-/// As [`check`], with an eye on the kernel where that is wanted.
-pub(super) async fn watched(
-    job: &Job,
-    lease: &Lease,
-    attempt: &mut Attempt,
-    emitter: &mut Emitter,
-    cancel: &CancellationToken,
-) -> Finding {
-    let watch = match look_at(lease, cancel, KernelWatch::begin(&job.fail_on, &lease.guest)).await {
-        Ok(watch) => watch,
-        Err(finding) => return finding,
-    };
-    let finding = check(job, lease, attempt, emitter, cancel).await;
-    let passed =
-        matches!(&finding, Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(0), .. }));
-    match watch.filter(|_| passed) {
-        Some(before) => match look_at(lease, cancel, before.complaint(&lease.guest)).await {
-            Ok(Some(complaint)) => Finding::Complained(complaint),
-            Ok(None) => finding,
-            Err(finding) => finding,
-        },
-        None => finding,
+/// Takes what a step says, from all of its sides.
+#[derive(Debug)]
+pub(super) struct Recorder<'a> {
+    pub(super) attempt: &'a mut Attempt,
+    pub(super) emitter: &'a mut Emitter,
+}
+
+impl Recorder<'_> {
+    /// The output of the test is complete.
+    pub(super) async fn end_output(&mut self) {
+        for subtest in self.attempt.end_output() {
+            self.emitter.emit(RunEvent::Subtest(subtest.into())).await;
+        }
     }
+}
+
+/// One side of a step.
+pub(super) struct Side<'a> {
+    pub(super) place: &'a Place,
+    pub(super) request: ExecRequest,
+}
+
+/// What a step is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepTerms<'a> {
+    pub(super) part: Part,
+    pub(super) limit: Duration,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// Where the kernels of all machines are, before a test.
+pub(super) async fn watch(
+    fail_on: &[FailOn],
+    places: &Places,
+    cancel: &CancellationToken,
+) -> Result<Vec<KernelWatch>, Finding> {
+    let mut watches = Vec::new();
+    for (_, place) in &places.machines {
+        let watch = look_at(place, cancel, KernelWatch::begin(fail_on, place.guest())).await?;
+        watches.extend(watch);
+    }
+    Ok(watches)
+}
+
+/// What one of the kernels did since that was not to be.
+pub(super) async fn complaint(
+    watches: Vec<KernelWatch>,
+    places: &Places,
+    cancel: &CancellationToken,
+) -> Option<Finding> {
+    for (watch, (_, place)) in watches.into_iter().zip(&places.machines) {
+        match look_at(place, cancel, watch.complaint(place.guest())).await {
+            Ok(Some(complaint)) => return Some(Finding::Complained(complaint)),
+            Ok(None) => {}
+            Err(finding) => return Some(finding),
+        }
+    }
+    None
 }
 
 /// Looks at the kernel of a machine, which may end or hang over that.
 async fn look_at<T>(
-    lease: &Lease,
+    place: &Place,
     cancel: &CancellationToken,
     looking: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, Finding> {
     tokio::select! {
         biased;
-        ending = lease.machine.ended() => Err(Finding::MachineEnded(ending)),
+        ending = place.ended() => Err(Finding::MachineEnded(ending)),
         looked = timeout(WATCH, looking) => match looked {
             Ok(Ok(looked)) => Ok(looked),
             Ok(Err(error)) => Err(Finding::LinkLost(error)),
@@ -70,42 +106,70 @@ async fn look_at<T>(
                 stage: Stage::Agent,
                 reason: format!("the kernel's log cannot be read within {}", text::limit(WATCH)),
                 hints: vec![],
+                log: vec![],
             })),
         },
         () = cancel.cancelled() => Err(Finding::Cancelled),
     }
 }
 
-/// Runs the command on a leased machine: an answer, an end of machine or link, a timeout or a
-/// cancellation, whichever comes first.
-async fn check(
-    job: &Job,
-    lease: &Lease,
-    attempt: &mut Attempt,
-    emitter: &mut Emitter,
-    cancel: &CancellationToken,
+/// Runs a step: an answer, an end of machine or link, a timeout or a cancellation, whichever comes first. Of several sides
+/// the first that does not pass ends the others.
+pub(super) async fn step(
+    terms: StepTerms<'_>,
+    sides: Vec<Side<'_>>,
+    recorder: &mut Recorder<'_>,
 ) -> Finding {
-    let began = Instant::now();
-    attempt.began = Some(began);
+    let recorder = Mutex::new(recorder);
+    let mut running: Vec<_> =
+        sides.into_iter().map(|side| Box::pin(one(terms, side, &recorder))).collect();
+    let mut first = None;
+    std::future::poll_fn(|context| {
+        let mut index = 0;
+        while index < running.len() {
+            match running[index].as_mut().poll(context) {
+                std::task::Poll::Ready(finding) => {
+                    drop(running.swap_remove(index));
+                    if !is_pass(&finding) {
+                        return std::task::Poll::Ready(finding);
+                    }
+                    first.get_or_insert(finding);
+                }
+                std::task::Poll::Pending => index += 1,
+            }
+        }
+        match running.is_empty() {
+            true => std::task::Poll::Ready(first.take().unwrap_or(Finding::Cancelled)),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn is_pass(finding: &Finding) -> bool {
+    matches!(finding, Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(0), .. }))
+}
+
+async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorder<'_>>) -> Finding {
+    let place = side.place;
     let finding = {
-        let mut conversation = std::pin::pin!(converse(job, lease, attempt, emitter));
+        let mut conversation = std::pin::pin!(converse(terms, side, recorder));
         tokio::select! {
             biased;
             finding = &mut conversation => finding,
-            ending = lease.machine.ended() => {
+            ending = place.ended() => {
                 // What the test said before is perhaps still on its way, also that it was done.
                 match timeout(LAST_WORDS, conversation).await {
                     Ok(Finding::Exited(exited)) => Finding::Exited(exited),
                     _ => Finding::MachineEnded(ending),
                 }
             }
-            () = cancel.cancelled() => Finding::Cancelled,
+            () = terms.cancel.cancelled() => Finding::Cancelled,
         }
     };
-    attempt.check = Some(began.elapsed());
     match finding {
         // A guest that goes down takes the link, and sometimes the command, with it first.
-        Finding::LinkLost(error) => match lease.machine.ended_soon().await {
+        Finding::LinkLost(error) => match place.ended_soon().await {
             Some(ending) => Finding::MachineEnded(ending),
             None => Finding::LinkLost(error),
         },
@@ -114,22 +178,24 @@ async fn check(
 }
 
 async fn converse(
-    job: &Job,
-    lease: &Lease,
-    attempt: &mut Attempt,
-    emitter: &mut Emitter,
+    terms: StepTerms<'_>,
+    side: Side<'_>,
+    recorder: &Mutex<&mut Recorder<'_>>,
 ) -> Finding {
-    let before = lease.machine.cpu_share();
-    let limit = job.limits.check();
-    let timed_out = || {
-        let cpu = lease.machine.cpu_share();
-        let (waited, stopped) = (cpu.waited_since(&before), cpu.is_stopped());
-        Finding::TimedOut { limit, waited, stopped }
+    let Side { place, request } = side;
+    let before = place.cpu_share();
+    let limit = terms.limit;
+    let timed_out = || match (place.cpu_share(), &before) {
+        (Some(cpu), Some(before)) => {
+            let (waited, stopped) = (cpu.waited_since(before), cpu.is_stopped());
+            Finding::TimedOut { limit, waited, stopped }
+        }
+        _ => Finding::TimedOut { limit, waited: Duration::ZERO, stopped: false },
     };
     let began = tokio::time::Instant::now();
     let mut deadline = began + limit;
     let last_deadline = began + limit * (1 + MAX_CREDIT);
-    let starting = lease.guest.exec(ExecRequest::new(job.command.to_command()));
+    let starting = place.guest().exec(request);
     let mut process: ExecHandle = match timeout_at(deadline, starting).await {
         Ok(Ok(process)) => process,
         Ok(Err(error)) => return Finding::LinkLost(error),
@@ -152,27 +218,33 @@ async fn converse(
         match event {
             Ok(ExecEvent::Started { .. }) => {}
             Ok(ExecEvent::Output { stream, data }) => {
-                if let Err(error) = attempt.keep(stream, &data) {
-                    let folder = attempt.folder.as_ref();
-                    let path = folder.map(|folder| folder.path().display().to_string());
-                    return Finding::Evidence { path: path.unwrap_or_default(), error };
-                }
-                let event = RunEvent::Output { stream: stream.into(), data: OutputData(data) };
                 // The test does not pay for a reader of its output who takes his time.
                 let waiting = Instant::now();
-                emitter.emit(event).await;
+                let mut recorder = recorder.lock().await;
+                let Recorder { attempt, emitter } = &mut **recorder;
+                if let Err(error) = attempt.keep(terms.part, stream, &data) {
+                    return Finding::Evidence { path: attempt.folder_shown(), error };
+                }
+                if terms.part == Part::Test {
+                    for subtest in attempt.subtests(stream, &data) {
+                        emitter.emit(RunEvent::Subtest(subtest.into())).await;
+                    }
+                    let event = RunEvent::Output { stream: stream.into(), data: OutputData(data) };
+                    emitter.emit(event).await;
+                }
                 deadline = (deadline + waiting.elapsed()).min(last_deadline);
             }
             Ok(ExecEvent::Exited(exited)) => {
                 if exited.output_held {
                     let note =
                         "a child still held its output open; what it wrote later is not kept";
-                    attempt.notes.push(note.to_owned());
+                    recorder.lock().await.attempt.notes.push(note.to_owned());
                 }
                 return Finding::Exited(exited);
             }
             Ok(ExecEvent::Refused(error)) => {
-                attempt.tail = error.message.clone().into_bytes();
+                let said = error.message.clone().into_bytes();
+                recorder.lock().await.attempt.said_instead(terms.part, said);
                 return Finding::Refused(error);
             }
             Err(error) => return Finding::LinkLost(error),

@@ -29,20 +29,23 @@ impl RunFolder {
         &self.path
     }
 
-    /// Makes the folder of an attempt.
+    /// Makes the folder of an attempt at a test, `NUMBER` or, when it is not the first one, `NUMBER.ATTEMPT`.
     ///
     /// # Errors
     /// What making it gives.
-    pub fn attempt(&self, number: u32) -> io::Result<AttemptFolder> {
+    pub fn attempt(&self, number: u32, attempt: u32) -> io::Result<AttemptFolder> {
         if !self.path.exists() {
             fs::create_dir_all(&self.path)?;
             self.point_latest_here();
             self.prune();
         }
-        let path = self.path.join(number.to_string());
+        let path = self.path.join(match attempt {
+            1 => number.to_string(),
+            again => format!("{number}.{again}"),
+        });
         fs::create_dir_all(&path)?;
         let streams = [Kept::create(&path.join("stdout"))?, Kept::create(&path.join("stderr"))?];
-        Ok(AttemptFolder { path, streams })
+        Ok(AttemptFolder { path, streams, steps: Vec::new() })
     }
 
     /// A link that cannot be moved only costs convenience.
@@ -77,6 +80,8 @@ impl RunFolder {
 pub struct AttemptFolder {
     path: PathBuf,
     streams: [Kept; 2],
+    /// The output of parts that are no test, by their names.
+    steps: Vec<(&'static str, Kept)>,
 }
 
 impl AttemptFolder {
@@ -97,20 +102,38 @@ impl AttemptFolder {
         }
     }
 
+    /// Keeps output of a part that is no test, both streams as they came.
+    ///
+    /// # Errors
+    /// What writing gives.
+    pub fn keep_of(&mut self, part: &'static str, data: &[u8]) -> io::Result<()> {
+        let known = self.steps.iter().position(|(name, _)| *name == part);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                self.steps.push((part, Kept::create(&self.path.join(part))?));
+                self.steps.len() - 1
+            }
+        };
+        self.steps[index].1.write(data)
+    }
+
     /// Bytes of output that were not kept.
     pub fn dropped(&self) -> u64 {
         self.streams.iter().map(|stream| stream.dropped).sum()
     }
 
-    /// Takes over a file of a work folder, which may be on another file system.
+    /// Takes over a file of a work folder, which may be on another file system; of a machine with a name, with that.
     ///
     /// # Errors
     /// What copying gives.
-    pub fn adopt(&self, file: &Path) -> io::Result<()> {
-        match file.file_name() {
-            Some(name) if file.exists() => fs::copy(file, self.path.join(name)).map(drop),
-            _ => Ok(()),
-        }
+    pub fn adopt(&self, file: &Path, machine: Option<&str>) -> io::Result<()> {
+        let Some(name) = file.file_name().filter(|_| file.exists()) else { return Ok(()) };
+        let to = match machine {
+            Some(machine) => format!("{machine}.{}", name.to_string_lossy()),
+            None => name.to_string_lossy().into_owned(),
+        };
+        fs::copy(file, self.path.join(to)).map(drop)
     }
 
     /// Writes a small file.
@@ -153,7 +176,7 @@ mod tests {
         let mut last = None;
         for _ in 0..KEPT_RUNS + 5 {
             let run = RunFolder::new(state.path(), Ulid::generate());
-            run.attempt(1).unwrap();
+            run.attempt(1, 1).unwrap();
             last = Some(run);
         }
         let latest = fs::canonicalize(state.path().join("runs/latest")).unwrap();
@@ -165,7 +188,7 @@ mod tests {
     #[test]
     fn a_stream_is_kept_up_to_its_limit() {
         let state = tempfile::tempdir().unwrap();
-        let mut attempt = RunFolder::new(state.path(), Ulid::generate()).attempt(1).unwrap();
+        let mut attempt = RunFolder::new(state.path(), Ulid::generate()).attempt(1, 1).unwrap();
         attempt.keep(Stream::Stdout, b"kept").unwrap();
         attempt.streams[0].len = MAX_STREAM_LEN - 1;
         attempt.keep(Stream::Stdout, b"!dropped").unwrap();

@@ -1,24 +1,28 @@
 //! One job to its outcome: image, lease, command, evidence.
 
-use super::Emitter;
 use super::attempt::{Attempt, status};
-use super::conversation::watched;
+use super::conversation::Recorder;
 use super::evidence::RunFolder;
+use super::fixtures::Fixtures;
 use super::judge::{Finding, judge};
+use super::place::Place;
+use super::seat::Seat;
+use super::{Emitter, Execute, Terms, Ticket, scene};
 use crate::event::{AttemptFinished, PooledMachine, RunEvent};
-use crate::job::{FilesWanted, Job, ModulesWanted};
+use crate::job::{Content, FilesWanted, Job, MachineWanted, ModulesWanted};
 use crate::outcome::{Outcome, Stage};
 use crate::text;
 use guestline::digest::Digest;
-use guestline::guest::FilesError;
+use guestline::guest::{FilesError, Guest};
 use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy, OwnModules};
 use guestline::provision::{Images, Lease, LeaseError, MachineRequest, Notice, Provisioner};
+use guestline::supervise::MachineName;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -31,6 +35,8 @@ pub struct Broken {
     pub reason: String,
     /// What mends it.
     pub hints: Vec<String>,
+    /// The end of what was said meanwhile.
+    pub log: Vec<String>,
 }
 
 /// Takes jobs; has what they name by digest or name.
@@ -42,6 +48,10 @@ pub struct Executor {
     folder: RunFolder,
     facts: serde_json::Value,
     images: Mutex<HashMap<String, Result<Image, Broken>>>,
+    /// Where files of tests are put together, and which are.
+    pub(super) work: PathBuf,
+    pub(super) contents: Mutex<HashMap<Content, PathBuf>>,
+    fixtures: Fixtures,
     gdb: Option<UnboundedSender<PathBuf>>,
 }
 
@@ -53,9 +63,22 @@ impl Executor {
         files: HashMap<Digest, PathBuf>,
         folder: RunFolder,
         facts: serde_json::Value,
+        work: PathBuf,
     ) -> Self {
-        let (maker, images) = (Arc::new(maker), Mutex::default());
-        Self { provisioner, maker, files, folder, facts, images, gdb: None }
+        let (maker, images, contents) = (Arc::new(maker), Mutex::default(), Mutex::default());
+        let fixtures = Fixtures::default();
+        Self {
+            provisioner,
+            maker,
+            files,
+            folder,
+            facts,
+            images,
+            work,
+            contents,
+            fixtures,
+            gdb: None,
+        }
     }
 
     /// Its machines wait for a debugger, whose socket is told here.
@@ -63,64 +86,19 @@ impl Executor {
         Self { gdb, ..self }
     }
 
-    /// Runs a job: its machine is made ready at once, its test waits for one of the `places`. Every outcome is told as an event before it is returned.
-    pub async fn execute(
-        &self,
-        number: u32,
-        job: Job,
-        mut emitter: Emitter,
-        places: &Semaphore,
-        cancel: &CancellationToken,
-    ) -> Outcome {
-        let test = job.command.name();
-        let started = Instant::now();
-        let event =
-            RunEvent::AttemptStarted { number, test: test.clone(), job: Box::new(job.clone()) };
-        emitter.emit(event).await;
-        let mut attempt = Attempt::new(&job);
-        let finding = {
-            let span = tracing::info_span!("test", number, name = %text::one_line(&test, 60));
-            let attempting = self.attempt(&job, number, &mut attempt, &mut emitter, places, cancel);
-            attempting.instrument(span).await
-        };
-        let outcome = judge(&finding, &attempt.circumstances());
-        let notes = match outcome {
-            Outcome::Passed => attempt.notes,
-            _ => attempt.explain(&finding, &job),
-        };
-        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let finished = AttemptFinished {
-            number,
-            test,
-            outcome: outcome.clone(),
-            status: status(&finding),
-            machine_us: attempt.machine.map(us),
-            check_us: attempt.check.map(us),
-            guest_check_us: match &finding {
-                Finding::Exited(exited) => Some(exited.elapsed_us),
-                _ => None,
-            },
-            elapsed_us: us(started.elapsed().saturating_sub(attempt.waited)),
-            notes,
-            folder: attempt.folder.map(|folder| folder.path().display().to_string()),
-        };
-        emitter.emit(RunEvent::AttemptFinished(Box::new(finished))).await;
-        outcome
-    }
-
     async fn attempt(
         &self,
         job: &Job,
-        number: u32,
+        ticket: &Ticket,
+        seat: &mut Seat,
         attempt: &mut Attempt,
         emitter: &mut Emitter,
-        places: &Semaphore,
-        cancel: &CancellationToken,
+        terms: &Terms,
     ) -> Finding {
-        if cancel.is_cancelled() {
+        if terms.cancel.is_cancelled() {
             return Finding::Cancelled;
         }
-        match self.folder.attempt(number) {
+        match self.folder.attempt(ticket.number, ticket.attempt) {
             Ok(folder) => attempt.folder = Some(folder),
             Err(error) => {
                 let path = self.folder.path().display().to_string();
@@ -131,56 +109,150 @@ impl Executor {
             Ok(provisioner) => provisioner,
             Err(broken) => return Finding::Broken(broken.clone()),
         };
-        let image = match self.image(&job.machine.image, emitter, cancel).await {
+        let is_new = seat.places.machines.is_empty();
+        if is_new
+            && let Err(finding) = self.seat(provisioner, job, seat, attempt, emitter, terms).await
+        {
+            return finding;
+        }
+        if let Some(Finding::MachineEnded(ending)) = seat.ended_meanwhile().await {
+            return Finding::MachineEnded(ending);
+        }
+        let waiting = Instant::now();
+        let place = tokio::select! {
+            place = seat.place(&terms.places) => Some(place),
+            () = terms.cancel.cancelled() => None,
+        };
+        attempt.waited = waiting.elapsed();
+        match place {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                return Finding::Broken(Broken {
+                    stage: Stage::Host,
+                    reason: text::chain(&error),
+                    hints: vec![],
+                    log: vec![],
+                });
+            }
+            None => return Finding::Cancelled,
+        }
+        for (_, place) in seat.places.machines.iter().filter(|_| is_new) {
+            if let Err(finding) = self.bring(job, place.guest(), &terms.cancel).await {
+                return finding;
+            }
+        }
+        if is_new {
+            seat.look().await;
+        }
+        let began = Instant::now();
+        attempt.began = Some(began);
+        let recorder = &mut Recorder { attempt, emitter };
+        let finding = scene::run(self, job, ticket, &seat.places, recorder, &terms.cancel).await;
+        attempt.check.get_or_insert(began.elapsed());
+        finding
+    }
+
+    /// Leases the machines of a job.
+    async fn seat(
+        &self,
+        provisioner: &Provisioner,
+        job: &Job,
+        seat: &mut Seat,
+        attempt: &mut Attempt,
+        emitter: &mut Emitter,
+        terms: &Terms,
+    ) -> Result<(), Finding> {
+        let one = [(None, &job.machine)];
+        let named = job.machines.iter().map(|(name, wanted)| (Some(name.clone()), wanted));
+        let wanted: Vec<_> = if job.machines.is_empty() { one.to_vec() } else { named.collect() };
+        let began = Instant::now();
+        for (name, wanted) in wanted {
+            let lease = self
+                .lease(provisioner, job, name.as_ref(), wanted, attempt, emitter, &terms.cancel)
+                .await?;
+            seat.places.machines.push((name, Place::Machine(Box::new(lease))));
+        }
+        let ready_in = match &seat.places.machines[..] {
+            [(_, Place::Machine(lease))] => lease.ready_in,
+            _ => began.elapsed(),
+        };
+        attempt.machine = Some(ready_in);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what is known of an attempt at this point")]
+    async fn lease(
+        &self,
+        provisioner: &Provisioner,
+        job: &Job,
+        name: Option<&MachineName>,
+        wanted: &MachineWanted,
+        attempt: &mut Attempt,
+        emitter: &mut Emitter,
+        cancel: &CancellationToken,
+    ) -> Result<Lease, Finding> {
+        let image = match self.image(&wanted.image, emitter, cancel).await {
             Ok(image) => image,
             // What was interrupted is nobody's defect.
-            Err(_) if cancel.is_cancelled() => return Finding::Cancelled,
-            Err(broken) => return Finding::Broken(broken),
+            Err(_) if cancel.is_cancelled() => return Err(Finding::Cancelled),
+            Err(broken) => return Err(Finding::Broken(broken)),
         };
         let request = MachineRequest {
-            memory_mib: job.machine.memory_mib.unwrap_or(image.manifest.memory_mib),
-            cpus: job.machine.cpus,
-            disks: job.machine.disks.clone(),
-            nics: job.machine.nics.clone(),
-            fresh_reboot: job.machine.fresh_reboot,
-            layers: job.machine.layers.clone(),
-            kernel: job.machine.kernel.as_ref().map(|digest| (self.file(digest), digest.clone())),
-            kconfig: job.machine.kconfig.as_ref().map(|digest| (self.file(digest), digest.clone())),
-            modules: job.machine.modules.as_ref().map(|ModulesWanted { early, names, disk }| {
+            memory_mib: wanted.memory_mib.unwrap_or(image.manifest.memory_mib),
+            cpus: wanted.cpus,
+            hostname: name.map(|name| name.as_str().to_owned()),
+            disks: wanted.disks.clone(),
+            nics: wanted.nics.clone(),
+            fresh_reboot: wanted.fresh_reboot,
+            layers: self.layers(&wanted.layers).await?,
+            kernel: wanted.kernel.as_ref().map(|digest| (self.file(digest), digest.clone())),
+            kconfig: wanted.kconfig.as_ref().map(|digest| (self.file(digest), digest.clone())),
+            modules: wanted.modules.as_ref().map(|ModulesWanted { early, names, disk }| {
                 let file = |digest: &Digest| (digest.clone(), self.file(digest));
                 OwnModules::of_files(file(early), disk.as_ref().map(file), names.clone())
             }),
-            cmdline: job.machine.cmdline.clone(),
+            cmdline: wanted.cmdline.clone(),
             gdb: self.gdb.clone(),
             set_up_timeout: job.limits.check(),
             ..MachineRequest::new(image, job.limits.boot())
         };
-        attempt.record_facts(&self.facts, &request, None);
-        let mut lease = match provisioner.lease(&request, cancel).await {
-            Ok(lease) => lease,
+        attempt.record_facts(&self.facts, name, &request, None);
+        let trying = match self.fixtures.wait(wanted).await {
+            Ok(trying) => trying,
+            Err(broken) => return Err(Finding::Broken(broken)),
+        };
+        let lease = match provisioner.lease(&request, cancel).await {
+            Ok(lease) => {
+                Fixtures::succeeded(trying);
+                lease
+            }
             Err(failed) => {
                 tell(failed.notices, emitter).await;
+                let broken = self.fixtures.failed(wanted, &failed.error).await;
+                drop(trying);
                 attempt.console = failed.console;
                 if let (Some(from), Some(to)) = (&failed.folder, &attempt.folder) {
-                    let _ = to.adopt(&from.path().join("console.log"));
+                    let _ =
+                        to.adopt(&from.path().join("console.log"), name.map(MachineName::as_str));
                 }
-                return match failed.error {
-                    LeaseError::Cancelled => Finding::Cancelled,
-                    error => Finding::NoMachine(error),
-                };
+                return Err(match (failed.error, broken) {
+                    (LeaseError::Cancelled, _) => Finding::Cancelled,
+                    (_, Some(broken)) => Finding::Broken(broken),
+                    (error, None) => Finding::NoMachine(error),
+                });
             }
         };
         tell(lease.notices.clone(), emitter).await;
-        attempt.machine = Some(lease.ready_in);
         let pool = lease.pooled.as_ref().map(|pooled| PooledMachine {
             ready_us: u64::try_from(pooled.ready_for.as_micros()).unwrap_or(u64::MAX),
             warm_up: pooled.warm_up.clone(),
         });
         if pool.is_some() {
-            attempt.record_facts(&self.facts, &request, pool.as_ref());
+            attempt.record_facts(&self.facts, name, &request, pool.as_ref());
         }
         let agent = lease.guest.agent();
         let ready = RunEvent::MachineReady {
+            machine: name.cloned(),
             elapsed_us: u64::try_from(lease.ready_in.as_micros()).unwrap_or(u64::MAX),
             agent: text::one_line(&agent.build, 64),
             guest_time_us: agent.clock_us,
@@ -189,47 +261,20 @@ impl Executor {
             pool: pool.clone(),
         };
         emitter.emit(ready).await;
-        let waiting = Instant::now();
-        let place = tokio::select! {
-            place = place(places, &mut lease) => Some(place),
-            () = cancel.cancelled() => None,
-        };
-        attempt.waited = waiting.elapsed();
-        let finding = match &place {
-            Some(Ok(_)) => match self.bring(job, &lease, cancel).await {
-                Ok(()) => watched(job, &lease, attempt, emitter, cancel).await,
-                Err(finding) => finding,
-            },
-            Some(Err(error)) => Finding::Broken(Broken {
-                stage: Stage::Host,
-                reason: text::chain(error),
-                hints: vec![],
-            }),
-            None => Finding::Cancelled,
-        };
-        let remains = lease.end().await;
-        attempt.console = remains.console;
-        if let Some(folder) = &attempt.folder {
-            let adopted = folder.adopt(&remains.folder.path().join("console.log"));
-            if let Err(error) = remains.console_error.map_or(adopted, Err) {
-                let path = folder.path().display().to_string();
-                return Finding::Evidence { path, error };
-            }
-        }
-        finding
+        Ok(lease)
     }
 
     /// Puts the files that the job has into its machine.
     async fn bring(
         &self,
         job: &Job,
-        lease: &Lease,
+        guest: &Guest,
         cancel: &CancellationToken,
     ) -> Result<(), Finding> {
         for FilesWanted { digest, to } in &job.machine.with {
             let from = self.file(digest);
             let brought = tokio::select! {
-                brought = lease.guest.bring(&from, to) => brought,
+                brought = guest.bring(&from, to) => brought,
                 () = cancel.cancelled() => return Err(Finding::Cancelled),
             };
             brought.map_err(|error| {
@@ -239,14 +284,14 @@ impl Executor {
                 };
                 let from = from.display();
                 let reason = format!("cannot put `{from}` at `{to}`: {}", text::chain(&error));
-                Finding::Broken(Broken { stage, reason, hints: vec![] })
+                Finding::Broken(Broken { stage, reason, hints: vec![], log: vec![] })
             })?;
         }
         Ok(())
     }
 
     /// A file that a job names by its digest; what is not there is told when it is read.
-    fn file(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn file(&self, digest: &Digest) -> PathBuf {
         self.files.get(digest).cloned().unwrap_or_default()
     }
 
@@ -293,6 +338,7 @@ impl Executor {
             stage: Stage::Image,
             reason,
             hints: hint.into_iter().collect(),
+            log: vec![],
         });
         if let Ok(image) = &image
             && let Some(elapsed) = image.made_in
@@ -313,15 +359,85 @@ impl Executor {
     }
 }
 
-/// A place among the tests of this run, and cores of the host.
-async fn place<'a>(
-    places: &'a Semaphore,
-    lease: &mut Lease,
-) -> Result<Option<SemaphorePermit<'a>>, LeaseError> {
-    // Closed by nobody.
-    let place = places.acquire().await.ok();
-    lease.take_cores().await?;
-    Ok(place)
+impl Execute for Executor {
+    async fn execute(&self, job: Job, tickets: Vec<Ticket>, terms: Terms) -> Vec<(u32, Outcome)> {
+        let mut outcomes = Vec::new();
+        let mut seat = Seat::of(tickets.len());
+        let last = tickets.len().saturating_sub(1);
+        for (index, (mut ticket, test)) in tickets.into_iter().zip(&job.tests).enumerate() {
+            if terms.stop.is_cancelled() {
+                break;
+            }
+            let job = job.only(test);
+            let outcome = self.one(&job, &mut ticket, &mut seat, index == last, &terms).await;
+            outcomes.push((ticket.number, outcome));
+        }
+        outcomes
+    }
+}
+
+impl Executor {
+    /// One test of a job to its outcome, which is told as an event before it is returned. Its machines stay if the next
+    /// test may have them.
+    async fn one(
+        &self,
+        job: &Job,
+        ticket: &mut Ticket,
+        seat: &mut Seat,
+        is_last: bool,
+        terms: &Terms,
+    ) -> Outcome {
+        let test = &job.tests[0];
+        let name = test.name();
+        let started = Instant::now();
+        let mut emitter = ticket.emitter.attempt();
+        let event = RunEvent::AttemptStarted {
+            number: ticket.number,
+            attempt_number: ticket.attempt,
+            test: name.clone(),
+            job: Box::new(job.clone()),
+        };
+        emitter.emit(event).await;
+        let mut attempt = Attempt::new(job, test);
+        let mut finding = {
+            let span = tracing::info_span!("test", number = ticket.number, name = %text::one_line(&name, 60));
+            let attempting = self.attempt(job, ticket, seat, &mut attempt, &mut emitter, terms);
+            attempting.instrument(span).await
+        };
+        let outcome = judge(&finding, &attempt.circumstances());
+        let is_clean = matches!(outcome, Outcome::Passed | Outcome::Skipped { .. });
+        if is_last || !is_clean || !seat.is_as_it_was(&terms.cancel).await {
+            if let Some(failed) = seat.cleared().end(&mut attempt).await {
+                finding = failed;
+            }
+        } else {
+            seat.rest();
+        }
+        let outcome = judge(&finding, &attempt.circumstances());
+        let notes = match outcome {
+            Outcome::Passed => attempt.notes,
+            _ => attempt.explain(&finding),
+        };
+        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let finished = AttemptFinished {
+            number: ticket.number,
+            attempt_number: ticket.attempt,
+            test: name,
+            outcome: outcome.clone(),
+            status: status(&finding),
+            machine_us: attempt.machine.map(us),
+            check_us: attempt.check.map(us),
+            guest_check_us: match &finding {
+                Finding::Exited(exited) => Some(exited.elapsed_us),
+                _ => None,
+            },
+            elapsed_us: us(started.elapsed().saturating_sub(attempt.waited)),
+            notes,
+            folder: attempt.folder.map(|folder| folder.path().display().to_string()),
+        };
+        emitter.emit(RunEvent::AttemptFinished(Box::new(finished))).await;
+        outcome
+    }
 }
 
 /// What became of templates, as events.

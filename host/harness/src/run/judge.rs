@@ -1,8 +1,11 @@
 //! From what was found to an outcome: no I/O, one table.
 
+use super::attempt::Part;
 use super::execute::Broken;
 use super::kernel_watch::Complaint;
 use crate::outcome::{Outcome, Stage};
+use crate::suite::settings::{Expected, Statuses};
+use crate::tap::{self, TapEnd};
 use crate::text;
 use guestline::link::LinkError;
 use guestline::machine::Ending;
@@ -10,9 +13,6 @@ use guestline::provision::LeaseError;
 use guestline_protocol::{ErrorKind, ExecExitedEvent, ExitStatus, RemoteError};
 use std::io;
 use std::time::Duration;
-
-/// A test's own word for "I do not apply here".
-const SKIP: u8 = 77;
 
 /// What came of running a test, before it is judged.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ pub(super) enum Finding {
     Broken(Broken),
     /// The host could not keep what it gave.
     Evidence { path: String, error: io::Error },
+    /// What it needs of a running guest is not there, in words.
+    Unmet(String),
+    /// Its set-up or tear-down did not do.
+    Step { part: Part, inner: Box<Finding> },
     /// Interrupted.
     Cancelled,
 }
@@ -48,6 +52,14 @@ pub(super) struct Circumstances {
     pub(super) panic_on_console: bool,
     /// The last line of the test's output.
     pub(super) last_line: String,
+    /// The last line of the output of its set-up or tear-down.
+    pub(super) step_last_line: String,
+    /// What its output says, where that is results.
+    pub(super) tap: Option<TapEnd>,
+    /// What its exit status says.
+    pub(super) statuses: Statuses,
+    /// What its machine was to do.
+    pub(super) expect: Vec<Expected>,
 }
 
 pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
@@ -55,9 +67,16 @@ pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
     let errored = |stage, reason: String| Outcome::Errored { stage, reason };
     match finding {
         Finding::Exited(exited) => match exited.status {
-            ExitStatus::Exited(0) => Outcome::Passed,
-            ExitStatus::Exited(SKIP) => Outcome::Skipped { reason: around.last_line.clone() },
-            ExitStatus::Exited(status) => failed(format!("status {status}")),
+            ExitStatus::Exited(status) => {
+                let said = around.statuses.outcome(status, &around.last_line);
+                match (&around.tap, &around.expect[..]) {
+                    (_, [_, ..]) if said == Outcome::Passed => {
+                        failed(not_as_expected(status, &around.expect))
+                    }
+                    (Some(end), []) => tap::judge(end, said),
+                    _ => said,
+                }
+            }
             ExitStatus::Signaled { signal, .. } => {
                 failed(format!("killed by {}", signal_name(signal)))
             }
@@ -77,6 +96,9 @@ pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
             }
         }
         Finding::Complained(Complaint { reason, .. }) => failed(reason.clone()),
+        Finding::MachineEnded(ending) if is_expected(ending, around) => Outcome::Passed,
+        Finding::Unmet(reason) => Outcome::Incompatible { reason: reason.clone() },
+        Finding::Step { part, inner } => step(*part, inner, around),
         Finding::MachineEnded(ending) => match guest_ending(ending, around) {
             Some(words) => failed(words.to_owned()),
             None => errored(Stage::Host, qemu_died(ending)),
@@ -89,6 +111,47 @@ pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
         }
         Finding::Cancelled => Outcome::Aborted,
     }
+}
+
+/// A set-up or tear-down that did not do is nobody's failed test.
+fn step(part: Part, inner: &Finding, around: &Circumstances) -> Outcome {
+    let around = Circumstances {
+        last_line: around.step_last_line.clone(),
+        panic_on_console: around.panic_on_console,
+        ..Circumstances::default()
+    };
+    match judge(inner, &around) {
+        Outcome::Failed { reason, .. } => {
+            let reason = match around.last_line.as_str() {
+                "" => format!("{}: {reason}", part.word()),
+                said => format!("{}: {reason}: {said}", part.word()),
+            };
+            Outcome::Errored { stage: Stage::Fixture, reason }
+        }
+        Outcome::Passed => Outcome::Passed,
+        other => other,
+    }
+}
+
+fn is_expected(ending: &Ending, around: &Circumstances) -> bool {
+    let came = match ending {
+        Ending::Panicked => Expected::Panic,
+        Ending::Reset if around.panic_on_console => Expected::Panic,
+        Ending::Reset => Expected::Reboot,
+        Ending::PoweredOff => Expected::Poweroff,
+        Ending::QemuDied { .. } => return false,
+    };
+    around.expect.contains(&came)
+}
+
+/// "status 0, and the guest was to panic".
+fn not_as_expected(status: u8, expect: &[Expected]) -> String {
+    let words = expect.iter().map(|expected| match expected {
+        Expected::Panic => "panic",
+        Expected::Reboot => "reboot",
+        Expected::Poweroff => "power off",
+    });
+    format!("status {status}, and the guest was to {}", words.collect::<Vec<_>>().join(" or "))
 }
 
 /// The status a shell gives for a program that is not there, or is none.

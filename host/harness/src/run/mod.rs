@@ -1,25 +1,40 @@
-//! Running jobs: each on a pristine machine, some at once, events for everything.
+//! Running tests: each attempt on machines of its own, some at once, events for everything.
+//!
+//! ```text
+//! plan ──> dispatch (what is run when, and how often: trial) ──> Execute: executor ──> judge
+//! ```
 
+mod artifacts;
+mod ask;
 mod attempt;
+mod content;
 mod conversation;
+mod dispatch;
 mod evidence;
 mod execute;
+mod fixtures;
 mod hints;
+mod host_side;
 mod judge;
 mod kernel_watch;
+mod leftovers;
+mod place;
+mod scene;
+mod scratch;
+mod seat;
+mod trial;
 
+pub use dispatch::{Dispatch, Execute, Next, Once, Queue, RunResult, Terms, Ticket, run};
 pub use evidence::{AttemptFolder, RunFolder};
 pub use execute::{Broken, Executor};
 pub use judge::stage_of;
+pub use trial::{Terms as TrialTerms, Trial, Verdict};
 
 use crate::event::{Record, RunEvent, SCHEMA, now_us};
-use crate::job::Job;
-use crate::outcome::{Outcome, Stage, Tally};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
@@ -78,39 +93,4 @@ impl Emitter {
             () = impatient => {}
         }
     }
-}
-
-/// While tests run, so many machines are made ready beyond those that they have.
-const AHEAD: usize = 1;
-
-/// Runs all jobs, at most `parallel` at once, and counts their outcomes. The next machine is made ready meanwhile.
-pub async fn run(
-    jobs: Vec<Job>,
-    parallel: usize,
-    executor: Arc<Executor>,
-    mut emitter: Emitter,
-) -> Tally {
-    let started = Instant::now();
-    let machines = Arc::new(Semaphore::new(parallel.max(1) + AHEAD));
-    let places = Arc::new(Semaphore::new(parallel.max(1)));
-    let mut attempts = JoinSet::new();
-    for (number, job) in (1..).zip(jobs) {
-        let (machines, places) = (machines.clone(), places.clone());
-        let (executor, cancel) = (executor.clone(), emitter.cancel.clone());
-        let emitter = emitter.attempt();
-        attempts.spawn(async move {
-            let _machine = machines.acquire().await;
-            executor.execute(number, job, emitter, &places, &cancel).await
-        });
-    }
-    let mut tally = Tally::default();
-    while let Some(outcome) = attempts.join_next().await {
-        tally.add(&outcome.unwrap_or_else(|error| {
-            let reason = format!("an attempt died: {error}");
-            Outcome::Errored { stage: Stage::Host, reason }
-        }));
-    }
-    let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    emitter.emit(RunEvent::RunFinished { tally, elapsed_us }).await;
-    tally
 }

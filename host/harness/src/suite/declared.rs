@@ -20,6 +20,7 @@
 use super::capability::{Capability, Provided};
 use super::device::{Bus, Device};
 use super::environment::Environment;
+use super::keys;
 use super::known::{Kind, known_of};
 use super::name::{CapabilityName, CapabilityNameError};
 use super::value::{self, Value};
@@ -27,7 +28,6 @@ use crate::text::one_line;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use strsim::osa_distance as distance;
 use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -139,13 +139,7 @@ fn read(text: &str) -> Result<Declared, Fault> {
     if text.len() > MAX_LEN {
         return Err((0, format!("the file is longer than {} KiB", MAX_LEN / 1024)));
     }
-    let tree = DeTable::parse(text).map_err(|error| {
-        let span = error.span().unwrap_or(0..0);
-        let why = error.message().trim().replace('\n', " ");
-        let what = text.get(span.clone()).map(|what| one_line(what, 80)).unwrap_or_default();
-        let is_twice = why == "duplicate key" && !what.is_empty();
-        (span.start, if is_twice { format!("`{what}` stands twice: leave one out") } else { why })
-    })?;
+    let tree = DeTable::parse(text).map_err(|error| keys::no_toml(text, &error))?;
     let mut declared = Declared::default();
     for (key, value) in in_order(tree.get_ref()) {
         match key.get_ref().as_ref() {
@@ -171,13 +165,7 @@ fn table<'t, 'a>(key: &Key<'_>, value: &'t Tree<'a>) -> Result<&'t DeTable<'a>, 
 }
 
 fn unknown_key(key: &Key<'_>, known: &[&str], hint: &str) -> Fault {
-    let unknown = one_line(key.get_ref(), 80);
-    let near = known.iter().find(|word| distance(word, &unknown) <= word.len() / 3);
-    let why = match near {
-        Some(near) => format!("unknown key `{unknown}`: write `{near}`"),
-        None => format!("unknown key `{unknown}`: here may be {}{hint}", known.join(", ")),
-    };
-    (key.span().start, why)
+    (key.span().start, keys::unknown(key.get_ref(), known, hint))
 }
 
 /// The name that an entry has. Without quotes, one with dots would be tables within tables.

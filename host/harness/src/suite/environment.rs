@@ -16,6 +16,7 @@ use super::requirement::{Condition, Requirement};
 use crate::text::one_line;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// What tests may ask for, and who says so.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Environment {
     /// Not known yet, with all below them.
     open: BTreeSet<CapabilityName>,
     docs: BTreeMap<CapabilityName, String>,
+    /// What is asked when this one knows nothing of a name.
+    beneath: Option<Arc<Environment>>,
 }
 
 /// Whether an environment has what a requirement asks.
@@ -104,7 +107,23 @@ impl Environment {
     /// One that provides nothing yet. Host and guest are called so: "this host", "debian-12".
     pub fn new(host: impl Into<String>, guest: impl Into<String>) -> Self {
         let (provided, open, docs) = Default::default();
-        Self { host: host.into(), guest: guest.into(), provided, open, docs }
+        Self { host: host.into(), guest: guest.into(), provided, open, docs, beneath: None }
+    }
+
+    /// One that has all that another has, but for what is provided, documented and left open here.
+    pub fn over(beneath: Arc<Self>) -> Self {
+        let (host, guest) = (beneath.host.clone(), beneath.guest.clone());
+        Self { beneath: Some(beneath), ..Self::new(host, guest) }
+    }
+
+    /// Its guest is called so from now on.
+    pub fn with_guest(self, guest: impl Into<String>) -> Self {
+        Self { guest: guest.into(), ..self }
+    }
+
+    /// This one, and those beneath it.
+    fn layers(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |layer| layer.beneath.as_deref())
     }
 
     /// Provides this under a name, in the place of what it had.
@@ -137,12 +156,18 @@ impl Environment {
 
     /// All that is provided, by name.
     pub fn capabilities(&self) -> impl Iterator<Item = (&CapabilityName, &Capability)> {
-        self.provided.iter()
+        let mut all = BTreeMap::new();
+        for layer in self.layers() {
+            for (name, capability) in &layer.provided {
+                all.entry(name).or_insert(capability);
+            }
+        }
+        all.into_iter()
     }
 
     /// What is open, with all below.
     pub fn open(&self) -> impl Iterator<Item = &CapabilityName> {
-        self.open.iter()
+        self.layers().flat_map(|layer| &layer.open)
     }
 
     /// What is provided under a name to a test on this side.
@@ -162,7 +187,10 @@ impl Environment {
 
     fn said(&self, name: &CapabilityName, side: Side) -> Option<&str> {
         let (on_side, bare) = sides(name, side);
-        self.docs.get(&on_side).or_else(|| self.docs.get(&bare)).map(String::as_str)
+        let said = self
+            .layers()
+            .find_map(|layer| layer.docs.get(&on_side).or_else(|| layer.docs.get(&bare)));
+        said.map(String::as_str)
     }
 
     /// Whether it has what a test on this side asks. The nearest name is left out, since finding it takes a look at all.
@@ -214,8 +242,13 @@ impl Environment {
         let mut seen = BTreeSet::new();
         let names = requirements.iter().map(Requirement::name);
         let names = names.filter(|name| self.doc(name, side).is_none() && seen.insert(*name));
-        let provided = self.provided.iter().filter(|(_, capability)| capability.doc.is_some());
-        let documented = || self.docs.keys().chain(provided.clone().map(|(name, _)| name));
+        let documented = || {
+            self.layers().flat_map(|layer| {
+                let provided =
+                    layer.provided.iter().filter(|(_, capability)| capability.doc.is_some());
+                layer.docs.keys().chain(provided.map(|(name, _)| name))
+            })
+        };
         let nearest = |name: &CapabilityName| name.nearest(documented());
         names
             .map(|name| Undocumented { name: name.clone(), nearest: nearest(name).cloned() })
@@ -224,12 +257,17 @@ impl Environment {
 
     fn find(&self, name: &CapabilityName, side: Side) -> Found<'_> {
         let (on_side, bare) = sides(name, side);
-        let there = self.provided.get_key_value(&on_side);
-        if let Some((name, capability)) = there.or_else(|| self.provided.get_key_value(&bare)) {
-            return Found::There(name, capability);
+        for layer in self.layers() {
+            let there = layer.provided.get_key_value(&on_side);
+            if let Some((name, capability)) = there.or_else(|| layer.provided.get_key_value(&bare))
+            {
+                return Found::There(name, capability);
+            }
+            if layer.open.iter().any(|open| open.holds(&on_side) || open.holds(&bare)) {
+                return Found::Open;
+            }
         }
-        let is_open = self.open.iter().any(|open| open.holds(&on_side) || open.holds(&bare));
-        if is_open { Found::Open } else { Found::Nowhere }
+        Found::Nowhere
     }
 
     fn compare(&self, name: &CapabilityName, have: &Provided, want: &Requirement) -> Answer {
@@ -250,7 +288,8 @@ impl Environment {
     fn nobody(&self, name: &CapabilityName, side: Side) -> Shortfall {
         let doc = self.said(name, side).map(str::to_owned);
         let (on_side, _) = sides(name, side);
-        let nearest = name.nearest(self.provided.keys()).map(|near| match near.side() {
+        let provided = self.layers().flat_map(|layer| layer.provided.keys());
+        let nearest = name.nearest(provided).map(|near| match near.side() {
             // As the test would write it.
             Some(_) if name.side().is_none() && near.side() == on_side.side() => near.bare(),
             _ => near.clone(),

@@ -7,6 +7,11 @@
 //! ```
 //! A line of it begins with `#:`, `//:`, `--:` or `;:`, whatever begins a comment in the language of the test.
 
+use super::keys::{self, Places};
+use super::settings::Settings;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, Deserializer};
+
 /// A header, with what stands before the code, is not longer, bytes.
 const MAX_LEN: usize = 64 * 1024;
 
@@ -56,10 +61,15 @@ impl HeaderLines {
 
     /// A fault of this text, with its place in the file.
     fn error(&self, error: &toml::de::Error) -> HeaderError {
-        let at = error.span().map_or(0, |span| span.start).min(self.toml.len());
-        let index = self.toml.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
-        let line = self.lines.get(index).or(self.lines.last()).copied().unwrap_or(1);
+        let line = self.line_of(error.span().map_or(0, |span| span.start));
         HeaderError { line, why: error.message().trim().replace('\n', " ") }
+    }
+
+    /// The line in the file of a place in this text.
+    fn line_of(&self, at: usize) -> usize {
+        let before = self.toml.bytes().take(at);
+        let index = before.filter(|&byte| byte == b'\n').count();
+        self.lines.get(index).or(self.lines.last()).copied().unwrap_or(1)
     }
 
     /// What is said with them of this type.
@@ -68,6 +78,26 @@ impl HeaderLines {
     /// What is wrong with them, and where.
     pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, HeaderError> {
         toml::from_str(&self.toml).map_err(|error| self.error(&error))
+    }
+}
+
+impl HeaderLines {
+    /// What is said of tests with them.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where.
+    pub fn settings(&self) -> Result<Settings, HeaderError> {
+        let fault = |(at, why): (usize, String)| HeaderError { line: self.line_of(at), why };
+        let table =
+            DeTable::parse(&self.toml).map_err(|error| fault(keys::no_toml(&self.toml, &error)))?;
+        let unknown = |key: &Spanned<DeString<'_>>| {
+            Some((key.span().start, Settings::unknown_key(key.get_ref())?))
+        };
+        if let Some((at, why)) = table.get_ref().keys().filter_map(unknown).min() {
+            return Err(fault((at, why)));
+        }
+        let places = Places::of(table.get_ref());
+        Settings::read(Deserializer::from(table)).map_err(|error| fault(places.fault(&error)))
     }
 }
 

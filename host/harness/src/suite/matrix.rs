@@ -202,6 +202,21 @@ impl Matrix {
         self
     }
 
+    /// The matrix of a suite, as a test has it that has its own: the test's axes go in the place of the suite's of the same
+    /// name, all else adds up. The strategy is the suite's, unless the test wants pairs.
+    pub fn taken_over_by(self, own: Self) -> Self {
+        let strategy =
+            if own.strategy == Strategy::Pairwise { own.strategy } else { self.strategy };
+        let mut merged = self.replaced_by(&own);
+        let Self { include, exclude, requires, .. } = own;
+        merged.include.extend(include);
+        merged.exclude.extend(exclude);
+        for (value, more) in requires {
+            merged.requires.entry(value).or_default().extend(more);
+        }
+        Self { strategy, ..merged }
+    }
+
     /// Nothing is said: there is the plain variant alone.
     pub fn is_empty(&self) -> bool {
         self.axes.is_empty() && self.include.is_empty()

@@ -3,7 +3,7 @@
 //! Floors are taken by a program of their own (`bench/floor`) on a raw port, figure and floor in turn, run by run.
 
 use super::peers::{self, Peers};
-use super::stats::{Row, Setting, median, ms, percentile, rate};
+use super::stats::{Row, Setting, median, ms, peak_memory, percentile, rate};
 use super::tiny;
 use crate::args::{BenchArgs, GlobalArgs};
 use crate::context::{Context, agent};
@@ -432,14 +432,6 @@ async fn timed<T, E: Into<CommandError>>(
     let began = Instant::now();
     work.await.map_err(Into::into)?;
     Ok(began.elapsed())
-}
-
-/// `VmHWM` of proc_pid_status(5), KiB.
-fn peak_memory(status: &Path) -> Result<f64, CommandError> {
-    let text = std::fs::read_to_string(status)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
-    Ok(number.parse()?)
 }
 
 /// Bytes that do not repeat (xorshift64).

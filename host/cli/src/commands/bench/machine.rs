@@ -61,9 +61,8 @@ pub(super) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     let (rows, setting) = runtime.block_on(async {
         let bench = Restored::of(global, image, LINE, args.runs).await?;
         let rows = bench.measure().await;
-        bench.provisioner.finish().await;
-        let (accelerator, qemu) = (bench.spec.accel.as_str(), bench.qemu.version.to_string());
-        Ok::<_, CommandError>((rows?, Setting { accelerator, qemu, kernel, runs: args.runs }))
+        bench.finish().await;
+        Ok::<_, CommandError>((rows?, bench.setting(kernel, args.runs)))
     })?;
     setting.print(args.message_format, json!({}), &rows)
 }
@@ -378,6 +377,52 @@ impl Restored {
             return Err(CommandError::new(format!("the floor's command: {:?}", ran.exited.status)));
         }
         Ok(Sample { wall_ms, cpu_ms })
+    }
+
+    /// What QEMU used for one bare check.
+    pub(super) async fn bare_cpu_ms(&self) -> Result<f64, CommandError> {
+        Ok(self.bare().await?.cpu_ms)
+    }
+
+    /// One bare machine, restored, that runs the line so often, one after the other, and is killed.
+    pub(super) async fn bare_execs(&self, times: usize) -> Result<f64, CommandError> {
+        let began = Instant::now();
+        let (machine, guest) = self.bare_machine().await?;
+        for _ in 0..times {
+            let line = GuestCommand::Shell(self.line.as_bytes().to_vec().into());
+            let ran = guest.run(ExecRequest::new(line), &[], 4096).await?;
+            if ran.exited.status != ExitStatus::Exited(0) {
+                let status = ran.exited.status;
+                return Err(CommandError::new(format!("the floor's command: {status:?}")));
+            }
+        }
+        machine.kill().await;
+        Ok(ms(began.elapsed()))
+    }
+
+    /// This program with these words, from its start to its end.
+    pub(super) fn program_ms(&self, words: &[&str]) -> Result<f64, CommandError> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(&self.global_args).args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        let began = Instant::now();
+        let output = command.stderr(Stdio::piped()).output()?;
+        match output.status.success() {
+            true => Ok(ms(began.elapsed())),
+            false => {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                Err(CommandError::new(format!("`guestline {}` failed:\n{said}", words.join(" "))))
+            }
+        }
+    }
+
+    pub(super) fn setting(&self, kernel: String, runs: u32) -> Setting {
+        let (accelerator, qemu) = (self.spec.accel.as_str(), self.qemu.version.to_string());
+        Setting { accelerator, qemu, kernel, runs }
+    }
+
+    /// Waits for what is still done.
+    pub(super) async fn finish(&self) {
+        self.provisioner.finish().await;
     }
 
     /// A bare machine that has answered.

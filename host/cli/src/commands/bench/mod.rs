@@ -7,6 +7,7 @@ mod link;
 mod machine;
 mod peers;
 mod stats;
+mod suite;
 mod tiny;
 
 use super::image::print;
@@ -51,6 +52,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &BenchArgs) -> Result<u8, CommandEr
     }
     if let [Figure::Image] = args.figures[..] {
         return image::run(global, args);
+    }
+    if let [Figure::Suite] = args.figures[..] {
+        return suite::run(global, args);
     }
     let context = Context::new()?;
     let agent = agent(global)?;

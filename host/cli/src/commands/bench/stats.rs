@@ -5,6 +5,7 @@ use crate::args::MessageFormat;
 use crate::error::CommandError;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 
 /// One line of the benchmark.
@@ -51,6 +52,14 @@ impl Row {
             .to_owned()
             + "\n"
     }
+}
+
+/// `VmHWM` of proc_pid_status(5), KiB.
+pub(super) fn peak_memory(status: &Path) -> Result<f64, CommandError> {
+    let text = std::fs::read_to_string(status)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+    Ok(number.parse()?)
 }
 
 /// Where rows were measured, and how often.

@@ -10,7 +10,9 @@ use crate::machine::{Ending, Machine};
 use crate::provision::lease::{FailedLease, GivenAway, Held, Lease};
 use crate::provision::set_up::{SetUpTerms, set_up};
 use crate::provision::slots::Slot;
-use crate::provision::{LinkChoice, MachineRequest, Notice, Provisioner, TemplateId, WorkRoot};
+use crate::provision::{
+    Layer, LinkChoice, MachineRequest, Notice, Provisioner, TemplateId, WorkRoot,
+};
 use crate::refusals::Refusals;
 use crate::seal::FileSeal;
 use crate::text;
@@ -438,6 +440,7 @@ async fn make(
     }
     let warm_up: Vec<_> = request.image.manifest.warm_up.clone().into_iter().collect();
     let terms = SetUpTerms { limit: WARM_UP, cancel };
+    let warm_up = Layer::from(warm_up);
     match set_up(terms, &lease.machine, &lease.guest, &warm_up).await {
         Ok(()) => Ok(Ready { instance: lease.instance(), lease, since: Instant::now() }),
         Err(error) => {

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::event::OutputData;
-use crate::job::{Job, Limits, MachineWanted, TestCommand};
+use crate::job::{Job, JobTest, Limits, MachineWanted, TestCommand};
 use crate::outcome::{Stage, Tally};
+use crate::run::{Trial, TrialTerms};
 
 /// The streams that a report of these events writes: stdout, stderr.
 fn report(config: HumanConfig, events: Vec<(u64, RunEvent)>) -> (String, String) {
@@ -12,8 +13,14 @@ fn report(config: HumanConfig, events: Vec<(u64, RunEvent)>) -> (String, String)
     for (attempt, event) in events {
         let attempt = Some(Ulid::from_parts(attempt, 1));
         let record =
-            Record { schema: 1, run: Ulid::nil(), attempt, sequence: 0, time_us: 0, event };
-        human.record(&record).unwrap();
+            |event| Record { schema: 1, run: Ulid::nil(), attempt, sequence: 0, time_us: 0, event };
+        human.record(&record(event.clone())).unwrap();
+        if let RunEvent::AttemptFinished(end) = event {
+            let mut trial = Trial::new(TrialTerms::default());
+            let verdict = trial.on_outcome(end.outcome).unwrap();
+            let finished = TestFinished { number: end.number, test: end.test, verdict };
+            human.record(&record(RunEvent::TestFinished(Box::new(finished)))).unwrap();
+        }
     }
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (text(out), text(err))
@@ -42,7 +49,9 @@ fn run_started(tests: u32) -> (u64, RunEvent) {
 
 fn started(number: u32, line: &str) -> (u64, RunEvent) {
     let job = Job {
-        command: TestCommand::Line(line.to_owned()),
+        tests: vec![JobTest::of_command(TestCommand::Line(line.to_owned()), Vec::new())],
+        machines: BTreeMap::new(),
+        fixtures: Vec::new(),
         machine: MachineWanted {
             image: "tiny".into(),
             kernel: None,
@@ -58,9 +67,13 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
             layers: Vec::new(),
         },
         limits: Limits { check_ms: 1, boot_ms: 1 },
-        fail_on: Vec::new(),
     };
-    let event = RunEvent::AttemptStarted { number, test: line.to_owned(), job: Box::new(job) };
+    let event = RunEvent::AttemptStarted {
+        number,
+        attempt_number: 1,
+        test: line.to_owned(),
+        job: Box::new(job),
+    };
     (number.into(), event)
 }
 
@@ -71,6 +84,7 @@ fn output(number: u32, stream: StreamName, data: &[u8]) -> (u64, RunEvent) {
 fn finished(number: u32, line: &str, outcome: Outcome, notes: &[&str]) -> (u64, RunEvent) {
     let end = AttemptFinished {
         number,
+        attempt_number: 1,
         test: line.to_owned(),
         outcome,
         status: None,
@@ -125,6 +139,7 @@ fn every_outcome_has_its_line() {
         (
             0,
             RunEvent::RunFinished {
+                not_run: 0,
                 tally: Tally {
                     passed: 1,
                     failed: 1,
@@ -132,6 +147,7 @@ fn every_outcome_has_its_line() {
                     incompatible: 1,
                     errored: 1,
                     aborted: 1,
+                    known: 0,
                 },
                 elapsed_us: 12_300_000,
             },

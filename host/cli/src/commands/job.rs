@@ -1,0 +1,31 @@
+//! `guestline job`: a job of a plan that another process made.
+
+use crate::args::{GlobalArgs, JobArgs};
+use crate::commands::check::start_log;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::runner::{Host, Run};
+use guestline_harness::plan::store;
+use guestline_harness::run::Once;
+use std::collections::BTreeMap;
+
+pub(crate) fn run(global: &GlobalArgs, args: &JobArgs) -> Result<u8, CommandError> {
+    let (job, files) = store::read(&args.file)?;
+    let context = Context::new()?;
+    start_log(global.verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let host = Host::new(global, &context, &runtime, args.options.bisect)?;
+    let run = Run {
+        files,
+        broken: None,
+        gdb: None,
+        cpus: job.machine.cpus,
+        options: &args.options,
+        verbose: global.verbose > 0,
+        fail_fast: false,
+        again: "guestline run".to_owned(),
+        suites: BTreeMap::new(),
+    };
+    run.tests(host, Once::new(vec![job]))
+}

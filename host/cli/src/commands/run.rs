@@ -1,0 +1,107 @@
+//! `guestline run`: tests by reference.
+
+use crate::args::{GlobalArgs, RunArgs};
+use crate::commands::check::start_log;
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::limits::{boot_limit, check_limit, ms};
+use crate::runner::{Host, Run};
+use crate::suites;
+use guestline_harness::job::Limits;
+use guestline_harness::plan::{Files, PlanQueue, PlanTerms, store};
+use guestline_harness::suite::test::shown;
+use guestline_harness::text;
+
+pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandError> {
+    let selected = suites::select(&args.select)?;
+    let overrides = suites::overrides(&args.select, args.fresh_reboot)?;
+    let context = Context::new()?;
+    start_log(global.verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    let host = Host::new(global, &context, &runtime, args.options.bisect)?;
+    let terms = PlanTerms {
+        overrides,
+        limits: Limits {
+            check_ms: ms(args.timeout.unwrap_or_else(|| check_limit(host.accel()))),
+            boot_ms: ms(args.boot_timeout.unwrap_or_else(|| boot_limit(host.accel()))),
+        },
+        isolation: args.isolation.map(|isolation| isolation.wanted()),
+        retries: args.retries,
+        repeat: args.repeat,
+    };
+    let mut surroundings = suites::surroundings(global, &args.select.environment, &context)?;
+    let plan = selected.plan(terms, &mut surroundings)?;
+    for image in plan.images() {
+        context.recipe(&image)?;
+    }
+    for warning in &plan.warnings {
+        eprintln!("warning: {warning}");
+    }
+    for none in selected.found.none.iter().filter(|none| none.is_meant) {
+        eprintln!("warning: {} is no test: {}", shown(&none.file), none.why);
+    }
+    let mut files = Files::default();
+    let queue = PlanQueue::new(plan, &mut files, args.options.parallel());
+    let queue = queue.map_err(|errors| suites::told(&errors))?;
+    if let Some(out) = &args.out {
+        let written = store::write(queue, &files, out);
+        let (jobs, without) = written.map_err(|error| {
+            CommandError::new(format!("cannot write the plan to `{}`: {error}", out.display()))
+        })?;
+        for test in without {
+            eprintln!("incompatible  {test}");
+        }
+        println!("{jobs} jobs in {}", out.join("jobs").display());
+        return Ok(0);
+    }
+    if let Some(limit) = args.run_timeout {
+        let cancel = host.cancel.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(limit).await;
+            eprintln!(
+                "the run is not over within {}: what runs is interrupted",
+                text::limit(limit)
+            );
+            cancel.cancel();
+        });
+    }
+    let run = Run {
+        files: files.by_digest().clone(),
+        broken: None,
+        gdb: None,
+        cpus: args.select.cpus.unwrap_or(1),
+        options: &args.options,
+        verbose: global.verbose > 0,
+        fail_fast: args.fail_fast,
+        again: again(global, args),
+        suites: selected.suites(),
+    };
+    run.tests(host, queue)
+}
+
+/// The command that runs one of these tests again, up to the test.
+fn again(global: &GlobalArgs, args: &RunArgs) -> String {
+    let mut words = vec!["guestline run".to_owned()];
+    let mut add = |option: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("--{option} {}", text::quote(&value))));
+    };
+    let select = &args.select;
+    add("image", select.image.clone());
+    add("memory", select.memory.map(|mib| format!("{mib}M")));
+    add("cpus", select.cpus.map(|cpus| cpus.to_string()));
+    for matrix in &select.matrix {
+        add("matrix", Some(matrix.clone()));
+    }
+    for file in &select.environment {
+        add("environment", Some(file.display().to_string()));
+    }
+    add("timeout", args.timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
+    add("boot-timeout", args.boot_timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
+    add("agent", global.agent.as_ref().map(|path| path.display().to_string()));
+    add("accel", global.accel.word().map(str::to_owned));
+    if args.fresh_reboot {
+        words.push("--fresh-reboot".to_owned());
+    }
+    words.join(" ")
+}

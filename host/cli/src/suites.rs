@@ -1,0 +1,195 @@
+//! Tests of suites, from references on the command line to a plan.
+
+use crate::args::{GlobalArgs, SelectArgs};
+use crate::context::{Context, agent};
+use crate::error::CommandError;
+use guestline::machine::{Accel, Qemu};
+use guestline_harness::job::Limits;
+use guestline_harness::plan::{GuestFacts, Overrides, Plan, PlanTerms, Surroundings, image_facts};
+use guestline_harness::suite::facts::{HostTools, host_facts};
+use guestline_harness::suite::find::{self, FindError, Found};
+use guestline_harness::suite::test::shown;
+use guestline_harness::suite::{Declared, Environment, Matrix, Requirement, Selector};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What this host's admin declares, in the configuration folder.
+pub(crate) const DECLARED: &str = "environment.toml";
+
+/// So many errors are told at once.
+const MAX_TOLD: usize = 20;
+
+/// A reference: where, and which variants.
+struct Reference {
+    path: PathBuf,
+    selector: Option<Selector>,
+}
+
+/// What references mean.
+pub(crate) struct Selected {
+    pub(crate) found: Found,
+    /// Of the tests, by suite and name; those that are not named are wanted with all variants.
+    selectors: BTreeMap<(PathBuf, String), Vec<Selector>>,
+}
+
+fn reference(text: &str) -> Result<Reference, CommandError> {
+    if text.ends_with(']')
+        && !Path::new(text).exists()
+        && let Some(at) = text.find('[')
+    {
+        let (path, words) = text.split_at(at);
+        let selector =
+            words.parse().map_err(|error| CommandError::new(format!("`{text}`: {error}")))?;
+        return Ok(Reference { path: path.into(), selector: Some(selector) });
+    }
+    Ok(Reference { path: text.into(), selector: None })
+}
+
+/// Finds what the command line names.
+pub(crate) fn select(args: &SelectArgs) -> Result<Selected, CommandError> {
+    let here = [".".to_owned()];
+    let references = if args.references.is_empty() { &here[..] } else { &args.references };
+    let mut selected = Selected { found: Found::default(), selectors: BTreeMap::new() };
+    let mut errors = Vec::new();
+    for text in references {
+        let Reference { path, selector } = reference(text)?;
+        match find::find(&path, None) {
+            Ok(found) => selected.add(found, selector.as_ref()),
+            Err(more) => errors.extend(more),
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(selected),
+        false => Err(told(&errors)),
+    }
+}
+
+impl Selected {
+    fn add(&mut self, more: Found, selector: Option<&Selector>) {
+        for test in &more.tests {
+            let key = (test.suite.root.clone(), test.name.clone());
+            let is_known = self
+                .found
+                .tests
+                .iter()
+                .any(|known| known.suite.root == key.0 && known.name == key.1);
+            match (selector, is_known) {
+                (Some(selector), false) => drop(self.selectors.insert(key, vec![selector.clone()])),
+                (Some(selector), true) => {
+                    if let Some(selectors) = self.selectors.get_mut(&key) {
+                        selectors.push(selector.clone());
+                    }
+                }
+                // Named once without, it is wanted with all.
+                (None, _) => drop(self.selectors.remove(&key)),
+            }
+        }
+        let is_new = |known: &Found, test: &guestline_harness::suite::test::Test| {
+            !known.tests.iter().any(|it| it.suite.root == test.suite.root && it.name == test.name)
+        };
+        let new: Vec<_> = more.tests.into_iter().filter(|test| is_new(&self.found, test)).collect();
+        self.found.tests.extend(new);
+        for suite in more.suites {
+            if !self.found.suites.iter().any(|known| known.root == suite.root) {
+                self.found.suites.push(suite);
+            }
+        }
+        for none in more.none {
+            if !self.found.none.contains(&none) {
+                self.found.none.push(none);
+            }
+        }
+    }
+
+    /// Where its suites are, by their names.
+    pub(crate) fn suites(&self) -> BTreeMap<String, String> {
+        let shown = |suite: &std::sync::Arc<guestline_harness::suite::test::Suite>| {
+            (suite.name.clone(), shown(&suite.root))
+        };
+        self.found.suites.iter().map(shown).collect()
+    }
+
+    /// Plans it.
+    pub(crate) fn plan(
+        &self,
+        terms: PlanTerms,
+        surroundings: &mut Surroundings,
+    ) -> Result<Plan, CommandError> {
+        let mut plan =
+            Plan::new(&self.found, terms, surroundings).map_err(|errors| told(&errors))?;
+        plan.retain(|item| {
+            let key = (item.test.suite.root.clone(), item.test.name.clone());
+            let selectors = self.selectors.get(&key);
+            selectors.is_none_or(|all| all.iter().any(|selector| selector.matches(&item.variant)))
+        });
+        Ok(plan)
+    }
+}
+
+/// All that is wrong, a line each.
+pub(crate) fn told(errors: &[FindError]) -> CommandError {
+    let mut lines: Vec<String> = errors.iter().take(MAX_TOLD).map(ToString::to_string).collect();
+    if errors.len() > MAX_TOLD {
+        lines.push(format!("… and {} more", errors.len() - MAX_TOLD));
+    }
+    CommandError::new(lines.join("\nerror: "))
+}
+
+/// What the command line says of all tests.
+pub(crate) fn overrides(args: &SelectArgs, fresh_reboot: bool) -> Result<Overrides, CommandError> {
+    let words: Vec<&str> = args.matrix.iter().map(String::as_str).collect();
+    let matrix = Matrix::from_words(&words)
+        .map_err(|error| CommandError::new(format!("--matrix: {error}")))?;
+    let requires: Result<Vec<Requirement>, _> =
+        args.require.iter().map(|text| text.parse()).collect();
+    Ok(Overrides {
+        matrix,
+        image: args.image.clone(),
+        cpus: args.cpus,
+        memory_mib: args.memory,
+        requires: requires.map_err(|error| CommandError::new(format!("--require: {error}")))?,
+        fresh_reboot,
+    })
+}
+
+/// What there is for tests here: what this host has, what its admin declares, and images.
+pub(crate) fn surroundings(
+    global: &GlobalArgs,
+    files: &[PathBuf],
+    context: &Context,
+) -> Result<Surroundings, CommandError> {
+    let accel = context.acceleration(global.accel, false).accel;
+    let tools = HostTools {
+        qemu: Qemu::find(&context.dirs).ok().map(|qemu| qemu.version.to_string()),
+        kvm: accel == Accel::Kvm,
+        path: std::env::var_os("PATH"),
+    };
+    let mut host = Environment::new("this host", "the guest");
+    for (name, capability) in host_facts(Path::new("/"), &tools) {
+        host.provide(name, capability);
+    }
+    let own = context.dirs.config.join(DECLARED);
+    let own = own.exists().then_some(own);
+    for file in own.iter().chain(files) {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            CommandError::new(format!("cannot read `{}`: {error}", file.display()))
+        })?;
+        Declared::parse(file, &text)?.provide(&mut host);
+    }
+    let (store, agent) = (context.store(), agent(global).ok());
+    let facts = move |name: &str| match store.catalogue().get(name) {
+        Ok(recipe) => {
+            let image = agent.as_ref().and_then(|agent| store.find(&recipe, agent).ok().flatten());
+            image_facts(&recipe, image.as_ref())
+        }
+        // It is told when it is wanted.
+        Err(_) => GuestFacts::default(),
+    };
+    Ok(Surroundings::new(host, Box::new(facts)))
+}
+
+/// The terms of a plan that says nothing of running.
+pub(crate) fn plain_terms(overrides: Overrides) -> PlanTerms {
+    let limits = Limits { check_ms: 0, boot_ms: 0 };
+    PlanTerms { overrides, limits, isolation: None, retries: None, repeat: None }
+}

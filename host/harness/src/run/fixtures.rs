@@ -1,0 +1,142 @@
+//! Fixtures of guests, as layers of machines: each is set up once, and what depends on one that failed is not tried.
+
+use super::execute::{Broken, Executor};
+use super::judge::Finding;
+use super::scratch::fixture_folder;
+use crate::job::{FixtureWanted, LayerWanted, MachineWanted};
+use crate::outcome::Stage;
+use crate::suite::config::API;
+use crate::text;
+use guestline::digest::Digest;
+use guestline::provision::{Layer, LayerFiles, LeaseError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// So many lines of what a fixture said before its last one are shown.
+const LOG_SHOWN: usize = 20;
+
+/// What became of the machines of each kind that have fixtures.
+#[derive(Debug, Default)]
+pub(super) struct Fixtures {
+    /// By what the machine is.
+    machines: Mutex<HashMap<String, Arc<Mutex<State>>>>,
+    /// What a fixture failed with, by the machine up to it.
+    failed: Mutex<HashMap<String, Broken>>,
+}
+
+/// Whether the fixtures of a machine can be set up.
+#[derive(Debug, Default)]
+pub(super) enum State {
+    #[default]
+    Unknown,
+    Good,
+}
+
+/// The right to find out whether fixtures can be set up; nobody else tries meanwhile.
+pub(super) type Trying = OwnedMutexGuard<State>;
+
+impl Fixtures {
+    /// Waits until it is known whether the fixtures of this machine can be set up. None when they can, or there are none;
+    /// the right to try when nothing is known.
+    ///
+    /// # Errors
+    /// One of them failed before.
+    pub(super) async fn wait(&self, wanted: &MachineWanted) -> Result<Option<Trying>, Broken> {
+        if !wanted.layers.iter().any(|layer| matches!(layer, LayerWanted::Fixture(_))) {
+            return Ok(None);
+        }
+        let state =
+            self.machines.lock().await.entry(key(wanted, wanted.layers.len())).or_default().clone();
+        let trying = state.lock_owned().await;
+        let failed = self.failed.lock().await;
+        let known = (1..=wanted.layers.len()).find_map(|len| failed.get(&key(wanted, len)));
+        match known {
+            Some(broken) => Err(broken.clone()),
+            None if matches!(*trying, State::Good) => Ok(None),
+            None => Ok(Some(trying)),
+        }
+    }
+
+    /// They can be set up.
+    pub(super) fn succeeded(trying: Option<Trying>) {
+        if let Some(mut trying) = trying {
+            *trying = State::Good;
+        }
+    }
+
+    /// A machine could not be had; if a fixture is the cause, all that need it are told so. What it was is given back.
+    pub(super) async fn failed(
+        &self,
+        wanted: &MachineWanted,
+        error: &LeaseError,
+    ) -> Option<Broken> {
+        let LeaseError::SetUp { name: Some(name), failure, .. } = error else { return None };
+        let is_it = |layer: &LayerWanted| matches!(layer, LayerWanted::Fixture(fixture) if said(fixture) == *name);
+        let at = wanted.layers.iter().position(is_it)?;
+        let log = failure.output_before_last(LOG_SHOWN);
+        let broken =
+            Broken { stage: Stage::Fixture, reason: text::chain(error), hints: vec![], log };
+        self.failed.lock().await.insert(key(wanted, at + 1), broken.clone());
+        Some(broken)
+    }
+}
+
+/// What a machine is, up to one of its layers.
+fn key(wanted: &MachineWanted, layers: usize) -> String {
+    let up_to = MachineWanted { layers: wanted.layers[..layers].to_vec(), ..wanted.clone() };
+    serde_json::to_string(&up_to).unwrap_or_default()
+}
+
+/// "fixture `site` (owner: web-team@example.org)".
+pub(super) fn said(fixture: &FixtureWanted) -> String {
+    match &fixture.owner {
+        Some(owner) => format!("fixture `{}` (owner: {owner})", fixture.name),
+        None => format!("fixture `{}`", fixture.name),
+    }
+}
+
+impl Executor {
+    /// Layers, as a machine gets them.
+    pub(super) async fn layers(&self, wanted: &[LayerWanted]) -> Result<Vec<Layer>, Finding> {
+        let mut layers = Vec::new();
+        for layer in wanted {
+            layers.push(match layer {
+                LayerWanted::Lines(lines) => Layer::from(lines.clone()),
+                LayerWanted::Fixture(fixture) => self.layer(fixture).await?,
+            });
+        }
+        Ok(layers)
+    }
+
+    async fn layer(&self, fixture: &FixtureWanted) -> Result<Layer, Finding> {
+        let to = fixture_folder(&fixture.name);
+        let from = self.content(&fixture.content).await.map_err(|(path, error)| {
+            let reason =
+                format!("{}: cannot put its files together in `{path}`: {error}", said(fixture));
+            Finding::Broken(Broken { stage: Stage::Host, reason, hints: vec![], log: vec![] })
+        })?;
+        let files = from.map(|from| {
+            let content = serde_json::to_vec(&fixture.content).unwrap_or_default();
+            LayerFiles { digest: Digest::of(&content), from, to: to.clone() }
+        });
+        let cwd = match fixture.content.folder.as_str() {
+            "" => to.clone(),
+            folder => format!("{to}/{folder}"),
+        };
+        let own = [
+            ("GUESTLINE_API".to_owned(), API.to_string()),
+            ("GUESTLINE_FIXTURE".to_owned(), fixture.name.clone()),
+        ];
+        let more = fixture.variables.iter().map(|(name, value)| (name.clone(), value.clone()));
+        Ok(Layer {
+            lines: vec![fixture.run.clone()],
+            name: Some(said(fixture)),
+            cwd: files.is_some().then_some(cwd),
+            files: files.into_iter().collect(),
+            env: own.into_iter().chain(more).collect(),
+            timeout: fixture.timeout_ms.map(Duration::from_millis),
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! A test in its machines: set-up, test, tear-down, and what comes back.
+
+use super::ask::ask;
+use super::attempt::Part;
+use super::conversation::{Recorder, Side, StepTerms, complaint, step, watch};
+use super::execute::{Broken, Executor};
+use super::judge::Finding;
+use super::place::Places;
+use super::scratch::{At, Scratch, bare};
+use super::{Ticket, artifacts};
+use crate::job::{InSuite, Job, JobTest, TestCommand};
+use crate::outcome::Stage;
+use crate::suite::settings::On;
+use crate::text;
+use guestline::guest::FilesError;
+use guestline_protocol::{ExecExitedEvent, ExitStatus};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// A tear-down has so long, also after an interrupt, on a host that is not slower than usual.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Runs the test of a job in machines that are ready.
+pub(super) async fn run(
+    executor: &Executor,
+    job: &Job,
+    ticket: &Ticket,
+    places: &Places,
+    recorder: &mut Recorder<'_>,
+    cancel: &CancellationToken,
+) -> Finding {
+    let test = &job.tests[0];
+    let limit = job.limits.check();
+    let terms = |part| StepTerms { part, limit, cancel };
+    let Some(of) = &test.of else {
+        let sides =
+            places.machines.iter().map(|(_, place)| Side { place, request: bare(&test.command) });
+        return judged(test, terms(Part::Test), sides.collect(), places, recorder).await;
+    };
+    for (_, place) in &places.machines {
+        let image = job.machines.values().next().unwrap_or(&job.machine).image.as_str();
+        if let Err(finding) = ask(place, image, &of.requires, cancel).await {
+            return finding;
+        }
+    }
+    let scene = match Scene::make(executor, of, ticket, places, cancel).await {
+        Ok(scene) => scene,
+        Err(finding) => return finding,
+    };
+    if let Some(set_up) = &of.setup {
+        let finding = step(terms(Part::SetUp), scene.sides(set_up), recorder).await;
+        if !is_pass(&finding) {
+            scene.tear_down(of, recorder).await;
+            scene.bring_back(recorder).await;
+            return Finding::Step { part: Part::SetUp, inner: Box::new(finding) };
+        }
+    }
+    let began = Instant::now();
+    recorder.attempt.began = Some(began);
+    let finding =
+        judged(test, terms(Part::Test), scene.sides(&test.command), places, recorder).await;
+    recorder.attempt.check = Some(began.elapsed());
+    let torn_down = scene.tear_down(of, recorder).await;
+    let brought = scene.bring_back(recorder).await;
+    match (is_pass(&finding), torn_down, brought) {
+        (true, Some(inner), _) => Finding::Step { part: Part::TearDown, inner: Box::new(inner) },
+        (true, None, Some(trouble)) => trouble,
+        _ => finding,
+    }
+}
+
+/// The test itself, with an eye on the kernels where that is wanted.
+async fn judged(
+    test: &JobTest,
+    terms: StepTerms<'_>,
+    sides: Vec<Side<'_>>,
+    places: &Places,
+    recorder: &mut Recorder<'_>,
+) -> Finding {
+    let watches = match watch(&test.fail_on, places, terms.cancel).await {
+        Ok(watches) => watches,
+        Err(finding) => return finding,
+    };
+    let finding = step(terms, sides, recorder).await;
+    recorder.end_output().await;
+    match is_pass(&finding) {
+        true => complaint(watches, places, terms.cancel).await.unwrap_or(finding),
+        false => finding,
+    }
+}
+
+fn is_pass(finding: &Finding) -> bool {
+    matches!(finding, Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(0), .. }))
+}
+
+/// The folders of a test wherever a part of it runs.
+struct Scene<'a> {
+    of: &'a InSuite,
+    places: &'a Places,
+    scratch: Scratch,
+    attempt: u32,
+}
+
+impl<'a> Scene<'a> {
+    async fn make(
+        executor: &Executor,
+        of: &'a InSuite,
+        ticket: &Ticket,
+        places: &'a Places,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Finding> {
+        let content = executor.content(&of.content).await.map_err(|(path, error)| {
+            broken(
+                Stage::Host,
+                format!("cannot put the test's files together in `{path}`: {error}"),
+            )
+        })?;
+        let scratch = Scratch::in_guest(ulid::Ulid::generate());
+        for (_, place) in &places.machines {
+            let made = tokio::select! {
+                biased;
+                made = scratch.make(place.guest(), content.as_deref()) => made,
+                ending = place.ended() => return Err(Finding::MachineEnded(ending)),
+                () = cancel.cancelled() => return Err(Finding::Cancelled),
+            };
+            if let Err(error) = made {
+                return Err(match place.ended_soon().await {
+                    Some(ending) => Finding::MachineEnded(ending),
+                    None => no_files(&error),
+                });
+            }
+        }
+        Ok(Self { of, places, scratch, attempt: ticket.attempt })
+    }
+
+    /// A command of the test on each side that it runs on.
+    fn sides(&self, command: &TestCommand) -> Vec<Side<'_>> {
+        let guests = self.places.machines.iter().filter(|_| self.of.on != On::Host);
+        let guests = guests.map(|(name, place)| {
+            let at = At::Guest(name.as_ref());
+            Side { place, request: self.scratch.request(command, self.of, at, self.attempt, &[]) }
+        });
+        guests.collect()
+    }
+
+    /// Runs the tear-down, whatever became of the test, also after an interrupt; what came of it if it did not do.
+    async fn tear_down(&self, of: &InSuite, recorder: &mut Recorder<'_>) -> Option<Finding> {
+        let command = of.teardown.as_ref()?;
+        let cancel = CancellationToken::new();
+        let terms = StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel };
+        let finding = step(terms, self.sides(command), recorder).await;
+        (!is_pass(&finding)).then_some(finding)
+    }
+
+    /// Brings the artifacts back, from wherever a machine still answers.
+    async fn bring_back(&self, recorder: &mut Recorder<'_>) -> Option<Finding> {
+        let mut trouble = None;
+        for (name, place) in &self.places.machines {
+            let from = self.scratch.artifacts();
+            let brought =
+                artifacts::bring_back(place, &from, name.as_ref(), recorder.attempt).await;
+            trouble = trouble.or(brought.err());
+        }
+        trouble
+    }
+}
+
+fn no_files(error: &FilesError) -> Finding {
+    let stage = match error {
+        FilesError::Link(_) => Stage::Link,
+        _ => Stage::Agent,
+    };
+    broken(stage, format!("cannot put the test's files into the guest: {}", text::chain(error)))
+}
+
+fn broken(stage: Stage, reason: String) -> Finding {
+    Finding::Broken(Broken { stage, reason, hints: vec![], log: vec![] })
+}
