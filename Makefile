@@ -8,9 +8,10 @@ PREFIX ?= /usr/local
 TARGET := $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR := $(TARGET)
 
-# The agent first: the controller's build script embeds the file that this names.
+# The programs for guests first: the controller's build script embeds the files that these name.
 with_agent = agent=$$(guest-agent/build.sh) && floor=$$(guest-agent/build.sh guestline-floor) && \
-	GUESTLINE_AGENT="$$agent" GUESTLINE_FLOOR="$$floor"
+	guest=$$(guest-agent/build.sh guestline-guest) && \
+	GUESTLINE_AGENT="$$agent" GUESTLINE_FLOOR="$$floor" GUESTLINE_GUEST="$$guest"
 
 # The oldest QEMU that is promised to work. Where it cannot be had, only the tests that need it fail.
 oldest_qemu = { GUESTLINE_OLDEST_QEMU=$${GUESTLINE_OLDEST_QEMU:-$$(setup/qemu-7.2.sh)} || true; }
@@ -41,7 +42,7 @@ build: setup     ## build the program with the agent inside
 	@echo "built: $(TARGET)/release/guestline"
 
 test-only:       ## as test, on a host that has all it needs
-	@$(with_agent) && export GUESTLINE_AGENT GUESTLINE_FLOOR && \
+	@$(with_agent) && export GUESTLINE_AGENT GUESTLINE_FLOOR GUESTLINE_GUEST && \
 	$(CARGO) build --locked -p guestline-cli && \
 	export GUESTLINE_PROGRAM="$(TARGET)/debug/guestline" && \
 	$(oldest_qemu) && export GUESTLINE_OLDEST_QEMU && \

@@ -3,11 +3,12 @@
 //! ```text
 //! suite (find) ──> plan (jobs) ──> run (dispatch ──> execute ──> judge) ──> events ──> report (human, json)
 //! ```
-//! A [`job::Job`] is one serialisable value; the executor takes it and gives events and a folder. Reports see
+//! [`lab`] is what scripts on the host and in guests reach while an attempt runs. A [`job::Job`] is one serialisable value; the executor takes it and gives events and a folder. Reports see
 //! events only.
 
 pub mod event;
 pub mod job;
+pub mod lab;
 pub mod outcome;
 pub mod plan;
 pub mod report;
