@@ -31,7 +31,6 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// What tests run on.
 pub(crate) struct Host<'a> {
-    global: &'a GlobalArgs,
     context: &'a Context,
     runtime: &'a Runtime,
     acceleration: Acceleration,
@@ -45,7 +44,7 @@ pub(crate) struct Host<'a> {
 impl<'a> Host<'a> {
     /// This one, as it is now. Signals are listened to from here on, in the runtime that calls.
     pub(crate) fn new(
-        global: &'a GlobalArgs,
+        global: &GlobalArgs,
         context: &'a Context,
         runtime: &'a Runtime,
         bisect: bool,
@@ -55,7 +54,7 @@ impl<'a> Host<'a> {
         let images = context.images_by(global, qemu.clone(), acceleration.accel)?;
         let cancel = CancellationToken::new();
         let interrupted = signals::listen(cancel.clone(), bisect)?;
-        Ok(Self { global, context, runtime, acceleration, qemu, images, cancel, interrupted })
+        Ok(Self { context, runtime, acceleration, qemu, images, cancel, interrupted })
     }
 
     pub(crate) fn accel(&self) -> Accel {

@@ -143,12 +143,10 @@ pub enum LeaseError {
         why: String,
     },
     /// A line of its set-up did not do.
-    #[error("{} {failure}", set_up_in_words(name, line))]
+    #[error("{step} {failure}")]
     SetUp {
-        /// The line.
-        line: String,
-        /// What it was to set up, where that has a name.
-        name: Option<String>,
+        /// Which.
+        step: Box<SetUpStep>,
         /// What became of it.
         failure: SetUpFailure,
     },
@@ -166,6 +164,25 @@ pub enum LeaseError {
     /// Cancelled by the caller.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// A step of a set-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetUpStep {
+    /// The line, or the place of files that were to be put there.
+    pub line: String,
+    /// What it was to set up, where that has a name.
+    pub name: Option<String>,
+}
+
+impl fmt::Display for SetUpStep {
+    /// The name, or "set-up `LINE`".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "set-up `{}`", text::one_line(&self.line, 60)),
+        }
+    }
 }
 
 /// What became of a line of a set-up.
@@ -269,14 +286,6 @@ impl LeaseError {
             Self::Cancelled | Self::Start(_) | Self::Write { .. } => false,
             _ => true,
         }
-    }
-}
-
-/// "set-up `LINE`", or "fixture `NAME`".
-fn set_up_in_words(name: &Option<String>, line: &str) -> String {
-    match name {
-        Some(name) => name.clone(),
-        None => format!("set-up `{}`", text::one_line(line, 60)),
     }
 }
 

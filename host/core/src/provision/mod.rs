@@ -43,7 +43,7 @@ pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
 pub use editing::{DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork};
 pub use images::Images;
 pub use layer::{Layer, LayerFiles};
-pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure};
+pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure, SetUpStep};
 pub use memory::{MemoryError, available_mib};
 pub use named::{
     NamedTemplate, NamedTemplateError, NamedTemplates, NotATemplateName, TemplateName,
@@ -102,6 +102,8 @@ pub struct MachineRequest {
     pub boot_timeout: Duration,
     /// Boot it, whatever templates there are.
     pub fresh_reboot: bool,
+    /// It outlives a reboot of its guest.
+    pub reboots: bool,
     /// What is done in it after its boot, before it is leased, each layer a template of its own.
     pub layers: Vec<Layer>,
     /// How long each of these lines may take.
@@ -181,6 +183,7 @@ impl MachineRequest {
             cpus: 1,
             boot_timeout,
             fresh_reboot: false,
+            reboots: false,
             layers: Vec::new(),
             set_up_timeout: boot_timeout,
             hostname: None,

@@ -22,7 +22,8 @@ impl Provisioner {
         cancel: &CancellationToken,
     ) -> Result<Option<Lease>, LeaseError> {
         let runtime = self.root.runtime();
-        let is_for_pools = !(request.always_boots() || request.for_pool || self.reboots);
+        let is_for_pools =
+            !(request.always_boots() || request.for_pool || self.reboots || request.reboots);
         if !is_for_pools || !pool::is_there(runtime) {
             return Ok(None);
         }

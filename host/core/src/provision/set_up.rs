@@ -1,7 +1,7 @@
 //! The lines of a layer: what makes a machine more than booted.
 
 use super::layer::{Layer, LayerFiles};
-use super::lease::{LeaseError, SetUpFailure};
+use super::lease::{LeaseError, SetUpFailure, SetUpStep};
 use super::making::Plan;
 use super::start::{NotStarted, Running};
 use crate::capture::PANIC_MARK;
@@ -44,8 +44,8 @@ pub(super) async fn set_up(
     let SetUpTerms { limit, cancel } = terms;
     let limit = layer.timeout.unwrap_or(limit);
     let failed_at = |line: &str, failure| {
-        let (line, name) = (line.to_owned(), layer.name.clone());
-        LeaseError::SetUp { line, name, failure }
+        let step = SetUpStep { line: line.to_owned(), name: layer.name.clone() };
+        LeaseError::SetUp { step: Box::new(step), failure }
     };
     for LayerFiles { from, to, .. } in &layer.files {
         let brought = tokio::select! {

@@ -49,7 +49,7 @@ impl Provisioner {
             disks: disks(request)?,
             nics: request.nics.iter().map(NicWanted::nic).collect(),
             accel: self.accel,
-            reboots: self.reboots,
+            reboots: self.reboots || request.reboots,
             ports,
             ssh_port: request.ssh_port,
             gdb: request.gdb.is_some(),

@@ -5,6 +5,7 @@ use super::hints::{boot_hint, missing_tool};
 use super::judge::{Circumstances, Finding, judge, refused_status};
 use crate::event::PooledMachine;
 use crate::job::{Job, JobTest, MachineWanted};
+use crate::lab::Verdict;
 use crate::suite::settings::{Expected, Format};
 use crate::tap::{TapEnd, TapEvent, TapParser};
 use crate::text;
@@ -73,6 +74,8 @@ pub(super) struct Attempt {
     /// The same of its set-up and tear-down.
     step_tail: Vec<u8>,
     pub(super) notes: Vec<String>,
+    /// What a side of it has said of the whole test (`guest skip`, `guest fail`).
+    pub(super) said: Option<Verdict>,
     /// Reads results out of its output, where it writes such.
     tap: Option<TapParser>,
     tap_end: Option<TapEnd>,
@@ -96,6 +99,7 @@ impl Attempt {
             tail: Vec::new(),
             step_tail: Vec::new(),
             notes: Vec::new(),
+            said: None,
             tap: is_tap.then(TapParser::new),
             tap_end: None,
             kernel_is_subject: job.machine.kernel.is_some(),
@@ -199,6 +203,7 @@ impl Attempt {
             panic_on_console: self.panic_line().is_some(),
             last_line: last_line(&self.tail),
             step_last_line: last_line(&self.step_tail),
+            said: self.said.clone(),
             tap: self.tap_end.clone(),
             statuses: self.statuses.clone(),
             expect: self.expect.clone(),

@@ -3,18 +3,20 @@
 use super::Emitter;
 use super::attempt::{Attempt, Part};
 use super::execute::Broken;
+use super::host_side::HostSide;
 use super::judge::Finding;
 use super::kernel_watch::KernelWatch;
 use super::place::{Place, Places};
-use crate::event::{OutputData, RunEvent};
+use crate::event::{OutputData, RunEvent, StreamName};
 use crate::job::FailOn;
+use crate::lab::{self, LogLine};
 use crate::outcome::Stage;
 use crate::text;
 use guestline::guest::{ExecEvent, ExecHandle};
 use guestline::link::LinkError;
-use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus};
+use guestline_protocol::{ExecExitedEvent, ExecRequest, ExitStatus, Stream};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -35,9 +37,23 @@ const MAX_CREDIT: u32 = 10;
 pub(super) struct Recorder<'a> {
     pub(super) attempt: &'a mut Attempt,
     pub(super) emitter: &'a mut Emitter,
+    /// What the test says in its log, where it can.
+    pub(super) lines: Option<mpsc::Receiver<LogLine>>,
 }
 
 impl Recorder<'_> {
+    /// A line of the test's log, among its output.
+    async fn log(&mut self, line: LogLine) {
+        let text = match &line.side {
+            lab::Side::Host => format!("{}\n", line.text),
+            side => format!("{side}: {}\n", line.text),
+        };
+        // A disk that is full is told when the test's own output cannot be kept.
+        let _ = self.attempt.keep(Part::Test, Stream::Stderr, text.as_bytes());
+        let data = OutputData(text.into_bytes());
+        self.emitter.emit(RunEvent::Output { stream: StreamName::Stderr, data }).await;
+    }
+
     /// The output of the test is complete.
     pub(super) async fn end_output(&mut self) {
         for subtest in self.attempt.end_output() {
@@ -50,14 +66,18 @@ impl Recorder<'_> {
 pub(super) struct Side<'a> {
     pub(super) place: &'a Place,
     pub(super) request: ExecRequest,
+    /// The machine's name, where the sides of a test have to do with each other; none of the host.
+    pub(super) of: Option<lab::Side>,
 }
 
 /// What a step is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct StepTerms<'a> {
     pub(super) part: Part,
     pub(super) limit: Duration,
     pub(super) cancel: &'a CancellationToken,
+    /// What the sides share, and the machines, where a script on the host or several machines are a part of it.
+    pub(super) shared: Option<(&'a HostSide, &'a Places)>,
 }
 
 /// Where the kernels of all machines are, before a test.
@@ -120,9 +140,54 @@ pub(super) async fn step(
     sides: Vec<Side<'_>>,
     recorder: &mut Recorder<'_>,
 ) -> Finding {
+    let mut lines = recorder.lines.take();
     let recorder = Mutex::new(recorder);
+    let mut all = std::pin::pin!(all_sides(terms, sides, &recorder));
+    let Some((host, places)) = terms.shared else { return all.await };
+    // Polled beside the sides, which may hold the recorder while they wait for its reader.
+    let logging = async {
+        while let Some(line) = next_of(&mut lines).await {
+            recorder.lock().await.log(line).await;
+        }
+        std::future::pending::<()>().await
+    };
+    let (finding, is_trouble) = tokio::select! {
+        biased;
+        finding = host.trouble(places) => (finding, true),
+        () = logging => (Finding::Cancelled, false),
+        finding = &mut all => (finding, false),
+    };
+    while let Some(line) = lines.as_mut().and_then(|lines| lines.try_recv().ok()) {
+        recorder.lock().await.log(line).await;
+    }
+    recorder.lock().await.lines = lines;
+    if is_trouble {
+        return finding;
+    }
+    // What it came to may be the doing of a machine that is not there any more, whatever the script made of it.
+    match (&finding, is_pass(&finding)) {
+        (Finding::Cancelled, _) => finding,
+        (_, true) => host.gone_already(places).unwrap_or(finding),
+        (_, false) => host.lost(places).await.unwrap_or(finding),
+    }
+}
+
+/// The next line of a log that may be said; none ever, where there is no log.
+async fn next_of(lines: &mut Option<mpsc::Receiver<LogLine>>) -> Option<LogLine> {
+    match lines {
+        Some(lines) => lines.recv().await,
+        None => None,
+    }
+}
+
+/// Runs all sides at once; the first that does not pass ends the others.
+async fn all_sides(
+    terms: StepTerms<'_>,
+    sides: Vec<Side<'_>>,
+    recorder: &Mutex<&mut Recorder<'_>>,
+) -> Finding {
     let mut running: Vec<_> =
-        sides.into_iter().map(|side| Box::pin(one(terms, side, &recorder))).collect();
+        sides.into_iter().map(|side| Box::pin(one(terms, side, recorder))).collect();
     let mut first = None;
     std::future::poll_fn(|context| {
         let mut index = 0;
@@ -151,7 +216,7 @@ fn is_pass(finding: &Finding) -> bool {
 }
 
 async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorder<'_>>) -> Finding {
-    let place = side.place;
+    let (place, of) = (side.place, side.of.clone());
     let finding = {
         let mut conversation = std::pin::pin!(converse(terms, side, recorder));
         tokio::select! {
@@ -167,6 +232,9 @@ async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorde
             () = terms.cancel.cancelled() => Finding::Cancelled,
         }
     };
+    if let (Some((host, _)), Some(of)) = (terms.shared, &of) {
+        host.side_ended(of);
+    }
     match finding {
         // A guest that goes down takes the link, and sometimes the command, with it first.
         Finding::LinkLost(error) => match place.ended_soon().await {
@@ -182,7 +250,7 @@ async fn converse(
     side: Side<'_>,
     recorder: &Mutex<&mut Recorder<'_>>,
 ) -> Finding {
-    let Side { place, request } = side;
+    let Side { place, request, .. } = side;
     let before = place.cpu_share();
     let limit = terms.limit;
     let timed_out = || match (place.cpu_share(), &before) {
@@ -221,7 +289,7 @@ async fn converse(
                 // The test does not pay for a reader of its output who takes his time.
                 let waiting = Instant::now();
                 let mut recorder = recorder.lock().await;
-                let Recorder { attempt, emitter } = &mut **recorder;
+                let Recorder { attempt, emitter, .. } = &mut **recorder;
                 if let Err(error) = attempt.keep(terms.part, stream, &data) {
                     return Finding::Evidence { path: attempt.folder_shown(), error };
                 }

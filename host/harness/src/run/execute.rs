@@ -11,6 +11,7 @@ use super::{Emitter, Execute, Terms, Ticket, scene};
 use crate::event::{AttemptFinished, PooledMachine, RunEvent};
 use crate::job::{Content, FilesWanted, Job, MachineWanted, ModulesWanted};
 use crate::outcome::{Outcome, Stage};
+use crate::suite::settings::On;
 use crate::text;
 use guestline::digest::Digest;
 use guestline::guest::{FilesError, Guest};
@@ -52,6 +53,11 @@ pub struct Executor {
     pub(super) work: PathBuf,
     pub(super) contents: Mutex<HashMap<Content, PathBuf>>,
     fixtures: Fixtures,
+    /// The agent as a program of this host, once it was wanted.
+    pub(super) agent_file: Mutex<Option<PathBuf>>,
+    /// The program `guest` for machines, and the Python module.
+    pub(super) guest_program: &'static [u8],
+    pub(super) python_module: &'static str,
     gdb: Option<UnboundedSender<PathBuf>>,
 }
 
@@ -77,8 +83,21 @@ impl Executor {
             work,
             contents,
             fixtures,
+            agent_file: Mutex::default(),
+            guest_program: &[],
+            python_module: "",
             gdb: None,
         }
+    }
+
+    /// With the program `guest` for machines, and the module for Python.
+    pub fn with_guest(self, guest_program: &'static [u8], python_module: &'static str) -> Self {
+        Self { guest_program, python_module, ..self }
+    }
+
+    /// The agent that is in its images.
+    pub(super) fn agent_bytes(&self) -> &[u8] {
+        self.maker.agent().bytes()
     }
 
     /// Its machines wait for a debugger, whose socket is told here.
@@ -146,7 +165,7 @@ impl Executor {
         }
         let began = Instant::now();
         attempt.began = Some(began);
-        let recorder = &mut Recorder { attempt, emitter };
+        let recorder = &mut Recorder { attempt, emitter, lines: None };
         let finding = scene::run(self, job, ticket, &seat.places, recorder, &terms.cancel).await;
         attempt.check.get_or_insert(began.elapsed());
         finding
@@ -204,6 +223,11 @@ impl Executor {
             disks: wanted.disks.clone(),
             nics: wanted.nics.clone(),
             fresh_reboot: wanted.fresh_reboot,
+            // What happens on the host may boot them anew.
+            reboots: job
+                .tests
+                .iter()
+                .any(|test| test.of.as_ref().is_some_and(|of| of.on != On::Guest)),
             layers: self.layers(&wanted.layers).await?,
             kernel: wanted.kernel.as_ref().map(|digest| (self.file(digest), digest.clone())),
             kconfig: wanted.kconfig.as_ref().map(|digest| (self.file(digest), digest.clone())),

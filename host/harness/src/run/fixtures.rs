@@ -72,7 +72,8 @@ impl Fixtures {
         wanted: &MachineWanted,
         error: &LeaseError,
     ) -> Option<Broken> {
-        let LeaseError::SetUp { name: Some(name), failure, .. } = error else { return None };
+        let LeaseError::SetUp { step, failure } = error else { return None };
+        let name = step.name.as_ref()?;
         let is_it = |layer: &LayerWanted| matches!(layer, LayerWanted::Fixture(fixture) if said(fixture) == *name);
         let at = wanted.layers.iter().position(is_it)?;
         let log = failure.output_before_last(LOG_SHOWN);

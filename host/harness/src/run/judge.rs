@@ -3,6 +3,7 @@
 use super::attempt::Part;
 use super::execute::Broken;
 use super::kernel_watch::Complaint;
+use crate::lab::Verdict;
 use crate::outcome::{Outcome, Stage};
 use crate::suite::settings::{Expected, Statuses};
 use crate::tap::{self, TapEnd};
@@ -54,6 +55,8 @@ pub(super) struct Circumstances {
     pub(super) last_line: String,
     /// The last line of the output of its set-up or tear-down.
     pub(super) step_last_line: String,
+    /// What a side has said of the whole test.
+    pub(super) said: Option<Verdict>,
     /// What its output says, where that is results.
     pub(super) tap: Option<TapEnd>,
     /// What its exit status says.
@@ -65,6 +68,15 @@ pub(super) struct Circumstances {
 pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
     let failed = |reason: String| Outcome::Failed { reason, stage: None };
     let errored = |stage, reason: String| Outcome::Errored { stage, reason };
+    match (finding, &around.said) {
+        (Finding::Exited(_) | Finding::TimedOut { .. }, Some(Verdict::Fail { reason })) => {
+            return failed(text::one_line(reason, 300));
+        }
+        (Finding::Exited(_), Some(Verdict::Skip { reason })) => {
+            return Outcome::Skipped { reason: text::one_line(reason, 300) };
+        }
+        _ => {}
+    }
     match finding {
         Finding::Exited(exited) => match exited.status {
             ExitStatus::Exited(status) => {

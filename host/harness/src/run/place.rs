@@ -51,13 +51,10 @@ impl Place {
     }
 }
 
-/// The places of an attempt.
+/// The machines of an attempt: the one without a name, or several with names.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// The machines; the one without a name, or several with names.
     pub(super) machines: Vec<(Option<MachineName>, Place)>,
-    /// The host, where a part of the test runs there.
-    pub(super) host: Option<Place>,
 }
 
 impl Places {
@@ -65,23 +62,10 @@ impl Places {
     pub(super) fn first(&self) -> Option<&Place> {
         self.machines.first().map(|(_, place)| place)
     }
-
-    /// The first of its machines that ends, and its name. Cancel safe.
-    pub(super) async fn ended(&self) -> (Option<&MachineName>, Ending) {
-        let waits = self
-            .machines
-            .iter()
-            .map(|(name, place)| Box::pin(async move { (name.as_ref(), place.ended().await) }));
-        let waits: Vec<_> = waits.collect();
-        if waits.is_empty() {
-            return std::future::pending().await;
-        }
-        first_of(waits).await
-    }
 }
 
-/// The first of these that is ready.
-async fn first_of<T>(mut waits: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> T {
+/// The first of these that is ready; of none, nothing ever. Cancel safe.
+pub(super) async fn first_of<T>(mut waits: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> T {
     std::future::poll_fn(|context| {
         for wait in &mut waits {
             if let std::task::Poll::Ready(value) = wait.as_mut().poll(context) {

@@ -4,16 +4,19 @@ use super::ask::ask;
 use super::attempt::Part;
 use super::conversation::{Recorder, Side, StepTerms, complaint, step, watch};
 use super::execute::{Broken, Executor};
+use super::host_side::{self, HostSide, name_of};
 use super::judge::Finding;
-use super::place::Places;
+use super::place::{Place, Places};
 use super::scratch::{At, Scratch, bare};
 use super::{Ticket, artifacts};
 use crate::job::{InSuite, Job, JobTest, TestCommand};
+use crate::lab;
 use crate::outcome::Stage;
 use crate::suite::settings::On;
 use crate::text;
 use guestline::guest::FilesError;
 use guestline_protocol::{ExecExitedEvent, ExitStatus};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -31,11 +34,12 @@ pub(super) async fn run(
 ) -> Finding {
     let test = &job.tests[0];
     let limit = job.limits.check();
-    let terms = |part| StepTerms { part, limit, cancel };
     let Some(of) = &test.of else {
+        let request = || bare(&test.command);
         let sides =
-            places.machines.iter().map(|(_, place)| Side { place, request: bare(&test.command) });
-        return judged(test, terms(Part::Test), sides.collect(), places, recorder).await;
+            places.machines.iter().map(|(_, place)| Side { place, request: request(), of: None });
+        let terms = StepTerms { part: Part::Test, limit, cancel, shared: None };
+        return judged(test, terms, sides.collect(), places, recorder).await;
     };
     for (_, place) in &places.machines {
         let image = job.machines.values().next().unwrap_or(&job.machine).image.as_str();
@@ -43,28 +47,45 @@ pub(super) async fn run(
             return finding;
         }
     }
-    let scene = match Scene::make(executor, of, ticket, places, cancel).await {
+    let mut scene = match Scene::make(executor, of, ticket, places, cancel).await {
         Ok(scene) => scene,
         Err(finding) => return finding,
     };
+    recorder.lines = scene.shared.as_mut().and_then(HostSide::take_lines);
+    let finding = acts(&scene, test, of, limit, recorder, cancel).await;
+    recorder.attempt.said = scene.shared.as_ref().and_then(HostSide::verdict);
+    let brought = scene.bring_back(recorder).await;
+    scene.end().await;
+    match brought.filter(|_| is_pass(&finding)) {
+        Some(trouble) => trouble,
+        None => finding,
+    }
+}
+
+/// Set-up, test, and tear-down whatever became of them.
+async fn acts(
+    scene: &Scene<'_>,
+    test: &JobTest,
+    of: &InSuite,
+    limit: Duration,
+    recorder: &mut Recorder<'_>,
+    cancel: &CancellationToken,
+) -> Finding {
+    let terms = |part| StepTerms { part, limit, cancel, shared: scene.watched() };
     if let Some(set_up) = &of.setup {
         let finding = step(terms(Part::SetUp), scene.sides(set_up), recorder).await;
         if !is_pass(&finding) {
             scene.tear_down(of, recorder).await;
-            scene.bring_back(recorder).await;
             return Finding::Step { part: Part::SetUp, inner: Box::new(finding) };
         }
     }
     let began = Instant::now();
     recorder.attempt.began = Some(began);
     let finding =
-        judged(test, terms(Part::Test), scene.sides(&test.command), places, recorder).await;
+        judged(test, terms(Part::Test), scene.sides(&test.command), scene.places, recorder).await;
     recorder.attempt.check = Some(began.elapsed());
-    let torn_down = scene.tear_down(of, recorder).await;
-    let brought = scene.bring_back(recorder).await;
-    match (is_pass(&finding), torn_down, brought) {
-        (true, Some(inner), _) => Finding::Step { part: Part::TearDown, inner: Box::new(inner) },
-        (true, None, Some(trouble)) => trouble,
+    match (is_pass(&finding), scene.tear_down(of, recorder).await) {
+        (true, Some(inner)) => Finding::Step { part: Part::TearDown, inner: Box::new(inner) },
         _ => finding,
     }
 }
@@ -98,6 +119,7 @@ struct Scene<'a> {
     of: &'a InSuite,
     places: &'a Places,
     scratch: Scratch,
+    shared: Option<HostSide>,
     attempt: u32,
 }
 
@@ -116,38 +138,58 @@ impl<'a> Scene<'a> {
             )
         })?;
         let scratch = Scratch::in_guest(ulid::Ulid::generate());
-        for (_, place) in &places.machines {
-            let made = tokio::select! {
-                biased;
-                made = scratch.make(place.guest(), content.as_deref()) => made,
-                ending = place.ended() => return Err(Finding::MachineEnded(ending)),
-                () = cancel.cancelled() => return Err(Finding::Cancelled),
-            };
-            if let Err(error) = made {
-                return Err(match place.ended_soon().await {
-                    Some(ending) => Finding::MachineEnded(ending),
-                    None => no_files(&error),
-                });
-            }
+        let guests = places.machines.iter().filter(|_| of.on != On::Host);
+        for (_, place) in guests {
+            lay_out(place, &scratch, content.as_deref(), cancel).await?;
         }
-        Ok(Self { of, places, scratch, attempt: ticket.attempt })
+        let shared = match host_side::is_wanted(of, places) {
+            true => Some(HostSide::new(executor, of, places, &scratch).await?),
+            false => None,
+        };
+        if let Some((place, scratch)) = shared.as_ref().and_then(|shared| shared.host.as_ref()) {
+            lay_out(place, scratch, content.as_deref(), cancel).await?;
+        }
+        Ok(Self { of, places, scratch, shared, attempt: ticket.attempt })
+    }
+
+    /// The machines that a step has to be ended for.
+    fn watched(&self) -> Option<(&HostSide, &Places)> {
+        self.shared.as_ref().map(|shared| (shared, self.places))
     }
 
     /// A command of the test on each side that it runs on.
     fn sides(&self, command: &TestCommand) -> Vec<Side<'_>> {
-        let guests = self.places.machines.iter().filter(|_| self.of.on != On::Host);
-        let guests = guests.map(|(name, place)| {
+        let mut sides = Vec::new();
+        if let Some(shared) = &self.shared
+            && let Some((place, scratch)) = &shared.host
+        {
+            let more = shared.host_variables();
+            let request = scratch.request(command, self.of, At::Host, self.attempt, &more);
+            sides.push(Side { place, request, of: Some(lab::Side::Host) });
+        }
+        for (name, place) in self.places.machines.iter().filter(|_| self.of.on != On::Host) {
+            let more = self.shared.as_ref().map(|shared| shared.guest_variables(&self.scratch));
             let at = At::Guest(name.as_ref());
-            Side { place, request: self.scratch.request(command, self.of, at, self.attempt, &[]) }
-        });
-        guests.collect()
+            let more = more.unwrap_or_default();
+            let request = self.scratch.request(command, self.of, at, self.attempt, &more);
+            let of = self.shared.as_ref().map(|_| lab::Side::Guest(name_of(name.as_ref())));
+            sides.push(Side { place, request, of });
+        }
+        sides
+    }
+
+    /// Ends what it has on the host.
+    async fn end(self) {
+        if let Some(shared) = self.shared {
+            shared.end().await;
+        }
     }
 
     /// Runs the tear-down, whatever became of the test, also after an interrupt; what came of it if it did not do.
     async fn tear_down(&self, of: &InSuite, recorder: &mut Recorder<'_>) -> Option<Finding> {
         let command = of.teardown.as_ref()?;
         let cancel = CancellationToken::new();
-        let terms = StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel };
+        let terms = StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel, shared: None };
         let finding = step(terms, self.sides(command), recorder).await;
         (!is_pass(&finding)).then_some(finding)
     }
@@ -155,13 +197,40 @@ impl<'a> Scene<'a> {
     /// Brings the artifacts back, from wherever a machine still answers.
     async fn bring_back(&self, recorder: &mut Recorder<'_>) -> Option<Finding> {
         let mut trouble = None;
-        for (name, place) in &self.places.machines {
+        if let Some((place, scratch)) = self.shared.as_ref().and_then(|shared| shared.host.as_ref())
+        {
+            let from = scratch.artifacts();
+            trouble = artifacts::bring_back(place, &from, None, recorder.attempt).await.err();
+        }
+        for (name, place) in self.places.machines.iter().filter(|_| self.of.on != On::Host) {
             let from = self.scratch.artifacts();
             let brought =
                 artifacts::bring_back(place, &from, name.as_ref(), recorder.attempt).await;
             trouble = trouble.or(brought.err());
         }
         trouble
+    }
+}
+
+/// Makes the folders of a test, and puts its files there.
+async fn lay_out(
+    place: &Place,
+    scratch: &Scratch,
+    content: Option<&Path>,
+    cancel: &CancellationToken,
+) -> Result<(), Finding> {
+    let made = tokio::select! {
+        biased;
+        made = scratch.make(place.guest(), content) => made,
+        ending = place.ended() => return Err(Finding::MachineEnded(ending)),
+        () = cancel.cancelled() => return Err(Finding::Cancelled),
+    };
+    match made {
+        Ok(()) => Ok(()),
+        Err(error) => Err(match place.ended_soon().await {
+            Some(ending) => Finding::MachineEnded(ending),
+            None => no_files(&error),
+        }),
     }
 }
 

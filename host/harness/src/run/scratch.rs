@@ -50,6 +50,11 @@ impl Scratch {
         Self { root: folder.to_string_lossy().into_owned() }
     }
 
+    /// What every process of the test has in its environment, unless it takes it out, and no other.
+    pub(super) fn mark(&self) -> Vec<u8> {
+        format!("GUESTLINE_SCRATCH={}", self.root).into_bytes()
+    }
+
     pub(super) fn root(&self) -> &str {
         &self.root
     }

@@ -200,7 +200,7 @@ impl Settings {
                 (Some(own), Some(above)) => Some(above.clone().taken_over_by(own)),
                 (own, above) => own.or_else(|| above.clone()),
             },
-            on: self.on.or_else(|| above.on.clone()),
+            on: self.on.or(above.on),
             machines: self.machines.or_else(|| above.machines.clone()),
             networks: None,
             files: joined(&above.files, self.files),

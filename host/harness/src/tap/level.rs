@@ -28,12 +28,8 @@ impl Level {
 
     /// Takes the plan; what is wrong with that.
     pub(super) fn plan(&mut self, count: u64) -> Option<String> {
-        match self.plan.replace(count) {
-            Some(before) => {
-                Some(format!("{}it has two plans, 1..{before} and 1..{count}", self.said()))
-            }
-            None => None,
-        }
+        let before = self.plan.replace(count)?;
+        Some(format!("{}it has two plans, 1..{before} and 1..{count}", self.said()))
     }
 
     /// Takes a result; what is wrong with it.
