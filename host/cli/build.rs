@@ -1,6 +1,6 @@
-//! Puts the programs for guests into this one: the files that `GUESTLINE_AGENT` and `GUESTLINE_FLOOR` name, made by
-//! `guest-agent/build.sh`. Without the variables the program is built all the same; it carries no agent then, and wants
-//! `--agent FILE`, and cannot measure its link.
+//! Puts the programs for guests into this one: the files that `GUESTLINE_AGENT`, `GUESTLINE_FLOOR` and `GUESTLINE_GUEST`
+//! name, made by `guest-agent/build.sh`. Without the variables the program is built all the same; it carries no agent
+//! then, and wants `--agent FILE`, cannot measure its link, and has no command `guest` for scripts inside machines.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     embed("GUESTLINE_FLOOR", "floor")?;
+    embed("GUESTLINE_GUEST", "guest")?;
     Ok(())
 }
 

@@ -145,3 +145,30 @@ fn the_worst_piece_fits_into_a_line() {
     let line = serde_json::to_vec(&Reply::Output { stream: Stream::Stdout, data }).unwrap();
     assert!(line.len() < MAX_LINE);
 }
+
+#[test]
+fn the_documentation_has_every_message_and_its_examples_are_right() {
+    let docs = include_str!("../../../docs/guest.md");
+    let messages = requests().into_iter().map(|request| serde_json::to_value(request).unwrap());
+    let messages =
+        messages.chain(replies().into_iter().map(|reply| serde_json::to_value(reply).unwrap()));
+    for message in messages {
+        for (name, value) in message.as_object().unwrap() {
+            let word = if matches!(name.as_str(), "request" | "reply" | "kind") {
+                value.as_str().unwrap()
+            } else {
+                name
+            };
+            let is_there = docs.contains(&format!("`{word}`"));
+            assert!(is_there || ["stream", "message"].contains(&word), "{word}");
+        }
+    }
+    let schema = schema();
+    let lines = docs.lines().filter_map(|line| line.strip_prefix("> ").or(line.strip_prefix("< ")));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 5);
+    for line in lines {
+        let message: Value = serde_json::from_str(line).unwrap();
+        schema.validate(&message).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}

@@ -7,6 +7,7 @@ mod image;
 mod kernel;
 mod machines;
 mod pool;
+mod sdk;
 mod suites;
 
 pub(crate) use cache::*;
@@ -19,6 +20,7 @@ pub(crate) use image::*;
 pub(crate) use kernel::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
+pub(crate) use sdk::*;
 pub(crate) use suites::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -124,6 +126,13 @@ pub(crate) enum Command {
     Power(PowerArgs),
     /// Get the guest agent that this program carries, and service files for it
     Agent(AgentArgs),
+    /// Within a test: do something in a machine, or tell the test something
+    ///
+    /// The same as the program `guest`, which this one also is when it is called by that name.
+    #[command(disable_help_flag = true)]
+    Guest(GuestArgs),
+    /// Get what scripts and tests use: the Python module, the static program `guest`
+    Sdk(SdkArgs),
     /// Own a named machine (for Guestline itself)
     #[command(hide = true)]
     Supervise(UpArgs),

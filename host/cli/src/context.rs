@@ -17,6 +17,9 @@ use std::time::Duration;
 /// The agent that this program carries; empty when it was built without one.
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 
+/// The command `guest` for scripts inside machines; empty when this was built without it.
+pub(crate) const GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest"));
+
 /// `guestline.toml` in the configuration folder.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

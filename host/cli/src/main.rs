@@ -20,9 +20,16 @@ use clap::Parser;
 use error::CommandError;
 use guestline_harness::outcome::usage_status;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    // A link of that name in the PATH of a script.
+    if Path::new(&name).file_name() == Some("guest".as_ref()) {
+        return ExitCode::from(guestline_guest::main(words));
+    }
     // Known before the command line is: a wrong one must not be taken for a bad revision.
     let bisect =
         std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--bisect");
@@ -52,6 +59,8 @@ fn main() -> ExitCode {
         Command::Facts(facts) => commands::facts::run(&facts),
         Command::Power(power) => commands::power::run(&power),
         Command::Agent(agent) => commands::agent::run(&cli.global, &agent),
+        Command::Guest(guest) => Ok(guestline_guest::main(guest.words)),
+        Command::Sdk(sdk) => commands::sdk::run(&sdk),
         Command::Supervise(up) => Ok(commands::up::supervise(&cli.global, &up)),
         Command::Image(image) => commands::image::run(&cli.global, &image),
         Command::Template(template) => commands::template::run(&cli.global, &template),

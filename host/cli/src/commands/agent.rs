@@ -11,7 +11,9 @@ use std::path::Path;
 
 pub(crate) fn run(global: &GlobalArgs, args: &AgentArgs) -> Result<u8, CommandError> {
     match &args.command {
-        AgentCommand::Extract { file } => extract(agent(global)?.bytes(), file),
+        AgentCommand::Extract { file } => {
+            extract("the agent", "guestline-agent", agent(global)?.bytes(), file)
+        }
         AgentCommand::Unit { init, path } => {
             if !path.starts_with('/')
                 || path.chars().any(|c| c.is_control() || " \"'\\%$`".contains(c))
@@ -33,15 +35,18 @@ fn unit(init: InitArg, path: &str) -> String {
     manager.unit(path)
 }
 
-/// Writes the agent: whole or not at all.
-fn extract(bytes: &[u8], file: &Path) -> Result<u8, CommandError> {
+/// Writes a program, in a folder under this name: whole or not at all.
+pub(super) fn extract(
+    what: &str,
+    name: &str,
+    bytes: &[u8],
+    file: &Path,
+) -> Result<u8, CommandError> {
     if file == Path::new("-") {
         let mut stdout = io::stdout();
         if stdout.is_terminal() {
-            return Err(CommandError::new(
-                "the agent is a program, and standard output is a terminal",
-            )
-            .hint("name a file, or send the output into one"));
+            let message = format!("{what} is a program, and standard output is a terminal");
+            return Err(CommandError::new(message).hint("name a file, or send the output into one"));
         }
         return match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -49,10 +54,10 @@ fn extract(bytes: &[u8], file: &Path) -> Result<u8, CommandError> {
         };
     }
     let wrong = |error: io::Error| {
-        CommandError::new(format!("cannot write the agent to `{}`: {error}", file.display()))
+        CommandError::new(format!("cannot write {what} to `{}`: {error}", file.display()))
     };
     if file.is_dir() {
-        return extract(bytes, &file.join("guestline-agent"));
+        return extract(what, name, bytes, &file.join(name));
     }
     let mut new = tempfile::NamedTempFile::new_in(folder_of(file)).map_err(wrong)?;
     new.write_all(bytes).map_err(wrong)?;
@@ -77,12 +82,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("agent");
         std::fs::write(&file, "old").unwrap();
-        assert_eq!(extract(b"new", &file).unwrap(), 0);
+        assert_eq!(extract("it", "guestline-agent", b"new", &file).unwrap(), 0);
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(extract(b"new", folder.path()).unwrap(), 0);
+        assert_eq!(extract("it", "guestline-agent", b"new", folder.path()).unwrap(), 0);
         assert!(folder.path().join("guestline-agent").exists());
-        assert!(extract(b"new", Path::new("/nonexistent/agent")).is_err());
+        assert!(extract("it", "agent", b"new", Path::new("/nonexistent/agent")).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

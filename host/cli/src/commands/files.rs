@@ -6,6 +6,7 @@ use crate::machines::{self, Attached, Failure};
 use crate::terminal::Progress;
 use guestline::guest::{FilesError, PullOptions, PushOptions, Transferred};
 use guestline::text;
+use guestline_harness::lab::copy::{name_in, place};
 use guestline_protocol::{FileKind, TreeCounts};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -114,26 +115,6 @@ pub(crate) fn pull(args: &PullArgs) -> Result<u8, CommandError> {
     })
 }
 
-/// What a thing is called in the folder that it is copied into; nothing for what has no name of its own, such as `.`,
-/// whose contents are copied.
-fn name_in(from: &[u8]) -> &[u8] {
-    let end = from.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
-    let start = from[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
-    match &from[start..end] {
-        b"." | b".." => b"",
-        name => name,
-    }
-}
-
-/// Where a thing goes, and whether only its contents do: into the folder `to` under a name, or to `to` itself.
-fn place(to: &[u8], name: Option<&[u8]>) -> (Vec<u8>, bool) {
-    match name {
-        None => (to.to_vec(), false),
-        Some(b"") => (to.to_vec(), true),
-        Some(name) => ([to, b"/", name].concat(), false),
-    }
-}
-
 /// Several things go into a folder only.
 fn no_folder(to: &str) -> Failure {
     Failure::new(format!("{to} is no folder")).hint("end it with / to have it made")
@@ -238,21 +219,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn things_keep_their_names_in_a_folder() {
-        for (from, name) in [
-            ("a", "a"),
-            ("/x/a", "a"),
-            ("x/a//", "a"),
-            (".", ""),
-            ("x/..", ""),
-            ("x/.", ""),
-            ("/", ""),
-        ] {
-            assert_eq!(name_in(from.as_bytes()), name.as_bytes(), "{from}");
-        }
-        assert_eq!(place(b"/to", None), (b"/to".to_vec(), false));
-        assert_eq!(place(b"/to/", Some(b"a")), (b"/to//a".to_vec(), false));
-        assert_eq!(place(b"/to/", Some(b"")), (b"/to/".to_vec(), true));
+    fn paths_of_a_guest_begin_at_its_root() {
         assert_eq!(guest_path(OsStr::new("etc/hosts")), b"/etc/hosts");
+        assert_eq!(guest_path(OsStr::new("/etc")), b"/etc");
     }
 }

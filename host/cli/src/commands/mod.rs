@@ -23,5 +23,6 @@ pub(crate) mod pool;
 pub(crate) mod power;
 pub(crate) mod ps;
 pub(crate) mod run;
+pub(crate) mod sdk;
 pub(crate) mod template;
 pub(crate) mod up;
