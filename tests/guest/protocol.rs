@@ -187,3 +187,27 @@ async fn with_several_machines_one_is_to_be_named() {
     let named = json!({"request": "exec", "machine": "db", "command": {"line": "true"}});
     assert_eq!(client.ask(named).await["status"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_has_ended_is_not_waited_for() {
+    let mut rig = rig(&["db", "web"]).await;
+    let socket = rig.serve(Side::Host);
+    let requests = [
+        json!({"request": "exec", "machine": "web", "command": {"line": "sleep 1000"}}),
+        json!({"request": "wait", "machine": "web", "until": {"line": "false"}}),
+    ];
+    let mut waiting = Vec::new();
+    for request in requests {
+        let mut client = Client::open(&socket).await;
+        client.say(&request).await;
+        waiting.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    rig.lab.machine_ended("web", "the guest panicked");
+    for client in &mut waiting {
+        let said = client.hear().await;
+        assert_error(&said, "ended", "web: the machine has ended: the guest panicked");
+    }
+    let other = json!({"request": "exec", "machine": "db", "command": {"line": "true"}});
+    assert_eq!(waiting[0].ask(other).await["status"], 0);
+}

@@ -12,6 +12,7 @@ mod evidence;
 mod fail_on;
 mod faults;
 mod gdb;
+mod guest_command;
 mod guests;
 mod images;
 mod import;

@@ -88,6 +88,14 @@ pub enum LabError {
         /// What was given.
         limit: Duration,
     },
+    /// A machine is not there any more.
+    #[error("{machine}: the machine has ended: {how}")]
+    MachineEnded {
+        /// Which.
+        machine: String,
+        /// In words.
+        how: String,
+    },
     /// It cannot be meant so.
     #[error("{0}")]
     Usage(String),
@@ -123,7 +131,7 @@ impl LabError {
                 ErrorKind::NoMachine
             }
             Self::NotAllowed { .. } => ErrorKind::NotAllowed,
-            Self::Hopeless { .. } => ErrorKind::Ended,
+            Self::Hopeless { .. } | Self::MachineEnded { .. } => ErrorKind::Ended,
             Self::NotMet { .. }
             | Self::NoValue { .. }
             | Self::NotYet { .. }

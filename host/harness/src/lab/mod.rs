@@ -92,6 +92,8 @@ pub struct Lab {
     machines: BTreeMap<String, Guest>,
     board: Mutex<Board>,
     changed: watch::Sender<()>,
+    /// Machines that have ended, and how.
+    gone: watch::Sender<BTreeMap<String, String>>,
     announce: Arc<dyn Announce>,
     log: mpsc::Sender<LogLine>,
 }
@@ -112,7 +114,8 @@ impl Lab {
         let (log, lines) = mpsc::channel(LINES);
         let board = Mutex::new(Board::new(sides));
         let machines = machines.into_iter().collect();
-        (Arc::new(Self { machines, board, changed: watch::Sender::new(()), announce, log }), lines)
+        let (changed, gone) = (watch::Sender::new(()), watch::Sender::default());
+        (Arc::new(Self { machines, board, changed, gone, announce, log }), lines)
     }
 
     /// The verdict that a side has given, and which side.
@@ -123,6 +126,26 @@ impl Lab {
     /// A side has done all that it will: who waits for it at a meeting point waits in vain.
     pub fn side_ended(&self, side: &Side) {
         self.change(|board| board.side_ended(side));
+    }
+
+    /// A machine has ended, in these words, as in "the guest panicked": what is asked of it is not waited for any more. The
+    /// link to one that was stopped does not end by itself.
+    pub fn machine_ended(&self, machine: &str, how: &str) {
+        self.gone.send_modify(|gone| {
+            gone.entry(machine.to_owned()).or_insert_with(|| how.to_owned());
+        });
+    }
+
+    /// Waits until a machine has ended.
+    async fn gone(&self, machine: &str) -> LabError {
+        let mut gone = self.gone.subscribe();
+        loop {
+            if let Some(how) = gone.borrow_and_update().get(machine) {
+                return LabError::MachineEnded { machine: machine.to_owned(), how: how.clone() };
+            }
+            // The sender lives as long as this.
+            let _ = gone.changed().await;
+        }
     }
 
     /// The names of the machines.

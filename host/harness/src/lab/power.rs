@@ -43,10 +43,20 @@ pub(super) async fn reboot(
 pub(super) async fn power_off(lab: &Lab, machine: Option<&str>) -> Result<Reply, LabError> {
     let (name, guest) = lab.machine(machine)?;
     lab.announce.announce(name, Expected::PowerOff);
-    guest.power_off().await.map_err(LabError::link(name))?;
-    // That it is off is told by its machine; here only, that the script need not race with it.
-    let _ = timeout(OFF, gone(guest)).await;
-    Ok(Reply::Done {})
+    // That it is off is told by its machine ([`Lab::machine_ended`]), which may be quicker than the guest's answer.
+    let going = async {
+        match guest.power_off().await {
+            Err(error) if !error.is_session_lost() => Err(error),
+            _ => {
+                gone(guest).await;
+                Ok(())
+            }
+        }
+    };
+    match timeout(OFF, going).await {
+        Ok(Err(error)) => Err(LabError::link(name)(error)),
+        _ => Ok(Reply::Done {}),
+    }
 }
 
 /// Waits until the session with an agent that is to go is over.

@@ -16,8 +16,11 @@ impl Replies {
         Self { writer, is_amid_line: false }
     }
 
-    /// Waits while the client is behind.
+    /// Waits while the client is behind. Given up in mid-line, it is the last.
     pub(super) async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        if self.is_amid_line {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let line = to_line(reply)?;
         self.is_amid_line = true;
         self.writer.write_all(&line).await?;

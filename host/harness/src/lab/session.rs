@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// Who connects has so long to say hello.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// How long a machine that has ended is still listened to.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 pub(super) struct Session {
     lines: Lines,
     replies: Replies,
@@ -110,27 +113,55 @@ impl Session {
     }
 
     async fn answer(&mut self, request: Request) -> Result<(), End> {
-        if let (Side::Guest(_), Some(what)) = (&self.side, of_the_host_only(&request)) {
-            let refused = LabError::NotAllowed { what };
-            return Ok(self.replies.send(&refused.to_reply()).await?);
-        }
-        if let Request::Exec(request) = request {
-            let found = self.lab.machine(request.machine.as_deref());
-            let last = match found {
-                Ok((name, guest)) => {
-                    exec::run(name, guest, request, &mut self.lines, &mut self.replies).await?
-                }
-                Err(error) => Err(error),
+        let Some((what, machine)) = about_a_machine(&request) else {
+            let answers = tokio::select! {
+                biased;
+                answers = answers(&self.lab, &self.side, request) => answers?,
+                () = self.lines.hung_up() => return Err(End::HungUp),
             };
-            let last = last.unwrap_or_else(|error| error.to_reply());
-            return Ok(self.replies.send(&last).await?);
-        }
-        let answers = tokio::select! {
-            biased;
-            answers = answers(&self.lab, &self.side, request) => answers?,
-            () = self.lines.hung_up() => return Err(End::HungUp),
+            return self.send(&answers).await;
         };
-        for answer in &answers {
+        let lab = self.lab.clone();
+        let found = match &self.side {
+            Side::Guest(_) => Err(LabError::NotAllowed { what }),
+            Side::Host => lab.machine(machine),
+        };
+        let (name, guest) = match found {
+            Ok(found) => found,
+            Err(error) => return self.send(&[error.to_reply()]).await,
+        };
+        let goes_off = matches!(request, Request::Poweroff { .. });
+        let answers = {
+            let mut doing = std::pin::pin!(async {
+                if let Request::Exec(request) = request {
+                    let (lines, replies) = (&mut self.lines, &mut self.replies);
+                    let last = exec::run(name, guest, request, lines, replies).await?;
+                    return Ok(vec![last.unwrap_or_else(|error| error.to_reply())]);
+                }
+                tokio::select! {
+                    biased;
+                    answers = answers(&lab, &self.side, request) => answers,
+                    () = self.lines.hung_up() => Err(End::HungUp),
+                }
+            });
+            tokio::select! {
+                biased;
+                answers = &mut doing => answers?,
+                error = lab.gone(name) => {
+                    // What the guest said before is perhaps still on its way.
+                    match tokio::time::timeout(LAST_WORDS, doing).await {
+                        Ok(answers) => answers?,
+                        Err(_) if goes_off => vec![Reply::Done {}],
+                        Err(_) => vec![error.to_reply()],
+                    }
+                }
+            }
+        };
+        self.send(&answers).await
+    }
+
+    async fn send(&mut self, answers: &[Reply]) -> Result<(), End> {
+        for answer in answers {
             self.replies.send(answer).await?;
         }
         Ok(())
@@ -142,16 +173,16 @@ pub(super) fn parse(line: &[u8]) -> Result<Request, End> {
         .map_err(|error| End::protocol(format!("this is no request: {error}")))
 }
 
-/// The word of a request that a guest may not make.
-fn of_the_host_only(request: &Request) -> Option<&'static str> {
-    match request {
-        Request::Exec(_) => Some("exec"),
-        Request::Push(_) => Some("push"),
-        Request::Pull(_) => Some("pull"),
-        Request::Wait(_) => Some("wait"),
-        Request::Reboot { .. } => Some("reboot"),
-        Request::Poweroff { .. } => Some("poweroff"),
-        Request::Facts { .. } => Some("facts"),
+/// The word of a request that is about a machine, which a guest may not make, and the machine that it names.
+fn about_a_machine(request: &Request) -> Option<(&'static str, Option<&str>)> {
+    let (word, machine) = match request {
+        Request::Exec(exec) => ("exec", &exec.machine),
+        Request::Push(push) => ("push", &push.machine),
+        Request::Pull(pull) => ("pull", &pull.machine),
+        Request::Wait(wait) => ("wait", &wait.machine),
+        Request::Reboot { machine, .. } => ("reboot", machine),
+        Request::Poweroff { machine } => ("poweroff", machine),
+        Request::Facts { machine } => ("facts", machine),
         Request::Hello { .. }
         | Request::Input { .. }
         | Request::End {}
@@ -160,8 +191,9 @@ fn of_the_host_only(request: &Request) -> Option<&'static str> {
         | Request::Fail { .. }
         | Request::Sync { .. }
         | Request::Send { .. }
-        | Request::Await { .. } => None,
-    }
+        | Request::Await { .. } => return None,
+    };
+    Some((word, machine.as_deref()))
 }
 
 /// What is answered, the last reply last.
