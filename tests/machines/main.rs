@@ -25,6 +25,7 @@ mod own_modules;
 mod pool;
 mod sbom;
 mod sharing;
+mod sides;
 mod snapshots;
 mod static_web;
 mod suites;

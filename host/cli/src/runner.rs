@@ -1,7 +1,8 @@
 //! A run of tests, from the command line to the exit status: host, executor, reports.
 
 use crate::args::{GlobalArgs, MessageFormat, RunOptions};
-use crate::context::Context;
+use crate::commands::sdk::PYTHON;
+use crate::context::{Context, GUEST};
 use crate::error::CommandError;
 use crate::limits::cores;
 use crate::signals::{self, Interrupted};
@@ -131,7 +132,7 @@ impl Run<'_> {
         let provisioner = self.broken.map_or(provisioner, Err);
         let executor =
             Executor::new(provisioner, host.images.clone(), self.files, folder, facts, work);
-        let executor = Arc::new(executor.with_gdb(self.gdb));
+        let executor = Arc::new(executor.with_gdb(self.gdb).with_guest(GUEST, PYTHON));
         let parallel = options.parallel();
         let dispatch = Dispatch { parallel, fail_fast: self.fail_fast };
         let result = runtime.block_on(async {

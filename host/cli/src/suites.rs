@@ -112,6 +112,7 @@ impl Selected {
     /// Plans it.
     pub(crate) fn plan(
         &self,
+        args: &SelectArgs,
         terms: PlanTerms,
         surroundings: &mut Surroundings,
     ) -> Result<Plan, CommandError> {
@@ -122,6 +123,14 @@ impl Selected {
             let selectors = self.selectors.get(&key);
             selectors.is_none_or(|all| all.iter().any(|selector| selector.matches(&item.variant)))
         });
+        // Shares are of all that there is, so that a filter moves no test from one to another.
+        let mut place = 0..;
+        if let Some(shard) = args.shard {
+            plan.retain(|_| place.next().is_some_and(|place| shard.has(place)));
+        }
+        if let Some(filter) = &args.filter {
+            plan.retain(|item| item.is_meant(filter));
+        }
         Ok(plan)
     }
 }

@@ -2,8 +2,11 @@
 
 use super::{RunOptions, parse_memory, parse_time};
 use clap::{Args, ValueEnum};
+use guestline_harness::suite::Filter;
 use guestline_harness::suite::settings::Isolation;
+use guestline_harness::suite::shard::Shard;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What tests are meant, and what is said of them all.
@@ -24,6 +27,13 @@ pub(crate) struct SelectArgs {
     /// CPUs of each machine, in the place of what tests say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: Option<u32>,
+    /// Only those that this expression means: name(net/*), tag(slow), kind(script), owner(web*), variant([cpu=max]),
+    /// with and, or, not; a bare word is a part of a name
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) filter: Option<Filter>,
+    /// Only one of so many shares of all tests: 2/5
+    #[arg(long, value_name = "K/N")]
+    pub(crate) shard: Option<Shard>,
     /// What each test needs beside what it says
     #[arg(long, value_name = "REQUIREMENT")]
     pub(crate) require: Vec<String>,
@@ -58,6 +68,9 @@ pub(crate) struct RunArgs {
     /// Run each test N times; one that fails once has failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) repeat: Option<u32>,
+    /// Run tests in another order, that of this seed; without one a new seed is taken, and said
+    #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "new")]
+    pub(crate) shuffle: Option<Seed>,
     /// End with the first test that has failed
     #[arg(long)]
     pub(crate) fail_fast: bool,
@@ -78,6 +91,21 @@ pub(crate) struct JobArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) options: RunOptions,
+}
+
+/// What an order turns on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seed(pub(crate) u64);
+
+impl FromStr for Seed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "new" => Ok(Self(guestline_harness::event::now_us() % 1_000_000)),
+            number => number.parse().map(Self).map_err(|_| "want a whole number".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

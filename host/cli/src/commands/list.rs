@@ -20,7 +20,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ListArgs) -> Result<u8, CommandErr
     let context = Context::new()?;
     let terms = suites::plain_terms(suites::overrides(&args.select, false)?);
     let mut surroundings = suites::surroundings(global, &args.select.environment, &context)?;
-    let mut plan = selected.plan(terms, &mut surroundings)?;
+    let mut plan = selected.plan(&args.select, terms, &mut surroundings)?;
     for warning in &plan.warnings {
         eprintln!("warning: {warning}");
     }

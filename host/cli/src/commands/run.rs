@@ -1,6 +1,6 @@
 //! `guestline run`: tests by reference.
 
-use crate::args::{GlobalArgs, RunArgs};
+use crate::args::{GlobalArgs, RunArgs, Seed};
 use crate::commands::check::start_log;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -9,6 +9,7 @@ use crate::runner::{Host, Run};
 use crate::suites;
 use guestline_harness::job::Limits;
 use guestline_harness::plan::{Files, PlanQueue, PlanTerms, store};
+use guestline_harness::suite::shard::shuffle;
 use guestline_harness::suite::test::shown;
 use guestline_harness::text;
 
@@ -31,7 +32,11 @@ pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandErro
         repeat: args.repeat,
     };
     let mut surroundings = suites::surroundings(global, &args.select.environment, &context)?;
-    let plan = selected.plan(terms, &mut surroundings)?;
+    let mut plan = selected.plan(&args.select, terms, &mut surroundings)?;
+    if let Some(Seed(seed)) = args.shuffle {
+        eprintln!("order: --shuffle {seed}");
+        shuffle(seed, &mut plan.items);
+    }
     for image in plan.images() {
         context.recipe(&image)?;
     }

@@ -7,7 +7,7 @@ use crate::error::CommandError;
 use std::path::Path;
 
 /// The Python module.
-const PYTHON: &str =
+pub(crate) const PYTHON: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/lib/guestline.py"));
 
 pub(crate) fn run(args: &SdkArgs) -> Result<u8, CommandError> {

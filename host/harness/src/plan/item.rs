@@ -4,9 +4,12 @@ use super::PlanTerms;
 use super::surroundings::{Key, Surroundings};
 use crate::job::MachineWanted;
 use crate::run::TrialTerms;
+use crate::suite::known::known_of;
 use crate::suite::settings::{Isolation, MachineSettings, On, Word};
 use crate::suite::test::Test;
-use crate::suite::{Answer, Axis, Matrix, Requirement, Side, Undocumented, Unmet, Variant};
+use crate::suite::{
+    Answer, Axis, Candidate, Filter, Matrix, Requirement, Side, Undocumented, Unmet, Variant,
+};
 use crate::units;
 use guestline::supervise::MachineName;
 use std::collections::BTreeMap;
@@ -100,6 +103,23 @@ impl Item {
             true => self.test.name.clone(),
             false => format!("{}[{}]", self.test.name, self.variant),
         }
+    }
+
+    /// A filter means it.
+    pub fn is_meant(&self, filter: &Filter) -> bool {
+        let settings = &self.test.settings;
+        let own = settings.tags.iter().flatten().map(|tag| tag.as_str().to_owned());
+        // A name that Guestline does not know is a tag, too.
+        let free = settings.requires.iter().flatten().map(Requirement::name);
+        let free = free.filter(|name| known_of(name).is_none()).map(ToString::to_string);
+        let tags: Vec<String> = own.chain(free).collect();
+        filter.matches(&Candidate {
+            name: &self.test.name,
+            tags: &tags,
+            kind: self.test.kind.word(),
+            owner: settings.owner.as_deref(),
+            variant: Some(&self.variant),
+        })
     }
 
     /// The side that a bare requirement speaks of.
