@@ -132,6 +132,25 @@ impl Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_ahead_of_their_turn_are_done_in_turn() {
+    let mut rig = rig_of(Vec::new());
+    let mut client = Client::open(&rig.serve(guest("web"))).await;
+    let line = json!({"request": "send", "key": "a", "value": "b"}).to_string() + "\n";
+    let writer = client.writer;
+    let writing = tokio::spawn(async move {
+        let mut writer = writer;
+        writer.write_all(line.repeat(50_000).as_bytes()).await.unwrap();
+        writer
+    });
+    for _ in 0..50_000 {
+        let mut reply = String::new();
+        tokio::io::AsyncBufReadExt::read_line(&mut client.reader, &mut reply).await.unwrap();
+        assert_eq!(reply, "{\"reply\":\"done\"}\n");
+    }
+    drop(writing.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_waits_alone() {
     let mut rig = rig(&["web"]).await;
     let socket = rig.serve(Side::Host);

@@ -161,3 +161,27 @@ async fn two_scripts_meet() {
     let (ran, ()) = tokio::join!(waiting, ending);
     assert_eq!((ran.status, ran.stderr.as_str()), (255, "guest: the test has ended\n"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_is_the_same_command_by_a_verb_and_by_a_name() {
+    let mut rig = rig(&["web"]).await;
+    let socket = rig.serve(Side::Host);
+    let program = named_by("GUESTLINE_PROGRAM");
+    let script = format!(
+        "g={}; mkdir by; ln -s $g by/guest
+        $g guest exec -e A=1 'echo $A; exit 3'; echo $?
+        by/guest --json exec 'exit 4'; echo $?
+        $g guest --help | head -n 1; $g guest exec --help | head -n 1; $g guest -V
+        $g guest exec -v true; echo $?",
+        program.display()
+    );
+    let ran = shell(&rig, &socket, &script, b"").await;
+    let wanted = format!(
+        "1\n3\n{{\"status\":4,\"stderr\":\"\",\"stdout\":\"\"}}\n4\n\
+        Do something in a machine of the running test, or tell the test something\n\
+        Run a command in a machine, with its output and exit status\nguest {}\n255\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(ran.stdout(), wanted, "{}", ran.stderr);
+    assert_eq!(ran.stderr, "guest: exec: there is no option -v here; see `guest exec --help`\n");
+}

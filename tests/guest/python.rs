@@ -70,3 +70,12 @@ async fn exceptions_become_exit_statuses() {
     assert_eq!(ran.status, 255);
     assert!(ran.stderr.contains("nobody answers at `/no/such`"), "{}", ran.stderr);
 }
+
+#[test]
+fn the_module_is_python_3_7() {
+    let check = "import ast, sys; how = {'feature_version': (3, 7)} if sys.version_info >= (3, 8) else {}; \
+                 ast.parse(open(sys.argv[1]).read(), **how)";
+    let module = tree("scripts/lib/guestline.py");
+    let ran = Command::new("python3").args(["-c", check]).arg(module).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}

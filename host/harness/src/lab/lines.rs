@@ -25,7 +25,9 @@ pub(super) enum LineError {
 pub(super) struct Lines {
     reader: OwnedReadHalf,
     buffer: Vec<u8>,
-    /// So much of it has no end of a line.
+    /// So much of it was taken; it goes with the next read, for a peer may send many lines at once.
+    start: usize,
+    /// So much of the rest has no end of a line.
     searched: usize,
     begun: Option<Instant>,
     ended: bool,
@@ -33,7 +35,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(reader: OwnedReadHalf) -> Self {
-        Self { reader, buffer: Vec::new(), searched: 0, begun: None, ended: false }
+        Self { reader, buffer: Vec::new(), start: 0, searched: 0, begun: None, ended: false }
     }
 
     /// The next line, without its end; none when the peer has hung up. Half a line before that is dropped. Cancel safe.
@@ -45,7 +47,7 @@ impl Lines {
             if self.ended {
                 return Ok(None);
             }
-            match (self.buffer.is_empty(), self.begun) {
+            match (self.waiting().is_empty(), self.begun) {
                 (true, _) => self.read().await,
                 (false, begun) => {
                     let begun = *self.begun.insert(begun.unwrap_or_else(Instant::now));
@@ -59,30 +61,37 @@ impl Lines {
     /// Waits until the peer has hung up. What it says meanwhile is kept, as much as a line may have. Cancel safe.
     pub(super) async fn hung_up(&mut self) {
         while !self.ended {
-            if self.buffer.len() > MAX_LINE {
+            if self.waiting().len() > MAX_LINE {
                 return std::future::pending().await;
             }
             self.read().await;
         }
     }
 
+    /// What came and was not taken.
+    fn waiting(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
     fn take(&mut self) -> Result<Option<Vec<u8>>, LineError> {
-        let found = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n');
-        let Some(at) = found.map(|at| self.searched + at) else {
-            self.searched = self.buffer.len();
-            return if self.searched > MAX_LINE { Err(LineError::TooLong) } else { Ok(None) };
-        };
-        if at > MAX_LINE {
+        let waiting = self.waiting();
+        let found = waiting[self.searched..].iter().position(|&byte| byte == b'\n');
+        let end = found.map(|at| self.searched + at);
+        if end.unwrap_or(waiting.len()) > MAX_LINE {
             return Err(LineError::TooLong);
         }
-        let rest = self.buffer.split_off(at + 1);
-        let mut line = std::mem::replace(&mut self.buffer, rest);
-        line.pop();
+        let Some(end) = end else {
+            self.searched = waiting.len();
+            return Ok(None);
+        };
+        let line = waiting[..end].to_vec();
+        self.start += end + 1;
         (self.searched, self.begun) = (0, None);
         Ok(Some(line))
     }
 
     async fn read(&mut self) {
+        self.buffer.drain(..std::mem::take(&mut self.start));
         self.buffer.reserve(PIECE);
         let mut room = (&mut self.reader).take(PIECE as u64);
         // A peer whose connection broke has hung up.
