@@ -234,6 +234,10 @@ async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorde
     };
     if let (Some((host, _)), Some(of)) = (terms.shared, &of) {
         host.side_ended(of);
+        // It went down with its machine, as the test wanted it.
+        if matches!(finding, Finding::LinkLost(_) | Finding::MachineEnded(_)) && host.was_told(of) {
+            return Finding::Exited(taken_down());
+        }
     }
     match finding {
         // A guest that goes down takes the link, and sometimes the command, with it first.
@@ -242,6 +246,18 @@ async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorde
             None => Finding::LinkLost(error),
         },
         finding => finding,
+    }
+}
+
+/// The end of a side whose machine the test took down.
+fn taken_down() -> ExecExitedEvent {
+    ExecExitedEvent {
+        status: ExitStatus::Exited(0),
+        output_held: false,
+        cancelled: false,
+        elapsed_us: 0,
+        usage: Default::default(),
+        total: 0,
     }
 }
 

@@ -19,10 +19,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -39,19 +39,50 @@ const ALIVE: Duration = Duration::from_secs(10);
 const GUEST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What `guest` says that it will do to machines.
-#[derive(Debug, Default)]
-struct Expectations(Mutex<BTreeMap<String, lab::Expected>>);
+#[derive(Debug)]
+struct Expectations {
+    said: Mutex<BTreeMap<String, lab::Expected>>,
+    /// How often each machine has rebooted, and how many of these times are the test's own.
+    reboots: BTreeMap<String, watch::Receiver<u64>>,
+    own: Mutex<BTreeMap<String, u64>>,
+}
 
 impl Announce for Expectations {
     fn announce(&self, machine: &str, what: lab::Expected) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.to_owned(), what);
+        if what == lab::Expected::Back
+            && let Some(reboots) = self.reboots.get(machine)
+        {
+            locked(&self.own).insert(machine.to_owned(), *reboots.borrow());
+        }
+        locked(&self.said).insert(machine.to_owned(), what);
     }
 }
 
 impl Expectations {
-    fn of(&self, machine: &str) -> Option<lab::Expected> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(machine).copied()
+    /// Nothing is said yet.
+    fn of_machines(places: &Places) -> Self {
+        let reboots = places.machines.iter().filter_map(|(name, place)| {
+            Some((name_of(name.as_ref()), place.lease()?.machine.reboots()))
+        });
+        let reboots: BTreeMap<_, _> = reboots.collect();
+        let own = reboots.iter().map(|(name, count)| (name.clone(), *count.borrow())).collect();
+        Self { said: Mutex::default(), reboots, own: Mutex::new(own) }
     }
+
+    /// What was said last.
+    fn of(&self, machine: &str) -> Option<lab::Expected> {
+        locked(&self.said).get(machine).copied()
+    }
+
+    /// It reboots now, or has, as the test said.
+    fn is_own_reboot(&self, machine: &str, count: u64) -> bool {
+        let own = locked(&self.own).get(machine).copied().unwrap_or_default();
+        self.of(machine) == Some(lab::Expected::Reboot) || count <= own
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the sides of a test share while it runs.
@@ -66,8 +97,6 @@ pub(super) struct HostSide {
     serving: JoinSet<()>,
     /// The ways to it out of machines.
     _inside: Vec<Listening>,
-    /// How often each machine had rebooted when the test began.
-    reboots: Vec<u64>,
 }
 
 /// A test wants one: a part of it runs on the host, or it has several machines.
@@ -98,7 +127,7 @@ impl HostSide {
             On::Guest => guests.collect(),
             On::Both => std::iter::once(Side::Host).chain(guests).collect(),
         };
-        let expected = Arc::new(Expectations::default());
+        let expected = Arc::new(Expectations::of_machines(places));
         let (lab, lines) = Lab::new(machines, sides.clone(), expected.clone());
         let cancel = CancellationToken::new();
         let mut serving = JoinSet::new();
@@ -127,18 +156,7 @@ impl HostSide {
             On::Guest => None,
             On::Host | On::Both => Some(here(executor, &folder).await?),
         };
-        let reboots = places.machines.iter().map(|(_, place)| reboots(place)).collect();
-        Ok(Self {
-            host,
-            lab,
-            expected,
-            lines: Some(lines),
-            folder,
-            cancel,
-            serving,
-            _inside: ways,
-            reboots,
-        })
+        Ok(Self { host, lab, expected, lines: Some(lines), folder, cancel, serving, _inside: ways })
     }
 
     /// What the host's side of the test finds beside what every side has.
@@ -181,43 +199,42 @@ impl HostSide {
         self.lab.side_ended(side);
     }
 
+    /// The test has said that it takes this machine down.
+    pub(super) fn was_told(&self, side: &Side) -> bool {
+        matches!(side, Side::Guest(name) if self.expected.of(name).is_some())
+    }
+
     /// Waits until a machine does what the test did not announce. Cancel safe.
     pub(super) async fn trouble(&self, places: &Places) -> Finding {
-        let waits = places.machines.iter().zip(&self.reboots).map(|((name, place), before)| {
-            Box::pin(self.trouble_of(name.as_ref(), place, *before))
-        });
+        let waits = places
+            .machines
+            .iter()
+            .map(|(name, place)| Box::pin(self.trouble_of(name.as_ref(), place)));
         super::place::first_of(waits.collect()).await
     }
 
-    async fn trouble_of(&self, name: Option<&MachineName>, place: &Place, before: u64) -> Finding {
+    async fn trouble_of(&self, name: Option<&MachineName>, place: &Place) -> Finding {
         let name = name_of(name);
         let Some(lease) = place.lease() else { return std::future::pending().await };
         let mut reboots = lease.machine.reboots();
-        let mut known = before;
-        loop {
-            let rebooted = async {
-                let changed = reboots.wait_for(|count| *count > known).await;
-                changed.map(|count| *count).ok()
-            };
-            let count = tokio::select! {
-                biased;
-                ending = lease.machine.ended() => {
-                    let was_told = self.expected.of(&name) == Some(lab::Expected::PowerOff);
-                    if was_told && matches!(ending, Ending::PoweredOff) {
-                        return std::future::pending().await;
-                    }
-                    return Finding::MachineEnded(ending);
-                }
-                count = rebooted => count,
-            };
-            let Some(count) = count else {
-                // The machine is ending: that tells.
-                return Finding::MachineEnded(lease.machine.ended().await);
-            };
-            known = count;
-            if self.expected.of(&name) != Some(lab::Expected::Reboot) {
-                return Finding::MachineEnded(Ending::Reset);
+        let rebooted = async {
+            let not_own = |count: &u64| !self.expected.is_own_reboot(&name, *count);
+            let has_rebooted = reboots.wait_for(not_own).await.is_ok();
+            // Else it has ended, which tells.
+            if !has_rebooted {
+                std::future::pending::<()>().await;
             }
+        };
+        let ending = tokio::select! {
+            biased;
+            ending = lease.machine.ended() => ending,
+            () = rebooted => return Finding::MachineEnded(Ending::Reset),
+        };
+        self.lab.machine_ended(&name, in_words(&ending));
+        let was_told = self.expected.of(&name) == Some(lab::Expected::PowerOff);
+        match was_told && matches!(ending, Ending::PoweredOff) {
+            true => std::future::pending().await,
+            false => Finding::MachineEnded(ending),
         }
     }
 
@@ -233,13 +250,13 @@ impl HostSide {
 
     /// After a test: a machine that is not there any more, and was to be.
     pub(super) async fn lost(&self, places: &Places) -> Option<Finding> {
-        for ((name, place), before) in places.machines.iter().zip(&self.reboots) {
+        for (name, place) in &places.machines {
             let expected = self.expected.of(&name_of(name.as_ref()));
             if expected == Some(lab::Expected::PowerOff) {
                 continue;
             }
             let pinging = tokio::time::timeout(ALIVE, place.guest().ping());
-            let trouble = self.trouble_of(name.as_ref(), place, *before);
+            let trouble = self.trouble_of(name.as_ref(), place);
             let finding = tokio::select! {
                 biased;
                 finding = trouble => Some(finding),
@@ -341,8 +358,14 @@ fn private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(folder)
 }
 
-fn reboots(place: &Place) -> u64 {
-    place.lease().map_or(0, |lease| *lease.machine.reboots().borrow())
+/// "the guest panicked".
+fn in_words(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Panicked => "the guest panicked",
+        Ending::PoweredOff => "the guest powered off",
+        Ending::Reset => "the guest reset",
+        Ending::QemuDied { .. } => "its QEMU is gone",
+    }
 }
 
 fn broken(stage: Stage, reason: String) -> Finding {

@@ -17,8 +17,8 @@ const HEAD_LEN: u64 = 80 * 1024;
 pub(super) enum Class {
     /// Tests, one a line.
     Checks(Vec<Check>),
-    /// A test.
-    Test(Kind, Box<Settings>),
+    /// A test; one in Python may bring its set-up and tear-down.
+    Test { kind: Kind, settings: Box<Settings>, has_setup: bool, has_teardown: bool },
     /// None.
     None {
         /// Why.
@@ -66,7 +66,7 @@ pub(super) fn classify(path: &Path) -> Result<Class, ClassifyError> {
     }
     let content = read(path, HEAD_LEN)?;
     let is_executable = metadata.permissions().mode() & 0o111 != 0;
-    let has_run = extension == Some("py") && defines_run(&content);
+    let has_run = extension == Some("py") && defines(&content, b"run");
     if !is_executable && !has_run {
         let has_header = header::header(&content).is_ok_and(|lines| !lines.is_empty());
         return match has_header || content.starts_with(b"#!") {
@@ -82,7 +82,9 @@ pub(super) fn classify(path: &Path) -> Result<Class, ClassifyError> {
     }
     let settings = Box::new(header::header(&content)?.settings()?);
     let kind = if has_run { Kind::Python } else { Kind::Script };
-    Ok(Class::Test(kind, settings))
+    let has = |function: &[u8]| has_run && defines(&content, function);
+    let (has_setup, has_teardown) = (has(b"setup"), has(b"teardown"));
+    Ok(Class::Test { kind, settings, has_setup, has_teardown })
 }
 
 fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -91,14 +93,11 @@ fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// `def run(` at the beginning of a line.
-fn defines_run(content: &[u8]) -> bool {
+/// `def NAME(` stands at the beginning of a line.
+fn defines(content: &[u8], name: &[u8]) -> bool {
     content.split(|&byte| byte == b'\n').any(|line| {
-        let name = line.strip_prefix(b"def ").or_else(|| line.strip_prefix(b"async def "));
-        name.is_some_and(|rest| {
-            rest.trim_ascii_start()
-                .strip_prefix(b"run")
-                .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"("))
-        })
+        let defined = line.strip_prefix(b"def ").map(<[u8]>::trim_ascii_start);
+        let behind = defined.and_then(|defined| defined.strip_prefix(name));
+        behind.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"("))
     })
 }

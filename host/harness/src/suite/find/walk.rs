@@ -250,8 +250,10 @@ impl Search<'_> {
                 Ok(Class::Checks(checks)) => {
                     tests.extend(checks.into_iter().map(|check| of_check(suite, &path, check)));
                 }
-                Ok(Class::Test(kind, settings)) => {
-                    tests.push(of_file(suite, &path, kind, *settings))
+                Ok(Class::Test { kind, settings, has_setup, has_teardown }) => {
+                    let own =
+                        [has_setup, has_teardown].map(|has| has.then(|| Step::file(path.clone())));
+                    tests.push(of_file(suite, &path, kind, *settings, own));
                 }
                 Err(ClassifyError::Header(error)) => self.fault(file, Some(error.line), error.why),
                 Err(ClassifyError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -331,14 +333,22 @@ fn of_check(suite: &Arc<Suite>, path: &str, check: Check) -> Test {
     )
 }
 
-fn of_file(suite: &Arc<Suite>, path: &str, kind: Kind, settings: Settings) -> Test {
+/// `own` is the set-up and the tear-down that are in the file itself.
+fn of_file(
+    suite: &Arc<Suite>,
+    path: &str,
+    kind: Kind,
+    settings: Settings,
+    own: [Option<Step>; 2],
+) -> Test {
     let mut test = test(suite, path.to_owned(), kind, Step::file(path), settings, path, None);
     let beside = |what: &str| {
         let path = format!("{path}.{what}");
         suite.root.join(&path).is_file().then(|| Step::file(path))
     };
-    test.setup = beside("setup").or(test.setup);
-    test.teardown = beside("teardown").or(test.teardown);
+    let [setup, teardown] = own;
+    test.setup = beside("setup").or(setup).or(test.setup);
+    test.teardown = beside("teardown").or(teardown).or(test.teardown);
     test
 }
 
