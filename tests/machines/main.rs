@@ -29,6 +29,7 @@ mod sides;
 mod snapshots;
 mod static_web;
 mod suites;
+mod targets;
 mod templates;
 mod transfers;
 mod virt_builder;

@@ -13,7 +13,7 @@ use guestline::provision::{Images, WorkRoot};
 use guestline_harness::event::RunEvent;
 use guestline_harness::outcome::{RunEnd, Stage};
 use guestline_harness::report::{Human, HumanConfig, Json, Report, feed};
-use guestline_harness::run::{self, Broken, Dispatch, Emitter, Executor, Queue, RunFolder};
+use guestline_harness::run::{self, Broken, Dispatch, Emitter, Executor, Queue, RunFolder, Target};
 use guestline_harness::text;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -81,6 +81,8 @@ pub(crate) struct Run<'a> {
     pub(crate) again: String,
     /// Where suites are, by their names.
     pub(crate) suites: BTreeMap<String, String>,
+    /// Where tests run.
+    pub(crate) target: Target,
 }
 
 impl Run<'_> {
@@ -114,6 +116,7 @@ impl Run<'_> {
         let root = WorkRoot::create(&context.dirs, options.keep);
         let work = root.as_ref().map(|root| root.path().to_owned()).unwrap_or_default();
         let kept = options.keep.then(|| work.clone()).filter(|_| root.is_ok());
+        let mut held = None;
         let provisioner = match (host.qemu.clone(), root) {
             (Ok(qemu), Ok(root)) => {
                 let provisioner = context.provisioner(qemu, acceleration.accel, root);
@@ -122,7 +125,11 @@ impl Run<'_> {
                 let asked = options.jobs.unwrap_or(0).saturating_mul(self.cpus.min(cores));
                 Ok(provisioner.with_cores(cores.max(asked)))
             }
-            (Err(error), _) => Err(no_qemu(&error)),
+            (Err(error), Ok(root)) => {
+                // Tests may run elsewhere, and want folders, too.
+                held = Some(root);
+                Err(no_qemu(&error))
+            }
             (_, Err(error)) => {
                 let runtime = context.dirs.runtime.display();
                 let reason = format!("cannot make a work folder in `{runtime}`: {error}");
@@ -132,8 +139,10 @@ impl Run<'_> {
         let provisioner = self.broken.map_or(provisioner, Err);
         let executor =
             Executor::new(provisioner, host.images.clone(), self.files, folder, facts, work);
-        let executor = Arc::new(executor.with_gdb(self.gdb).with_guest(GUEST, PYTHON));
-        let parallel = options.parallel();
+        let executor = Arc::new(
+            executor.with_gdb(self.gdb).with_guest(GUEST, PYTHON).with_target(self.target.clone()),
+        );
+        let parallel = if self.target.is_shared() { options.parallel() } else { 1 };
         let dispatch = Dispatch { parallel, fail_fast: self.fail_fast };
         let result = runtime.block_on(async {
             emitter.emit(started).await;
@@ -142,6 +151,7 @@ impl Run<'_> {
         let lost = end_report(reporting, interrupted);
         // The verdict stands; what is done for the next run is done now.
         runtime.block_on(executor.finish());
+        drop(held);
         let mut err = io::stderr();
         if let Some(error) = &lost {
             let _ = writeln!(err, "error: the report is lost: {error}");

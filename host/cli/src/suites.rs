@@ -200,5 +200,5 @@ pub(crate) fn surroundings(
 /// The terms of a plan that says nothing of running.
 pub(crate) fn plain_terms(overrides: Overrides) -> PlanTerms {
     let limits = Limits { check_ms: 0, boot_ms: 0 };
-    PlanTerms { overrides, limits, isolation: None, retries: None, repeat: None }
+    PlanTerms { overrides, limits, target: "machine", isolation: None, retries: None, repeat: None }
 }

@@ -40,6 +40,8 @@ pub struct PlanTerms {
     pub overrides: Overrides,
     /// Limits where a test has none of its own.
     pub limits: Limits,
+    /// Where tests run, in a word: `machine`, `host`, `ssh`, `serial`.
+    pub target: &'static str,
     /// With whom tests share machines, where the command line says it.
     pub isolation: Option<Isolation>,
     /// More attempts, where the command line says it.

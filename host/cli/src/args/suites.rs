@@ -2,6 +2,7 @@
 
 use super::{RunOptions, parse_memory, parse_time};
 use clap::{Args, ValueEnum};
+use guestline_harness::run::Target;
 use guestline_harness::suite::Filter;
 use guestline_harness::suite::settings::Isolation;
 use guestline_harness::suite::shard::Shard;
@@ -40,6 +41,9 @@ pub(crate) struct SelectArgs {
     /// What this host and its lab provide (docs/requirements.md)
     #[arg(long, value_name = "FILE")]
     pub(crate) environment: Vec<PathBuf>,
+    /// Where tests run: in machines, on this host, where ssh:[USER@]HOST or serial:DEVICE lead to an agent
+    #[arg(long, value_name = "TARGET", default_value = "machine")]
+    pub(crate) target: Target,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +93,9 @@ pub(crate) struct JobArgs {
     /// DIR/jobs/NUMBER.json of `guestline run --plan-only --out DIR`
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// Where its tests run: machine, host, ssh:[USER@]HOST or serial:DEVICE
+    #[arg(long, value_name = "TARGET", default_value = "machine")]
+    pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) options: RunOptions,
 }

@@ -15,7 +15,7 @@ use guestline_harness::job::{
     FailOn, Job, JobTest, LayerWanted, Limits, MachineWanted, TestCommand,
 };
 use guestline_harness::outcome::Stage;
-use guestline_harness::run::{Broken, Once};
+use guestline_harness::run::{Broken, Once, Target};
 use guestline_harness::text;
 use std::collections::BTreeMap;
 use std::io;
@@ -84,6 +84,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
         fail_fast: false,
         again: again(global, args),
         suites: BTreeMap::new(),
+        target: Target::Machine,
     };
     run.tests(host, Once::new(jobs))
 }

@@ -26,6 +26,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &JobArgs) -> Result<u8, CommandErro
         fail_fast: false,
         again: "guestline run".to_owned(),
         suites: BTreeMap::new(),
+        target: args.target.clone(),
     };
     run.tests(host, Once::new(vec![job]))
 }

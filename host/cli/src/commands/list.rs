@@ -5,7 +5,7 @@ use crate::args::{GlobalArgs, ListArgs};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::suites::{self, Selected};
-use guestline_harness::plan::{Fit, Item, Plan};
+use guestline_harness::plan::{Fit, Item, Plan, PlanTerms};
 use guestline_harness::suite::settings::On;
 use guestline_harness::suite::test::shown;
 use guestline_harness::text;
@@ -18,7 +18,10 @@ const NONE: u8 = 4;
 pub(crate) fn run(global: &GlobalArgs, args: &ListArgs) -> Result<u8, CommandError> {
     let selected = suites::select(&args.select)?;
     let context = Context::new()?;
-    let terms = suites::plain_terms(suites::overrides(&args.select, false)?);
+    let terms = PlanTerms {
+        target: args.select.target.word(),
+        ..suites::plain_terms(suites::overrides(&args.select, false)?)
+    };
     let mut surroundings = suites::surroundings(global, &args.select.environment, &context)?;
     let mut plan = selected.plan(&args.select, terms, &mut surroundings)?;
     for warning in &plan.warnings {

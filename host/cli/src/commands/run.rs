@@ -9,6 +9,7 @@ use crate::runner::{Host, Run};
 use crate::suites;
 use guestline_harness::job::Limits;
 use guestline_harness::plan::{Files, PlanQueue, PlanTerms, store};
+use guestline_harness::run::Target;
 use guestline_harness::suite::shard::shuffle;
 use guestline_harness::suite::test::shown;
 use guestline_harness::text;
@@ -27,6 +28,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandErro
             check_ms: ms(args.timeout.unwrap_or_else(|| check_limit(host.accel()))),
             boot_ms: ms(args.boot_timeout.unwrap_or_else(|| boot_limit(host.accel()))),
         },
+        target: args.select.target.word(),
         isolation: args.isolation.map(|isolation| isolation.wanted()),
         retries: args.retries,
         repeat: args.repeat,
@@ -37,7 +39,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandErro
         eprintln!("order: --shuffle {seed}");
         shuffle(seed, &mut plan.items);
     }
-    for image in plan.images() {
+    let is_in_machines = args.select.target == Target::Machine;
+    for image in plan.images().into_iter().filter(|_| is_in_machines) {
         context.recipe(&image)?;
     }
     for warning in &plan.warnings {
@@ -81,6 +84,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandErro
         fail_fast: args.fail_fast,
         again: again(global, args),
         suites: selected.suites(),
+        target: args.select.target.clone(),
     };
     run.tests(host, queue)
 }
@@ -105,6 +109,9 @@ fn again(global: &GlobalArgs, args: &RunArgs) -> String {
     add("boot-timeout", args.boot_timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
     add("agent", global.agent.as_ref().map(|path| path.display().to_string()));
     add("accel", global.accel.word().map(str::to_owned));
+    if select.target != Target::Machine {
+        words.push(format!("--target {}", text::quote(&select.target.to_string())));
+    }
     if args.fresh_reboot {
         words.push("--fresh-reboot".to_owned());
     }

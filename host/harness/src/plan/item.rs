@@ -155,13 +155,14 @@ impl Item {
         let Machine { image, cpus, memory_mib, fresh_reboot } = self.machine(terms, needs);
         let is_shared = self.isolation(terms) == Isolation::Suite;
         let own_kernel = self.kernel.is_some();
-        Key { image, cpus, memory_mib, fresh_reboot, is_shared, own_kernel, target: "machine" }
+        Key { image, cpus, memory_mib, fresh_reboot, is_shared, own_kernel, target: terms.target }
     }
 
     pub(super) fn isolation(&self, terms: &PlanTerms) -> Isolation {
         let wanted = terms.isolation.or(self.test.settings.isolation).unwrap_or_default();
         // Only what is judged by the guest alone, and ends there, can share one.
-        let is_alone = self.test.on() == On::Guest
+        let is_alone = terms.target == "machine"
+            && self.test.on() == On::Guest
             && self.test.settings.machines.is_none()
             && self.test.settings.expect.is_none();
         if is_alone { wanted } else { Isolation::Machine }

@@ -1,5 +1,6 @@
 //! What there is for a test: the host, the image, the machine that it is to have.
 
+use crate::suite::known::NAMES;
 use crate::suite::test::Suite;
 use crate::suite::{Capability, CapabilityName, Environment, Side};
 use std::collections::HashMap;
@@ -24,6 +25,9 @@ pub struct Surroundings {
     images: HashMap<String, Arc<Environment>>,
     machines: HashMap<Key, Arc<Environment>>,
 }
+
+/// What no target but a machine has.
+const LACKED: [&str; 5] = ["fresh_reboot", "pristine", "screen", "image.name", "target"];
 
 /// What tells the environments of two machines apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,12 +80,13 @@ impl Surroundings {
         if let Some(known) = self.machines.get(key) {
             return known.clone();
         }
+        if key.target != "machine" {
+            let target = self.target(key.target);
+            self.machines.insert(key.clone(), target.clone());
+            return target;
+        }
         let mut machine = Environment::over(self.image(&key.image));
-        let mut provide = |name: &str, capability: Capability| {
-            if let Ok(name) = name.parse() {
-                machine.provide(name, capability);
-            }
-        };
+        let mut provide = |name: &str, capability| machine.provide_named(name, capability);
         provide("guest.root", Capability::flag());
         provide("guest.cpus", Capability::fact(&key.cpus.to_string()));
         provide("target", Capability::fact(key.target));
@@ -103,6 +108,28 @@ impl Surroundings {
         let machine = Arc::new(machine);
         self.machines.insert(key.clone(), machine.clone());
         machine
+    }
+
+    /// Of what is no machine of ours: this host, or another one, of which nothing is known before it is asked.
+    fn target(&self, word: &str) -> Arc<Environment> {
+        let mut target =
+            Environment::over(self.host.clone()).with_guest(format!("the target ({word})"));
+        target.provide_named("target", Capability::fact(word));
+        if word == "host" {
+            let facts: Vec<_> = self.host.capabilities().collect();
+            for (name, capability) in
+                facts.into_iter().filter(|(name, _)| name.side() == Some(Side::Host))
+            {
+                target.provide(name.on(Side::Guest), capability.clone());
+            }
+        } else {
+            for known in NAMES.iter().filter(|known| !LACKED.contains(&known.name)) {
+                if let Ok(name) = known.name.trim_end_matches(".*").parse::<CapabilityName>() {
+                    target.leave_open(name.on(Side::Guest));
+                }
+            }
+        }
+        Arc::new(target)
     }
 
     /// Of an image, in whatever machine.

@@ -1,5 +1,6 @@
 //! What is gathered while a job runs, and what of it explains its outcome.
 
+use super::Target;
 use super::evidence::AttemptFolder;
 use super::hints::{boot_hint, missing_tool};
 use super::judge::{Circumstances, Finding, judge, refused_status};
@@ -10,6 +11,7 @@ use crate::suite::settings::{Expected, Format};
 use crate::tap::{TapEnd, TapEvent, TapParser};
 use crate::text;
 use guestline::capture::{ConsoleLine, PANIC_MARK};
+use guestline::guest::Guest;
 use guestline::machine::Ending;
 use guestline::provision::{LeaseError, MachineRequest};
 use guestline::supervise::MachineName;
@@ -194,6 +196,16 @@ impl Attempt {
                 None => "facts.json".to_owned(),
             };
             let _ = folder.write(&name, format!("{facts:#}\n").as_bytes());
+        }
+    }
+
+    /// What is known of a target that is no machine of ours.
+    pub(super) fn record_target(&self, facts: &serde_json::Value, target: &Target, guest: &Guest) {
+        let mut facts = facts.clone();
+        facts["target"] = json!({ "name": target.to_string(), "agent": guest.agent().build });
+        if let Some(folder) = &self.folder {
+            // As with a machine's.
+            let _ = folder.write("facts.json", format!("{facts:#}\n").as_bytes());
         }
     }
 

@@ -7,7 +7,7 @@ use super::fixtures::Fixtures;
 use super::judge::{Finding, judge};
 use super::place::Place;
 use super::seat::Seat;
-use super::{Emitter, Execute, Terms, Ticket, scene};
+use super::{Emitter, Execute, Target, Terms, Ticket, scene};
 use crate::event::{AttemptFinished, PooledMachine, RunEvent};
 use crate::job::{Content, FilesWanted, Job, MachineWanted, ModulesWanted};
 use crate::outcome::{Outcome, Stage};
@@ -52,7 +52,8 @@ pub struct Executor {
     /// Where files of tests are put together, and which are.
     pub(super) work: PathBuf,
     pub(super) contents: Mutex<HashMap<Content, PathBuf>>,
-    fixtures: Fixtures,
+    pub(super) fixtures: Fixtures,
+    target: Target,
     /// The agent as a program of this host, once it was wanted.
     pub(super) agent_file: Mutex<Option<PathBuf>>,
     /// The program `guest` for machines, and the Python module.
@@ -83,11 +84,17 @@ impl Executor {
             work,
             contents,
             fixtures,
+            target: Target::Machine,
             agent_file: Mutex::default(),
             guest_program: &[],
             python_module: "",
             gdb: None,
         }
+    }
+
+    /// Its tests run there.
+    pub fn with_target(self, target: Target) -> Self {
+        Self { target, ..self }
     }
 
     /// With the program `guest` for machines, and the module for Python.
@@ -124,14 +131,8 @@ impl Executor {
                 return Finding::Evidence { path, error };
             }
         }
-        let provisioner = match &self.provisioner {
-            Ok(provisioner) => provisioner,
-            Err(broken) => return Finding::Broken(broken.clone()),
-        };
         let is_new = seat.places.machines.is_empty();
-        if is_new
-            && let Err(finding) = self.seat(provisioner, job, seat, attempt, emitter, terms).await
-        {
+        if is_new && let Err(finding) = self.seat(job, seat, attempt, emitter, terms).await {
             return finding;
         }
         if let Some(Finding::MachineEnded(ending)) = seat.ended_meanwhile().await {
@@ -174,13 +175,24 @@ impl Executor {
     /// Leases the machines of a job.
     async fn seat(
         &self,
-        provisioner: &Provisioner,
         job: &Job,
         seat: &mut Seat,
         attempt: &mut Attempt,
         emitter: &mut Emitter,
         terms: &Terms,
     ) -> Result<(), Finding> {
+        if self.target != Target::Machine {
+            let place = tokio::select! {
+                place = self.target.open(self, job) => place?,
+                () = terms.cancel.cancelled() => return Err(Finding::Cancelled),
+            };
+            self.set_up_in(&place, &job.machine.layers, job.limits.check()).await?;
+            attempt.record_target(&self.facts, &self.target, place.guest());
+            seat.places.machines.push((None, place));
+            return Ok(());
+        }
+        let provisioner =
+            self.provisioner.as_ref().map_err(|broken| Finding::Broken(broken.clone()))?;
         let one = [(None, &job.machine)];
         let named = job.machines.iter().map(|(name, wanted)| (Some(name.clone()), wanted));
         let wanted: Vec<_> = if job.machines.is_empty() { one.to_vec() } else { named.collect() };

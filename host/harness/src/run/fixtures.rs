@@ -2,17 +2,22 @@
 
 use super::execute::{Broken, Executor};
 use super::judge::Finding;
+use super::place::Place;
 use super::scratch::fixture_folder;
 use crate::job::{FixtureWanted, LayerWanted, MachineWanted};
 use crate::outcome::Stage;
 use crate::suite::config::API;
 use crate::text;
 use guestline::digest::Digest;
-use guestline::provision::{Layer, LayerFiles, LeaseError};
+use guestline::provision::{Layer, LayerFiles, LeaseError, SetUpFailure};
+use guestline_protocol::{ByteBuf, Command, EnvChange, ExecRequest, ExitStatus};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// So much of what it said is read.
+const MAX_LOG: usize = 1 << 20;
 
 /// So many lines of what a fixture said before its last one are shown.
 const LOG_SHOWN: usize = 20;
@@ -24,6 +29,8 @@ pub(super) struct Fixtures {
     machines: Mutex<HashMap<String, Arc<Mutex<State>>>>,
     /// What a fixture failed with, by the machine up to it.
     failed: Mutex<HashMap<String, Broken>>,
+    /// What came of those that were set up where no template keeps them.
+    done: Mutex<HashMap<String, Result<(), Broken>>>,
 }
 
 /// Whether the fixtures of a machine can be set up.
@@ -84,6 +91,52 @@ impl Fixtures {
     }
 }
 
+/// Puts the files of a layer into a target and runs its lines.
+async fn in_place(place: &Place, layer: &Layer, limit: Duration) -> Result<(), Broken> {
+    let limit = layer.timeout.unwrap_or(limit);
+    let name = layer.name.clone().unwrap_or_default();
+    let broken = |why: String, log: Vec<String>| Broken {
+        stage: Stage::Fixture,
+        reason: format!("{name} {why}"),
+        hints: vec![],
+        log,
+    };
+    for files in &layer.files {
+        let brought = place.guest().bring(&files.from, &files.to).await;
+        brought.map_err(|error| {
+            broken(format!("cannot be put there: {}", text::chain(&error)), vec![])
+        })?;
+    }
+    for line in &layer.lines {
+        let bytes = |text: &str| ByteBuf::from(text.as_bytes().to_vec());
+        let change = |(name, value): &(String, String)| EnvChange {
+            name: bytes(name),
+            value: Some(bytes(value)),
+        };
+        let request = ExecRequest {
+            env: layer.env.iter().map(change).collect(),
+            cwd: layer.cwd.as_deref().map(bytes),
+            ..ExecRequest::new(Command::Shell(bytes(line)))
+        };
+        let running = place.guest().run(request, &[], MAX_LOG);
+        let output = match tokio::time::timeout(limit, running).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(error)) => return Err(broken(text::chain(&error), vec![])),
+            Err(_) => {
+                return Err(broken(format!("did not end within {}", text::limit(limit)), vec![]));
+            }
+        };
+        if output.exited.status != ExitStatus::Exited(0) {
+            let mut said = output.stdout;
+            said.extend(output.stderr);
+            let said = String::from_utf8_lossy(&said).trim_end().to_owned();
+            let failure = SetUpFailure::Ended { status: output.exited.status, output: said };
+            return Err(broken(failure.to_string(), failure.output_before_last(LOG_SHOWN)));
+        }
+    }
+    Ok(())
+}
+
 /// What a machine is, up to one of its layers.
 fn key(wanted: &MachineWanted, layers: usize) -> String {
     let up_to = MachineWanted { layers: wanted.layers[..layers].to_vec(), ..wanted.clone() };
@@ -99,6 +152,31 @@ pub(super) fn said(fixture: &FixtureWanted) -> String {
 }
 
 impl Executor {
+    /// Sets up a guest's fixtures in a target, where no template keeps them: each once in a run.
+    pub(super) async fn set_up_in(
+        &self,
+        place: &Place,
+        wanted: &[LayerWanted],
+        limit: Duration,
+    ) -> Result<(), Finding> {
+        let mut done = self.fixtures.done.lock().await;
+        for layer in wanted {
+            let LayerWanted::Fixture(fixture) = layer else { continue };
+            let key = serde_json::to_string(fixture).unwrap_or_default();
+            let outcome = match done.get(&key) {
+                Some(outcome) => outcome.clone(),
+                None => {
+                    let layer = self.layer(fixture).await?;
+                    let outcome = in_place(place, &layer, limit).await;
+                    done.insert(key, outcome.clone());
+                    outcome
+                }
+            };
+            outcome.map_err(Finding::Broken)?;
+        }
+        Ok(())
+    }
+
     /// Layers, as a machine gets them.
     pub(super) async fn layers(&self, wanted: &[LayerWanted]) -> Result<Vec<Layer>, Finding> {
         let mut layers = Vec::new();

@@ -301,25 +301,30 @@ async fn here(executor: &Executor, folder: &Path) -> Result<(Place, Scratch), Fi
     let program = std::env::current_exe().map_err(failed)?;
     symlink(program, bin.join("guest")).map_err(failed)?;
     fs::write(root.join(PYTHON_MODULE), executor.python_module).map_err(failed)?;
+    Ok((Place::Agent(open_here(executor).await?), Scratch::on_host(&root)))
+}
+
+/// The agent, as a process of this host.
+pub(super) async fn open_here(executor: &Executor) -> Result<Guest, Finding> {
+    let failed =
+        |error: io::Error| broken(Stage::Host, format!("cannot run the agent here: {error}"));
     let agent = executor.agent_file().await.map_err(failed)?;
     let line = format!("exec {} --link stdio", text::quote(&agent.display().to_string()));
     let endpoint = Endpoint::Exec(line);
-    let opening = tokio::time::timeout(ANSWER, Guest::open(&endpoint));
-    let guest = match opening.await {
-        Ok(Ok(guest)) => guest,
-        Ok(Err(error)) => {
-            return Err(broken(
-                Stage::Host,
-                format!("the agent does not run on this host: {}", text::chain(&error)),
-            ));
-        }
+    match tokio::time::timeout(ANSWER, Guest::open(&endpoint)).await {
+        Ok(Ok(guest)) => Ok(guest),
+        Ok(Err(error)) => Err(broken(
+            Stage::Host,
+            format!("the agent does not run on this host: {}", text::chain(&error)),
+        )),
         Err(_) => {
-            let reason =
-                format!("the agent on this host did not answer within {}", text::limit(ANSWER));
-            return Err(broken(Stage::Host, reason));
+            let waited = text::limit(ANSWER);
+            Err(broken(
+                Stage::Host,
+                format!("the agent on this host did not answer within {waited}"),
+            ))
         }
-    };
-    Ok((Place::Agent(guest), Scratch::on_host(&root)))
+    }
 }
 
 impl Executor {
@@ -374,7 +379,7 @@ fn broken(stage: Stage, reason: String) -> Finding {
 
 /// Kills what still has this in its environment (proc_pid_environ(5)): what a test has left running, however it was
 /// detached.
-fn kill_marked(mark: &[u8]) {
+pub(super) fn kill_marked(mark: &[u8]) {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
     // What is born while it looks is found the next time.

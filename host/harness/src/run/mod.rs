@@ -22,12 +22,14 @@ mod place;
 mod scene;
 mod scratch;
 mod seat;
+mod target;
 mod trial;
 
 pub use dispatch::{Dispatch, Execute, Next, Once, Queue, RunResult, Terms, Ticket, run};
 pub use evidence::{AttemptFolder, RunFolder};
 pub use execute::{Broken, Executor};
 pub use judge::stage_of;
+pub use target::{NoTarget, Target};
 pub use trial::{Terms as TrialTerms, Trial, Verdict};
 
 use crate::event::{Record, RunEvent, SCHEMA, now_us};

@@ -178,8 +178,18 @@ impl<'a> Scene<'a> {
         sides
     }
 
-    /// Ends what it has on the host.
+    /// Ends what it has on the host, and takes away what it has put where no machine goes away with it.
     async fn end(self) {
+        for (_, place) in &self.places.machines {
+            if let Place::Agent(guest) = place {
+                let mark = self.scratch.mark();
+                let root = self.scratch.root().as_bytes();
+                // What was ordered ended before is ended before this is answered.
+                let _ = tokio::time::timeout(GRACE, guest.remove(root, true, true)).await;
+                // Elsewhere nothing has this mark.
+                let _ = tokio::task::spawn_blocking(move || host_side::kill_marked(&mark)).await;
+            }
+        }
         if let Some(shared) = self.shared {
             shared.end().await;
         }

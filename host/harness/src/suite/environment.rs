@@ -131,6 +131,14 @@ impl Environment {
         self.provided.insert(name, capability);
     }
 
+    /// Provides this under a name that is one of Guestline's own.
+    pub fn provide_named(&mut self, name: &str, capability: Capability) {
+        // What cannot be named cannot be asked for.
+        if let Ok(name) = name.parse() {
+            self.provide(name, capability);
+        }
+    }
+
     /// Says what a name means, in the place of what was said before.
     pub fn document(&mut self, name: CapabilityName, doc: impl Into<String>) {
         self.docs.insert(name, doc.into());
