@@ -316,6 +316,44 @@ fn a_job_of_a_plan_is_run_by_another_process() {
 }
 
 #[test]
+fn a_suite_in_a_repository_is_pinned_to_its_commit() {
+    let guestline = suite(&[
+        ("guestline.toml", "api = 1\nname = 'far'\n"),
+        ("sub/x*", "#!/bin/sh\necho first; false\n"),
+    ]);
+    let git = |words: &[&str]| {
+        let config = ["-C", "t", "-c", "user.name=x", "-c", "user.email=x@example.org"];
+        right(&guestline.run_other(
+            "git",
+            &[&config[..], words].concat(),
+            std::process::Stdio::null(),
+        ))
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "."]);
+    git(&["commit", "-qm", "first"]);
+    git(&["tag", "v1"]);
+    let commit = git(&["rev-parse", "HEAD"]).trim().to_owned();
+    write(&guestline.home().join("t"), &[("sub/x*", "#!/bin/sh\necho second\n")]);
+    git(&["commit", "-qam", "second"]);
+    let url = format!("git+file://{}/t", guestline.home().canonicalize().unwrap().display());
+    let ran = guestline.run(&["run", &format!("{url}#sub/x")]);
+    ran.assert_verdict(0, "passed  sub/x");
+    let ran = guestline.run(&["run", &format!("{url}@v1#sub")]);
+    ran.assert_verdict(1, "failed  sub/x");
+    let again = format!("again:    guestline run '{url}@{commit}#sub/x'\n");
+    let bare = again.replace('\'', "");
+    assert!(ran.stderr.contains(&again) || ran.stderr.contains(&bare), "{}", ran.stderr);
+    let ran = guestline.run(&["run", "--message-format", "json", &format!("{url}@{commit}#sub/x")]);
+    let events = ran.events();
+    let started = events.iter().find(|event| event["event"] == "attempt-started").unwrap();
+    assert_eq!(started["job"]["tests"][0]["of"]["origin"]["commit"], commit.as_str());
+    let ran = guestline.run(&["run", &format!("{url}@v9")]);
+    assert_eq!((ran.status, ran.stderr.contains("v9")), (2, true), "{}", ran.stderr);
+    guestline.assert_nothing_left();
+}
+
+#[test]
 fn what_is_wrong_with_a_suite_is_told_before_anything_boots() {
     let guestline =
         suite(&[("a.checks", "x: true\nx: false\n"), ("b*", "#!/bin/sh\n#: imgae = 'x'\n")]);

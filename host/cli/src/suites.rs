@@ -8,22 +8,21 @@ use guestline_harness::job::Limits;
 use guestline_harness::plan::{GuestFacts, Overrides, Plan, PlanTerms, Surroundings, image_facts};
 use guestline_harness::suite::facts::{HostTools, host_facts};
 use guestline_harness::suite::find::{self, FindError, Found};
-use guestline_harness::suite::test::shown;
-use guestline_harness::suite::{Declared, Environment, Matrix, Requirement, Selector};
+use guestline_harness::suite::reference::{Reference, Source};
+use guestline_harness::suite::test::{Origin, Suite, Test, shown};
+use guestline_harness::suite::{
+    Checkout, Declared, Environment, Matrix, Requirement, Selector, checkout,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// What this host's admin declares, in the configuration folder.
 pub(crate) const DECLARED: &str = "environment.toml";
 
 /// So many errors are told at once.
 const MAX_TOLD: usize = 20;
-
-/// A reference: where, and which variants.
-struct Reference {
-    path: PathBuf,
-    selector: Option<Selector>,
-}
 
 /// What references mean.
 pub(crate) struct Selected {
@@ -32,28 +31,35 @@ pub(crate) struct Selected {
     selectors: BTreeMap<(PathBuf, String), Vec<Selector>>,
 }
 
-fn reference(text: &str) -> Result<Reference, CommandError> {
-    if text.ends_with(']')
-        && !Path::new(text).exists()
-        && let Some(at) = text.find('[')
-    {
-        let (path, words) = text.split_at(at);
-        let selector =
-            words.parse().map_err(|error| CommandError::new(format!("`{text}`: {error}")))?;
-        return Ok(Reference { path: path.into(), selector: Some(selector) });
-    }
-    Ok(Reference { path: text.into(), selector: None })
-}
-
-/// Finds what the command line names.
-pub(crate) fn select(args: &SelectArgs) -> Result<Selected, CommandError> {
+/// Finds what the command line names. Suites in repositories are fetched, through the user's own git.
+pub(crate) fn select(
+    args: &SelectArgs,
+    context: &Context,
+    cancel: &CancellationToken,
+) -> Result<Selected, CommandError> {
     let here = [".".to_owned()];
     let references = if args.references.is_empty() { &here[..] } else { &args.references };
     let mut selected = Selected { found: Found::default(), selectors: BTreeMap::new() };
     let mut errors = Vec::new();
     for text in references {
-        let Reference { path, selector } = reference(text)?;
-        match find::find(&path, None) {
+        let reference: Reference = text.parse()?;
+        // A file may have brackets in its name, too.
+        let (source, selector) = match Path::new(text).exists() {
+            true => (Source::Path(text.into()), None),
+            false => (reference.source, reference.selector),
+        };
+        let found = match source {
+            Source::Path(path) => find::find(&path, None),
+            Source::Git(source) => {
+                let checkout = checkout(&source, &context.dirs.cache, cancel).map_err(|error| {
+                    let hint = error.hint();
+                    CommandError::new(error).hints(hint)
+                })?;
+                let Checkout { folder, root, commit, url } = checkout;
+                find::find(&folder, Some(&Origin { url, commit, root }))
+            }
+        };
+        match found {
             Ok(found) => selected.add(found, selector.as_ref()),
             Err(more) => errors.extend(more),
         }
@@ -84,7 +90,7 @@ impl Selected {
                 (None, _) => drop(self.selectors.remove(&key)),
             }
         }
-        let is_new = |known: &Found, test: &guestline_harness::suite::test::Test| {
+        let is_new = |known: &Found, test: &Test| {
             !known.tests.iter().any(|it| it.suite.root == test.suite.root && it.name == test.name)
         };
         let new: Vec<_> = more.tests.into_iter().filter(|test| is_new(&self.found, test)).collect();
@@ -103,10 +109,17 @@ impl Selected {
 
     /// Where its suites are, by their names.
     pub(crate) fn suites(&self) -> BTreeMap<String, String> {
-        let shown = |suite: &std::sync::Arc<guestline_harness::suite::test::Suite>| {
-            (suite.name.clone(), shown(&suite.root))
+        let named = |suite: &Arc<Suite>| {
+            let place = match &suite.origin {
+                None => shown(&suite.root),
+                Some(Origin { url, commit, root }) => {
+                    let below = suite.root.strip_prefix(root).unwrap_or(Path::new(""));
+                    format!("git+{url}@{commit}#{}", below.display())
+                }
+            };
+            (suite.name.clone(), place)
         };
-        self.found.suites.iter().map(shown).collect()
+        self.found.suites.iter().map(named).collect()
     }
 
     /// Plans it.

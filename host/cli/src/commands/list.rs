@@ -11,13 +11,14 @@ use guestline_harness::suite::test::shown;
 use guestline_harness::text;
 use serde_json::json;
 use std::fmt::Write as _;
+use tokio_util::sync::CancellationToken;
 
 /// There is nothing of what was asked for.
 const NONE: u8 = 4;
 
 pub(crate) fn run(global: &GlobalArgs, args: &ListArgs) -> Result<u8, CommandError> {
-    let selected = suites::select(&args.select)?;
     let context = Context::new()?;
+    let selected = suites::select(&args.select, &context, &CancellationToken::new())?;
     let terms = PlanTerms {
         target: args.select.target.word(),
         ..suites::plain_terms(suites::overrides(&args.select, false)?)

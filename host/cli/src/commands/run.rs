@@ -13,11 +13,12 @@ use guestline_harness::run::Target;
 use guestline_harness::suite::shard::shuffle;
 use guestline_harness::suite::test::shown;
 use guestline_harness::text;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandError> {
-    let selected = suites::select(&args.select)?;
-    let overrides = suites::overrides(&args.select, args.fresh_reboot)?;
     let context = Context::new()?;
+    let selected = suites::select(&args.select, &context, &CancellationToken::new())?;
+    let overrides = suites::overrides(&args.select, args.fresh_reboot)?;
     start_log(global.verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();

@@ -152,7 +152,10 @@ impl<O: Write + Send, E: Write + Send> Human<O, E> {
             Some(of) => {
                 let suite =
                     self.config.suites.get(&of.suite).map_or(of.suite.as_str(), String::as_str);
-                text::quote(&format!("{}/{}", suite.trim_end_matches('/'), of.full_name()))
+                // The path in a repository begins behind a `#`.
+                let apart = if suite.ends_with('#') { "" } else { "/" };
+                let name = of.full_name();
+                text::quote(&format!("{}{apart}{name}", suite.trim_end_matches('/')))
             }
         };
         self.blocks

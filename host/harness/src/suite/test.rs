@@ -27,6 +27,9 @@ pub struct Origin {
     pub url: String,
     /// The commit's id.
     pub commit: String,
+    /// Where its files are on this host.
+    #[serde(skip)]
+    pub root: PathBuf,
 }
 
 /// What kind of thing a test is.
