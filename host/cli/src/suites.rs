@@ -9,11 +9,11 @@ use guestline_harness::plan::{GuestFacts, Overrides, Plan, PlanTerms, Surroundin
 use guestline_harness::suite::facts::{HostTools, host_facts};
 use guestline_harness::suite::find::{self, FindError, Found};
 use guestline_harness::suite::reference::{Reference, Source};
-use guestline_harness::suite::test::{Origin, Suite, Test, shown};
+use guestline_harness::suite::test::{Origin, Suite, shown};
 use guestline_harness::suite::{
     Checkout, Declared, Environment, Matrix, Requirement, Selector, checkout,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -25,10 +25,13 @@ pub(crate) const DECLARED: &str = "environment.toml";
 const MAX_TOLD: usize = 20;
 
 /// What references mean.
+#[derive(Default)]
 pub(crate) struct Selected {
     pub(crate) found: Found,
     /// Of the tests, by suite and name; those that are not named are wanted with all variants.
     selectors: BTreeMap<(PathBuf, String), Vec<Selector>>,
+    /// The tests that it has, likewise.
+    names: BTreeSet<(PathBuf, String)>,
 }
 
 /// Finds what the command line names. Suites in repositories are fetched, through the user's own git.
@@ -39,7 +42,7 @@ pub(crate) fn select(
 ) -> Result<Selected, CommandError> {
     let here = [".".to_owned()];
     let references = if args.references.is_empty() { &here[..] } else { &args.references };
-    let mut selected = Selected { found: Found::default(), selectors: BTreeMap::new() };
+    let mut selected = Selected::default();
     let mut errors = Vec::new();
     for text in references {
         let reference: Reference = text.parse()?;
@@ -49,14 +52,14 @@ pub(crate) fn select(
             false => (reference.source, reference.selector),
         };
         let found = match source {
-            Source::Path(path) => find::find(&path, None),
+            Source::Path(path) => find::find(&path, None, cancel),
             Source::Git(source) => {
                 let checkout = checkout(&source, &context.dirs.cache, cancel).map_err(|error| {
                     let hint = error.hint();
                     CommandError::new(error).hints(hint)
                 })?;
                 let Checkout { folder, root, commit, url } = checkout;
-                find::find(&folder, Some(&Origin { url, commit, root }))
+                find::find(&folder, Some(&Origin { url, commit, root }), cancel)
             }
         };
         match found {
@@ -72,13 +75,10 @@ pub(crate) fn select(
 
 impl Selected {
     fn add(&mut self, more: Found, selector: Option<&Selector>) {
-        for test in &more.tests {
+        let mut new = Vec::new();
+        for test in more.tests {
             let key = (test.suite.root.clone(), test.name.clone());
-            let is_known = self
-                .found
-                .tests
-                .iter()
-                .any(|known| known.suite.root == key.0 && known.name == key.1);
+            let is_known = !self.names.insert(key.clone());
             match (selector, is_known) {
                 (Some(selector), false) => drop(self.selectors.insert(key, vec![selector.clone()])),
                 (Some(selector), true) => {
@@ -89,11 +89,10 @@ impl Selected {
                 // Named once without, it is wanted with all.
                 (None, _) => drop(self.selectors.remove(&key)),
             }
+            if !is_known {
+                new.push(test);
+            }
         }
-        let is_new = |known: &Found, test: &Test| {
-            !known.tests.iter().any(|it| it.suite.root == test.suite.root && it.name == test.name)
-        };
-        let new: Vec<_> = more.tests.into_iter().filter(|test| is_new(&self.found, test)).collect();
         self.found.tests.extend(new);
         for suite in more.suites {
             if !self.found.suites.iter().any(|known| known.root == suite.root) {

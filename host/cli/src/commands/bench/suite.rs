@@ -112,7 +112,8 @@ fn surroundings() -> Surroundings {
 }
 
 fn plan(folder: &Path) -> Result<Plan, CommandError> {
-    let found = find::find(folder, None).map_err(|errors| suites::told(&errors))?;
+    let found = find::find(folder, None, &CancellationToken::new())
+        .map_err(|errors| suites::told(&errors))?;
     Plan::new(&found, terms(), &mut surroundings()).map_err(|errors| suites::told(&errors))
 }
 

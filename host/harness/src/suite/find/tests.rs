@@ -3,6 +3,7 @@ use crate::suite::test::Test;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use tokio_util::sync::CancellationToken;
 
 /// A folder with files; what ends with `*` is executable.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -22,7 +23,7 @@ fn names(found: &Found) -> Vec<String> {
 }
 
 fn faults(root: &Path, path: &str) -> String {
-    let errors = find(&root.join(path), None).unwrap_err();
+    let errors = find(&root.join(path), None, &CancellationToken::new()).unwrap_err();
     let root = format!("{}/", root.canonicalize().unwrap().display());
     let told: Vec<_> = errors.iter().map(|it| it.to_string().replace(&root, "")).collect();
     told.join("\n")
@@ -46,7 +47,7 @@ fn each_kind_of_file_is_told() {
         (".hidden*", SH),
         ("empty*", ""),
     ]);
-    let found = find(folder.path(), None).unwrap();
+    let found = find(folder.path(), None, &CancellationToken::new()).unwrap();
     assert_eq!(
         names(&found),
         ["check cpu/a", "check cpu/b", "python host.py", "script net/mtu.sh", "script net/plain"]
@@ -79,7 +80,9 @@ fn a_path_means_a_folder_a_file_or_a_test_by_its_name() {
         ("inner/guestline.toml", "api = 1\n"),
         ("inner/x*", SH),
     ]);
-    let of = |path: &str| names(&find(&folder.path().join(path), None).unwrap());
+    let of = |path: &str| {
+        names(&find(&folder.path().join(path), None, &CancellationToken::new()).unwrap())
+    };
     assert_eq!((of("").len(), of("guestline.toml").len()), (5, 5));
     assert_eq!(of("net"), ["script net/mtu.sh", "script net/other"]);
     assert_eq!(of("net/mtu.sh"), ["script net/mtu.sh"]);
@@ -88,7 +91,7 @@ fn a_path_means_a_folder_a_file_or_a_test_by_its_name() {
     assert_eq!(of("cpu"), ["check cpu/a", "check cpu/ab"]);
     assert_eq!(of("net/../net/./other"), ["script net/other"]);
     assert_eq!(of("inner"), ["script x"]);
-    let found = find(folder.path(), None).unwrap();
+    let found = find(folder.path(), None, &CancellationToken::new()).unwrap();
     let suites: Vec<_> = found.suites.iter().map(|suite| suite.name.as_str()).collect();
     assert_eq!(suites, ["all", "inner"]);
     let image = |test: &Test| test.settings.image.as_ref().map(ToString::to_string);
@@ -105,14 +108,17 @@ fn what_a_suite_names_for_another_purpose_is_no_test() {
             "guestline.toml",
             "api = 1\ngenerate = './make'\nexclude = ['lib/*']\n[fixtures.site]\nrun = './deploy.sh now'\n",
         ),
-        ("make*", SH),
+        ("make*", "#!/bin/sh\necho '{\"api\": 1, \"tests\": []}'\n"),
         ("deploy.sh*", SH),
         ("lib/helper*", SH),
         ("t/test*", "#!/bin/sh\n#: files = ['tool', '../common']\n"),
         ("t/tool*", SH),
         ("common/x", ""),
     ]);
-    assert_eq!(names(&find(folder.path(), None).unwrap()), ["script t/test"]);
+    assert_eq!(
+        names(&find(folder.path(), None, &CancellationToken::new()).unwrap()),
+        ["script t/test"]
+    );
 }
 
 #[test]
@@ -143,5 +149,46 @@ fn links_do_not_lead_in_circles() {
     std::os::unix::fs::symlink(".", folder.path().join("circle")).unwrap();
     std::os::unix::fs::symlink("t", folder.path().join("link")).unwrap();
     std::os::unix::fs::symlink("nowhere", folder.path().join("dangling")).unwrap();
-    assert_eq!(names(&find(folder.path(), None).unwrap()), ["script link", "script t"]);
+    assert_eq!(
+        names(&find(folder.path(), None, &CancellationToken::new()).unwrap()),
+        ["script link", "script t"]
+    );
+}
+
+#[test]
+fn a_program_makes_tests() {
+    let json = r#"{"api": 1, "tests": [{"name": "a", "line": "true", "timeout": "5s"}, {"name": "sub/b", "file": "x.sh", "args": ["1"]}]}"#;
+    let toml = "api = 1\ngenerate = './make'\nimage = 'debian-12'\n";
+    let folder = folder(&[
+        ("guestline.toml", toml),
+        ("make*", &format!("#!/bin/sh\ncat <<'X'\n{json}\nX\n")),
+        ("x.sh*", SH),
+    ]);
+    let found = find(folder.path(), None, &CancellationToken::new()).unwrap();
+    assert_eq!(names(&found), ["script x.sh", "check a", "script sub/b"]);
+    let made = &found.tests[1];
+    assert_eq!(made.settings.image.as_ref().map(ToString::to_string).as_deref(), Some("debian-12"));
+    assert_eq!(
+        names(&find(&folder.path().join("a"), None, &CancellationToken::new()).unwrap()),
+        ["check a"]
+    );
+    let wrong = |json: &str| {
+        fs::write(folder.path().join("make"), format!("#!/bin/sh\ncat <<'X'\n{json}\nX\n"))
+            .unwrap();
+        faults(folder.path(), "")
+    };
+    let all = [
+        wrong("garbage"),
+        wrong(r#"{"api": 1, "tests": [{"name": "a", "line": "true", "imgae": "x"}]}"#),
+        wrong(r#"{"api": 1, "tests": [{"name": "a", "line": "true", "timeout": []}]}"#),
+        wrong(
+            r#"{"api": 1, "tests": [{"name": "x.sh", "line": "true"}, {"name": "c", "file": "none"}]}"#,
+        ),
+        wrong(r#"{"api": 2, "tests": []}"#),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
+    fs::write(folder.path().join("guestline.toml"), format!("{toml}generate_timeout = '200ms'\n"))
+        .unwrap();
+    fs::write(folder.path().join("make"), "#!/bin/sh\nsleep 600\n").unwrap();
+    assert!(faults(folder.path(), "").contains("made no tests within 200 ms"));
 }

@@ -4,15 +4,21 @@ use super::FindError;
 use super::classify::{Class, ClassifyError, classify};
 use crate::suite::checks::Check;
 use crate::suite::config::{self, Config};
+use crate::suite::generate::{self, Generated, Generator};
 use crate::suite::glob;
 use crate::suite::settings::Settings;
 use crate::suite::test::{Kind, Origin, Step, Suite, Test};
-use crate::text::one_line;
+use crate::text::{self, one_line};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use strsim::osa_distance as distance;
+use tokio_util::sync::CancellationToken;
+
+/// A program makes its tests sooner, if its suite says nothing else.
+const GENERATE: Duration = Duration::from_secs(60);
 
 /// Folders are not followed deeper.
 const MAX_DEPTH: usize = 64;
@@ -46,7 +52,11 @@ pub struct NoTest {
 ///
 /// # Errors
 /// What is wrong, of all that was looked at.
-pub fn find(path: &Path, origin: Option<&Origin>) -> Result<Found, Vec<FindError>> {
+pub fn find(
+    path: &Path,
+    origin: Option<&Origin>,
+    cancel: &CancellationToken,
+) -> Result<Found, Vec<FindError>> {
     let error =
         |file: &Path, why: String| vec![FindError { file: file.to_owned(), line: None, why }];
     let path = std::path::absolute(path).map_err(|why| error(path, why.to_string()))?;
@@ -57,7 +67,8 @@ pub fn find(path: &Path, origin: Option<&Origin>) -> Result<Found, Vec<FindError
         return Err(error(&path, format!("`{}` is a file", there.display())));
     }
     let root = root_of(there);
-    let mut search = Search { found: Found::default(), errors: Vec::new(), files: 0, origin };
+    let mut search =
+        Search { found: Found::default(), errors: Vec::new(), files: 0, origin, cancel };
     if rest.as_os_str().is_empty() {
         search.suite(&root, there);
         let found = search.end()?;
@@ -130,6 +141,8 @@ struct Search<'a> {
     errors: Vec<FindError>,
     files: usize,
     origin: Option<&'a Origin>,
+    /// Programs that make tests are not waited for any more.
+    cancel: &'a CancellationToken,
 }
 
 impl Search<'_> {
@@ -165,6 +178,9 @@ impl Search<'_> {
             false => files.push(within.to_owned()),
         }
         self.tests(&suite, &files);
+        if within == root {
+            self.generated(&suite);
+        }
         self.found.suites.push(suite);
         for folder in nested {
             self.suite(&folder, &folder);
@@ -282,6 +298,54 @@ impl Search<'_> {
                 self.fault(&file, test.line, why);
             }
             self.found.tests.push(test);
+        }
+    }
+
+    /// Tests that a suite makes by a program of its own.
+    fn generated(&mut self, suite: &Arc<Suite>) {
+        let Some(program) = &suite.config.generate else { return };
+        let file = suite.root.join(config::FILE);
+        let limit = suite.config.generate_timeout.map_or(GENERATE, |time| time.0);
+        let generator = Generator { program: program.as_str(), folder: &suite.root, limit };
+        let made = match generator.run(self.cancel) {
+            Ok(made) => made,
+            Err(error) => return self.fault(&file, None, text::chain(&error)),
+        };
+        let there = self.found.tests.iter().filter(|test| Arc::ptr_eq(&test.suite, suite));
+        // The program itself gives no name twice.
+        let names: BTreeSet<String> = there.map(|test| test.name.clone()).collect();
+        for Generated { name, run, settings } in made {
+            let step = match run {
+                generate::Run::Line(line) => (Kind::Check, Step::Line(line)),
+                generate::Run::File { path, args } => {
+                    (Kind::Script, Step::File { path: path.to_string_lossy().into_owned(), args })
+                }
+            };
+            let read = match settings.keys().find_map(|key| Settings::unknown_key(key)) {
+                Some(why) => Err(why),
+                None => Settings::read(serde_json::Value::Object(settings))
+                    .map_err(|error| error.to_string()),
+            };
+            let test = match read {
+                Ok(settings) => test(suite, name, step.0, step.1, settings, config::FILE, None),
+                Err(why) => {
+                    self.fault(&file, None, format!("`{program}` made test `{name}`: {why}"));
+                    continue;
+                }
+            };
+            let wrong = match (&test.run, names.contains(&test.name)) {
+                (_, true) => Some("there is a test of this name already".to_owned()),
+                (Step::File { path, .. }, _) if !suite.root.join(path).is_file() => {
+                    Some(format!("there is no `{path}` in the suite"))
+                }
+                _ => checked(&test).err(),
+            };
+            match wrong {
+                Some(why) => {
+                    self.fault(&file, None, format!("`{program}` made test `{}`: {why}", test.name))
+                }
+                None => self.found.tests.push(test),
+            }
         }
     }
 
