@@ -201,6 +201,62 @@ needs = ['site']
 }
 
 #[test]
+fn fixtures_of_the_host_keep_a_folder_and_are_torn_down() {
+    let toml = "api = 1
+[fixtures.certificate]
+on = 'host'
+run = './make.sh'
+inputs = ['seed']
+[fixtures.server]
+on = 'host'
+run = 'cp \"$GUESTLINE_FIXTURE_CERTIFICATE/key\" \"$GUESTLINE_FIXTURE_FOLDER/\"; sleep 1000 > /dev/null 2>&1 & echo $! > \"$HOME/server.pid\"'
+needs = ['certificate']
+teardown = 'echo down >> \"$HOME/down\"; test -e \"$GUESTLINE_FIXTURE_FOLDER/key\"'
+[fixtures.broken]
+on = 'host'
+run = 'echo no such lab >&2; exit 4'
+owner = 'lab@example.org'
+";
+    let unique = format!("{}\n", std::process::id());
+    let guestline = suite(&[
+        ("guestline.toml", toml),
+        (
+            "make.sh*",
+            "#!/bin/sh\necho made >> \"$HOME/made\"; cp seed \"$GUESTLINE_FIXTURE_FOLDER/key\"\n",
+        ),
+        ("seed", &unique),
+        (
+            "guest.checks",
+            "#: fixtures = ['certificate']\na: test -s \"$GUESTLINE_FIXTURE_CERTIFICATE/key\"\nb: test -s \"$GUESTLINE_FIXTURE_CERTIFICATE/key\"\n",
+        ),
+        (
+            "host*",
+            "#!/bin/sh\n#: on = 'host'\n#: fixtures = ['server']\nkill -0 $(cat \"$HOME/server.pid\") && test -s \"$GUESTLINE_FIXTURE_SERVER/key\"\n",
+        ),
+        ("bad.checks", "#: fixtures = ['broken']\nc: true\nd: true\n"),
+    ]);
+    let lines = |name: &str| {
+        fs::read_to_string(guestline.home().join(name)).unwrap_or_default().lines().count()
+    };
+    let ran = guestline.run(&JSON);
+    let why =
+        "errored (fixture `broken` (owner: lab@example.org) ended with status 4: no such lab)";
+    let all: Vec<_> = outcomes(&ran).into_iter().map(|(_, outcome)| outcome).collect();
+    assert_eq!(all, [why, why, "passed", "passed", "passed"], "{}", ran.stderr);
+    assert_eq!((lines("made"), lines("down")), (1, 1), "{}", ran.stderr);
+    let pid = fs::read_to_string(guestline.home().join("server.pid")).unwrap();
+    let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    // What has no tear-down is there for the next run.
+    let ran = guestline.run(&["run", "t/guest", "t/host"]);
+    assert_eq!((ran.status, lines("made"), lines("down")), (0, 1, 2), "{}", ran.stderr);
+    write(&guestline.home().join("t"), &[("seed", &format!("other {unique}"))]);
+    let ran = guestline.run(&["run", "t/guest"]);
+    assert_eq!((ran.status, lines("made")), (0, 2), "{}", ran.stderr);
+    guestline.assert_nothing_left();
+}
+
+#[test]
 fn tests_that_share_a_machine_get_another_one_after_what_is_left_behind() {
     let guestline = suite(&[(
         "many.checks",

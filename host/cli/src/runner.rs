@@ -140,7 +140,11 @@ impl Run<'_> {
         let executor =
             Executor::new(provisioner, host.images.clone(), self.files, folder, facts, work);
         let executor = Arc::new(
-            executor.with_gdb(self.gdb).with_guest(GUEST, PYTHON).with_target(self.target.clone()),
+            executor
+                .with_gdb(self.gdb)
+                .with_guest(GUEST, PYTHON)
+                .with_target(self.target.clone())
+                .with_kept_fixtures(context.dirs.cache.join("fixtures")),
         );
         let parallel = if self.target.is_shared() { options.parallel() } else { 1 };
         let dispatch = Dispatch { parallel, fail_fast: self.fail_fast };
@@ -150,7 +154,9 @@ impl Run<'_> {
         });
         let lost = end_report(reporting, interrupted);
         // The verdict stands; what is done for the next run is done now.
-        runtime.block_on(executor.finish());
+        for trouble in runtime.block_on(executor.finish()) {
+            eprintln!("warning: {trouble}");
+        }
         drop(held);
         let mut err = io::stderr();
         if let Some(error) = &lost {

@@ -3,7 +3,7 @@
 use crate::job::{Content, ContentFile, TestCommand};
 use crate::suite::find;
 use crate::suite::fixture::FixtureSettings;
-use crate::suite::test::{Kind, Step, Test};
+use crate::suite::test::{Kind, Step, Suite, Test};
 use guestline::digest::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -16,6 +16,21 @@ const MAX_LEN: u64 = 4 << 30;
 
 /// Nor more.
 const MAX_FILES: usize = 100_000;
+
+/// How far links may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounds {
+    /// Anywhere: the files are the user's own.
+    Host,
+    /// Nowhere but within the suite, which is of others.
+    Suite,
+}
+
+impl Bounds {
+    fn of(suite: &Suite) -> Self {
+        if suite.origin.is_some() { Self::Suite } else { Self::Host }
+    }
+}
 
 /// Files that were looked at, by path and by digest.
 #[derive(Debug, Default)]
@@ -45,7 +60,7 @@ impl Files {
         for path in find::carried(test) {
             paths.insert(path, ());
         }
-        self.below(&test.suite.root, paths.into_keys())
+        self.below(&test.suite.root, paths.into_keys(), Bounds::of(&test.suite))
             .map(|files| Content { files, folder: test.folder().to_owned() })
     }
 
@@ -55,9 +70,10 @@ impl Files {
     /// What cannot be read, in words.
     pub fn of_fixture(
         &mut self,
-        root: &Path,
+        suite: &Suite,
         fixture: &FixtureSettings,
     ) -> Result<Content, String> {
+        let root = suite.root.as_path();
         let mut paths = BTreeMap::new();
         for line in std::iter::once(&fixture.run).chain(&fixture.teardown) {
             let word = line.as_str().split_whitespace().next().unwrap_or_default();
@@ -81,7 +97,7 @@ impl Files {
                 }
             }
         }
-        let files = self.below(root, paths.into_keys())?;
+        let files = self.below(root, paths.into_keys(), Bounds::of(suite))?;
         Ok(Content { files, folder: String::new() })
     }
 
@@ -93,6 +109,7 @@ impl Files {
         &mut self,
         root: &Path,
         paths: impl Iterator<Item = String>,
+        bounds: Bounds,
     ) -> Result<Vec<ContentFile>, String> {
         let mut files = BTreeMap::new();
         let mut open: Vec<String> = paths.collect();
@@ -113,6 +130,11 @@ impl Files {
                     });
                 }
                 continue;
+            }
+            // A repository of others must not bring what is the host's.
+            let is_inside = whole.canonicalize().is_ok_and(|real| real.starts_with(root));
+            if bounds == Bounds::Suite && !is_inside {
+                return Err(format!("`{path}` leads out of its repository"));
             }
             let (digest, executable, size) = self.file(&whole).map_err(failed)?;
             len += size;

@@ -229,9 +229,8 @@ fn fixtures_of(
         else {
             continue;
         };
-        let content = files
-            .of_fixture(&suite.root, settings)
-            .map_err(|why| format!("fixture `{name}`: {why}"))?;
+        let content =
+            files.of_fixture(suite, settings).map_err(|why| format!("fixture `{name}`: {why}"))?;
         known.insert(key, content);
     }
     Ok(())

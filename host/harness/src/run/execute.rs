@@ -4,6 +4,7 @@ use super::attempt::{Attempt, status};
 use super::conversation::Recorder;
 use super::evidence::RunFolder;
 use super::fixtures::Fixtures;
+use super::host_fixtures::HostFixtures;
 use super::judge::{Finding, judge};
 use super::place::Place;
 use super::seat::Seat;
@@ -53,6 +54,9 @@ pub struct Executor {
     pub(super) work: PathBuf,
     pub(super) contents: Mutex<HashMap<Content, PathBuf>>,
     pub(super) fixtures: Fixtures,
+    pub(super) host_fixtures: HostFixtures,
+    /// Where those of them are that are kept.
+    pub(super) kept_fixtures: PathBuf,
     target: Target,
     /// The agent as a program of this host, once it was wanted.
     pub(super) agent_file: Mutex<Option<PathBuf>>,
@@ -84,12 +88,19 @@ impl Executor {
             work,
             contents,
             fixtures,
+            host_fixtures: HostFixtures::default(),
+            kept_fixtures: PathBuf::new(),
             target: Target::Machine,
             agent_file: Mutex::default(),
             guest_program: &[],
             python_module: "",
             gdb: None,
         }
+    }
+
+    /// Fixtures of the host are kept below this folder.
+    pub fn with_kept_fixtures(self, kept_fixtures: PathBuf) -> Self {
+        Self { kept_fixtures, ..self }
     }
 
     /// Its tests run there.
@@ -131,6 +142,10 @@ impl Executor {
                 return Finding::Evidence { path, error };
             }
         }
+        let fixtures = match self.host_fixtures(job, &terms.cancel).await {
+            Ok(fixtures) => fixtures,
+            Err(finding) => return finding,
+        };
         let is_new = seat.places.machines.is_empty();
         if is_new && let Err(finding) = self.seat(job, seat, attempt, emitter, terms).await {
             return finding;
@@ -167,7 +182,8 @@ impl Executor {
         let began = Instant::now();
         attempt.began = Some(began);
         let recorder = &mut Recorder { attempt, emitter, lines: None };
-        let finding = scene::run(self, job, ticket, &seat.places, recorder, &terms.cancel).await;
+        let finding =
+            scene::run(self, job, ticket, &seat.places, &fixtures, recorder, &terms.cancel).await;
         attempt.check.get_or_insert(began.elapsed());
         finding
     }
@@ -331,11 +347,13 @@ impl Executor {
         self.files.get(digest).cloned().unwrap_or_default()
     }
 
-    /// Waits for what is still done for the next run.
-    pub async fn finish(&self) {
+    /// Tears down what was set up for all tests, and waits for what is still done for the next run. What did not do is told.
+    pub async fn finish(&self) -> Vec<String> {
+        let troubles = self.tear_down_fixtures().await;
         if let Ok(provisioner) = &self.provisioner {
             provisioner.finish().await;
         }
+        troubles
     }
 
     /// The image, from the store; the first attempt that wants it makes it, the others wait.

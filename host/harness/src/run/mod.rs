@@ -14,6 +14,7 @@ mod evidence;
 mod execute;
 mod fixtures;
 mod hints;
+mod host_fixtures;
 mod host_side;
 mod judge;
 mod kernel_watch;

@@ -4,6 +4,7 @@ use super::ask::ask;
 use super::attempt::Part;
 use super::conversation::{Recorder, Side, StepTerms, complaint, step, watch};
 use super::execute::{Broken, Executor};
+use super::host_fixtures::{Folders, variable};
 use super::host_side::{self, HostSide, name_of};
 use super::judge::Finding;
 use super::place::{Place, Places};
@@ -29,6 +30,7 @@ pub(super) async fn run(
     job: &Job,
     ticket: &Ticket,
     places: &Places,
+    fixtures: &Folders,
     recorder: &mut Recorder<'_>,
     cancel: &CancellationToken,
 ) -> Finding {
@@ -47,7 +49,7 @@ pub(super) async fn run(
             return finding;
         }
     }
-    let mut scene = match Scene::make(executor, of, ticket, places, cancel).await {
+    let mut scene = match Scene::make(executor, of, ticket, places, fixtures, cancel).await {
         Ok(scene) => scene,
         Err(finding) => return finding,
     };
@@ -120,6 +122,8 @@ struct Scene<'a> {
     places: &'a Places,
     scratch: Scratch,
     shared: Option<HostSide>,
+    /// Of the host: where they are there; in a guest they have folders of the same names.
+    fixtures: &'a Folders,
     attempt: u32,
 }
 
@@ -129,6 +133,7 @@ impl<'a> Scene<'a> {
         of: &'a InSuite,
         ticket: &Ticket,
         places: &'a Places,
+        fixtures: &'a Folders,
         cancel: &CancellationToken,
     ) -> Result<Self, Finding> {
         let content = executor.content(&of.content).await.map_err(|(path, error)| {
@@ -141,6 +146,9 @@ impl<'a> Scene<'a> {
         let guests = places.machines.iter().filter(|_| of.on != On::Host);
         for (_, place) in guests {
             lay_out(place, &scratch, content.as_deref(), cancel).await?;
+            for (name, folder) in fixtures {
+                bring(place, folder, &scratch.fixture(name), cancel).await?;
+            }
         }
         let shared = match host_side::is_wanted(of, places) {
             true => Some(HostSide::new(executor, of, places, &scratch).await?),
@@ -149,7 +157,7 @@ impl<'a> Scene<'a> {
         if let Some((place, scratch)) = shared.as_ref().and_then(|shared| shared.host.as_ref()) {
             lay_out(place, scratch, content.as_deref(), cancel).await?;
         }
-        Ok(Self { of, places, scratch, shared, attempt: ticket.attempt })
+        Ok(Self { of, places, scratch, shared, fixtures, attempt: ticket.attempt })
     }
 
     /// The machines that a step has to be ended for.
@@ -163,14 +171,22 @@ impl<'a> Scene<'a> {
         if let Some(shared) = &self.shared
             && let Some((place, scratch)) = &shared.host
         {
-            let more = shared.host_variables();
+            let mut more = shared.host_variables();
+            let known = self
+                .fixtures
+                .iter()
+                .map(|(name, folder)| (variable(name), folder.display().to_string()));
+            more.extend(known);
             let request = scratch.request(command, self.of, At::Host, self.attempt, &more);
             sides.push(Side { place, request, of: Some(lab::Side::Host) });
         }
         for (name, place) in self.places.machines.iter().filter(|_| self.of.on != On::Host) {
             let more = self.shared.as_ref().map(|shared| shared.guest_variables(&self.scratch));
             let at = At::Guest(name.as_ref());
-            let more = more.unwrap_or_default();
+            let mut more = more.unwrap_or_default();
+            more.extend(
+                self.fixtures.iter().map(|(name, _)| (variable(name), self.scratch.fixture(name))),
+            );
             let request = self.scratch.request(command, self.of, at, self.attempt, &more);
             let of = self.shared.as_ref().map(|_| lab::Side::Guest(name_of(name.as_ref())));
             sides.push(Side { place, request, of });
@@ -242,6 +258,22 @@ async fn lay_out(
             None => no_files(&error),
         }),
     }
+}
+
+/// Puts the folder of a fixture of the host into a guest.
+async fn bring(
+    place: &Place,
+    from: &Path,
+    to: &str,
+    cancel: &CancellationToken,
+) -> Result<(), Finding> {
+    let brought = tokio::select! {
+        biased;
+        brought = place.guest().bring(from, to) => brought,
+        ending = place.ended() => return Err(Finding::MachineEnded(ending)),
+        () = cancel.cancelled() => return Err(Finding::Cancelled),
+    };
+    brought.map_err(|error| no_files(&error))
 }
 
 fn no_files(error: &FilesError) -> Finding {

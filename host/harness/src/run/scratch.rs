@@ -63,6 +63,11 @@ impl Scratch {
         format!("{}/artifacts", self.root)
     }
 
+    /// Where the folder of a fixture of the host is, in a guest.
+    pub(super) fn fixture(&self, name: &str) -> String {
+        format!("{}/fixtures/{name}", self.root)
+    }
+
     fn suite(&self) -> String {
         format!("{}/suite", self.root)
     }
