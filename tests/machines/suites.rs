@@ -257,6 +257,26 @@ owner = 'lab@example.org'
 }
 
 #[test]
+fn a_test_has_the_files_of_its_suites_libs() {
+    let guestline = suite(&[
+        ("guestline.toml", "api = 1\n[libs]\nshared-code = '../common'\n"),
+        ("x*", "#!/bin/sh\n. \"$GUESTLINE_LIB_SHARED_CODE/sub/lib.sh\"\nsay\n"),
+    ]);
+    write(guestline.home(), &[("common/sub/lib.sh", "say() { echo from the lib; }\n")]);
+    let ran = guestline.run(&["run", "t"]);
+    ran.assert_verdict(0, "passed  x");
+    assert_eq!(ran.stdout(), "from the lib\n");
+    write(guestline.home(), &[("t/guestline.toml", "api = 1\n[libs]\ncommon = '../nowhere'\n")]);
+    let ran = guestline.run(&["run", "t"]);
+    assert_eq!(
+        (ran.status, ran.stderr.contains("lib `common`, `../nowhere`")),
+        (2, true),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn tests_that_share_a_machine_get_another_one_after_what_is_left_behind() {
     let guestline = suite(&[(
         "many.checks",

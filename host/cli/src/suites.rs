@@ -7,7 +7,7 @@ use guestline::machine::{Accel, Qemu};
 use guestline_harness::job::Limits;
 use guestline_harness::plan::{GuestFacts, Overrides, Plan, PlanTerms, Surroundings, image_facts};
 use guestline_harness::suite::facts::{HostTools, host_facts};
-use guestline_harness::suite::find::{self, FindError, Found};
+use guestline_harness::suite::find::{self, FindError, Found, Means};
 use guestline_harness::suite::reference::{Reference, Source};
 use guestline_harness::suite::test::{Origin, Suite, shown};
 use guestline_harness::suite::{
@@ -44,6 +44,7 @@ pub(crate) fn select(
     let references = if args.references.is_empty() { &here[..] } else { &args.references };
     let mut selected = Selected::default();
     let mut errors = Vec::new();
+    let means = Means { cache: &context.dirs.cache, cancel };
     for text in references {
         let reference: Reference = text.parse()?;
         // A file may have brackets in its name, too.
@@ -52,14 +53,14 @@ pub(crate) fn select(
             false => (reference.source, reference.selector),
         };
         let found = match source {
-            Source::Path(path) => find::find(&path, None, cancel),
+            Source::Path(path) => find::find(&path, None, means),
             Source::Git(source) => {
                 let checkout = checkout(&source, &context.dirs.cache, cancel).map_err(|error| {
                     let hint = error.hint();
                     CommandError::new(error).hints(hint)
                 })?;
                 let Checkout { folder, root, commit, url } = checkout;
-                find::find(&folder, Some(&Origin { url, commit, root }), cancel)
+                find::find(&folder, Some(&Origin { url, commit, root }), means)
             }
         };
         match found {

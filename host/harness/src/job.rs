@@ -199,7 +199,13 @@ pub struct Content {
     /// From the suite's folder on; empty for that itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub folder: String,
+    /// The libs whose files are among them, each below [`LIBS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub libs: Vec<String>,
 }
+
+/// Where files of libs are among those of a test.
+pub const LIBS: &str = ".libs";
 
 /// A test of a suite, as its reports name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

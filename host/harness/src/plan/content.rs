@@ -1,9 +1,9 @@
 //! The files that tests have with them, by what is in them.
 
-use crate::job::{Content, ContentFile, TestCommand};
+use crate::job::{Content, ContentFile, LIBS, TestCommand};
 use crate::suite::find;
 use crate::suite::fixture::FixtureSettings;
-use crate::suite::test::{Kind, Step, Suite, Test};
+use crate::suite::test::{Kind, Origin, Step, Suite, Test};
 use guestline::digest::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -27,8 +27,8 @@ pub enum Bounds {
 }
 
 impl Bounds {
-    fn of(suite: &Suite) -> Self {
-        if suite.origin.is_some() { Self::Suite } else { Self::Host }
+    fn of(origin: Option<&Origin>) -> Self {
+        if origin.is_some() { Self::Suite } else { Self::Host }
     }
 }
 
@@ -60,8 +60,21 @@ impl Files {
         for path in find::carried(test) {
             paths.insert(path, ());
         }
-        self.below(&test.suite.root, paths.into_keys(), Bounds::of(&test.suite))
-            .map(|files| Content { files, folder: test.folder().to_owned() })
+        let suite = &test.suite;
+        let mut files =
+            self.below(&suite.root, paths.into_keys(), Bounds::of(suite.origin.as_ref()))?;
+        // A line has no files of its own, and is not to wait for those of others.
+        let is_file = matches!(test.run, Step::File { .. });
+        let libs: Vec<_> = suite.libs.iter().filter(|_| is_file).collect();
+        for (name, lib) in &libs {
+            let bounds = Bounds::of(lib.origin.as_ref());
+            let of_lib = self.below(&lib.root, visible(&lib.root), bounds);
+            for file in of_lib.map_err(|why| format!("lib `{name}`: {why}"))? {
+                files.push(ContentFile { path: format!("{LIBS}/{name}/{}", file.path), ..file });
+            }
+        }
+        let libs = libs.into_iter().map(|(name, _)| name.clone()).collect();
+        Ok(Content { files, folder: test.folder().to_owned(), libs })
     }
 
     /// What a fixture has with it: its inputs, and the file that its line begins with, if there is such a one.
@@ -97,8 +110,8 @@ impl Files {
                 }
             }
         }
-        let files = self.below(root, paths.into_keys(), Bounds::of(suite))?;
-        Ok(Content { files, folder: String::new() })
+        let files = self.below(root, paths.into_keys(), Bounds::of(suite.origin.as_ref()))?;
+        Ok(Content { files, ..Content::default() })
     }
 
     /// Files of a folder, and all that is in folders among them.
@@ -168,6 +181,13 @@ impl Files {
     pub fn add(&mut self, digest: Digest, path: PathBuf) {
         self.by_digest.insert(digest, path);
     }
+}
+
+/// What is in a folder, but for what is hidden.
+fn visible(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !name.starts_with('.'))
 }
 
 /// A step as a job has it.

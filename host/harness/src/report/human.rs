@@ -199,10 +199,11 @@ impl<O: Write + Send, E: Write + Send> Human<O, E> {
         };
         let block = self.blocks.remove(&attempt).unwrap_or_default();
         let is_summed_up = !self.single && (block.is_of_suite || end.is_none());
-        let is_quiet = is_summed_up
-            && !self.config.verbose
-            && verdict.note.is_none()
-            && verdict.outcome == Outcome::Passed;
+        let is_plain_pass = verdict.outcome == Outcome::Passed && verdict.note.is_none();
+        // Of what had not begun when the run was interrupted there is nothing to say.
+        let has_begun = end.as_ref().is_some_and(|end| end.folder.is_some());
+        let is_unbegun = verdict.outcome == Outcome::Aborted && !has_begun;
+        let is_quiet = is_summed_up && (is_unbegun || (is_plain_pass && !self.config.verbose));
         if is_quiet || (is_summed_up && self.is_told(&verdict.outcome)) {
             return self.show_progress();
         }

@@ -11,6 +11,7 @@ use super::execute::{Broken, Executor};
 use super::fixtures::said;
 use super::host_side::{kill_marked, open_here};
 use super::judge::Finding;
+use super::scratch::variable;
 use crate::job::{FixtureWanted, Job};
 use crate::outcome::Stage;
 use crate::suite::config::API;
@@ -184,12 +185,6 @@ fn mark(work: &Path) -> String {
     format!("GUESTLINE_RUN_FOLDER={}", work.display())
 }
 
-/// The variable with a fixture's folder.
-pub(super) fn variable(name: &str) -> String {
-    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-    format!("GUESTLINE_FIXTURE_{}", name.chars().map(upper).collect::<String>())
-}
-
 fn request(
     line: &str,
     fixture: &FixtureWanted,
@@ -208,7 +203,7 @@ fn request(
     if let Some((name, value)) = mark.split_once('=') {
         variables.push((name.to_owned(), value.to_owned()));
     }
-    variables.extend(needed.iter().map(|(name, folder)| (variable(name), path(folder))));
+    variables.extend(needed.iter().map(|(name, folder)| (variable("FIXTURE", name), path(folder))));
     variables.extend(fixture.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
     let change = |(name, value): (String, String)| EnvChange {
         name: bytes(&name),

@@ -4,11 +4,11 @@ use super::ask::ask;
 use super::attempt::Part;
 use super::conversation::{Recorder, Side, StepTerms, complaint, step, watch};
 use super::execute::{Broken, Executor};
-use super::host_fixtures::{Folders, variable};
+use super::host_fixtures::Folders;
 use super::host_side::{self, HostSide, name_of};
 use super::judge::Finding;
 use super::place::{Place, Places};
-use super::scratch::{At, Scratch, bare};
+use super::scratch::{At, Scratch, bare, variable};
 use super::{Ticket, artifacts};
 use crate::job::{InSuite, Job, JobTest, TestCommand};
 use crate::lab;
@@ -175,7 +175,7 @@ impl<'a> Scene<'a> {
             let known = self
                 .fixtures
                 .iter()
-                .map(|(name, folder)| (variable(name), folder.display().to_string()));
+                .map(|(name, folder)| (variable("FIXTURE", name), folder.display().to_string()));
             more.extend(known);
             let request = scratch.request(command, self.of, At::Host, self.attempt, &more);
             sides.push(Side { place, request, of: Some(lab::Side::Host) });
@@ -185,7 +185,9 @@ impl<'a> Scene<'a> {
             let at = At::Guest(name.as_ref());
             let mut more = more.unwrap_or_default();
             more.extend(
-                self.fixtures.iter().map(|(name, _)| (variable(name), self.scratch.fixture(name))),
+                self.fixtures
+                    .iter()
+                    .map(|(name, _)| (variable("FIXTURE", name), self.scratch.fixture(name))),
             );
             let request = self.scratch.request(command, self.of, at, self.attempt, &more);
             let of = self.shared.as_ref().map(|_| lab::Side::Guest(name_of(name.as_ref())));

@@ -7,7 +7,7 @@
 //! ```
 //! Names and meaning of the variables are a part of the test API (`docs/tests.md`).
 
-use crate::job::{InSuite, TestCommand};
+use crate::job::{InSuite, LIBS, TestCommand};
 use crate::suite::config::API;
 use guestline::guest::{FilesError, Guest};
 use guestline::supervise::MachineName;
@@ -142,6 +142,9 @@ impl Scratch {
         if let At::Guest(Some(machine)) = at {
             variables.push(("GUESTLINE_MACHINE".to_owned(), machine.as_str().to_owned()));
         }
+        let lib =
+            |name: &String| (variable("LIB", name), format!("{}/{LIBS}/{name}", self.suite()));
+        variables.extend(of.content.libs.iter().map(lib));
         variables.extend(of.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
         variables.extend(more.iter().cloned());
         let change = |(name, value): (String, String)| EnvChange {
@@ -154,6 +157,12 @@ impl Scratch {
             ..ExecRequest::new(command)
         }
     }
+}
+
+/// The variable that says where something of this name is: `GUESTLINE_FIXTURE_SITE`.
+pub(super) fn variable(group: &str, name: &str) -> String {
+    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("GUESTLINE_{group}_{}", name.chars().map(upper).collect::<String>())
 }
 
 /// A command of no suite: with nothing but what the agent gives it.

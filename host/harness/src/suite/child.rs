@@ -248,15 +248,27 @@ mod tests {
         let line = format!("sleep 1000 & echo $! > {}; echo why >&2; wait", pid.display());
         let late = shell(&line, limits, &CancellationToken::new());
         assert!(matches!(late, Err(ChildError::TimedOut { stderr }) if stderr == b"why\n"));
-        assert!(is_gone(&pid));
+        assert!(goes(&pid));
         let cancel = CancellationToken::new();
         cancel.cancel();
         assert!(matches!(shell("sleep 1000", LIMITS, &cancel), Err(ChildError::Cancelled)));
         // One that stays behind with the streams open keeps nobody waiting.
         let line = format!("sleep 1000 & echo $! > {}", pid.display());
         assert!(shell(&line, LIMITS, &CancellationToken::new()).unwrap().status.success());
-        assert!(is_gone(&pid));
+        assert!(goes(&pid));
         assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    /// A signal takes a moment on a busy host.
+    fn goes(pid: &Path) -> bool {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !is_gone(pid) {
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     /// A process that was killed and waits to be reaped by init is gone.

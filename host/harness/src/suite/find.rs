@@ -15,7 +15,7 @@ mod classify;
 mod tests;
 mod walk;
 
-pub use walk::{Found, NoTest, find};
+pub use walk::{Found, Means, NoTest, find};
 pub(crate) use walk::{carried, join};
 
 use std::path::PathBuf;

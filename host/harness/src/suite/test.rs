@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::settings::{On, Settings};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,17 @@ pub struct Suite {
     pub name: String,
     /// What `guestline.toml` says; the default where there is none.
     pub config: Config,
+    /// Where it was fetched from.
+    pub origin: Option<Origin>,
+    /// Other suites whose files its tests have with them, by name.
+    pub libs: BTreeMap<String, Lib>,
+}
+
+/// A suite that others take files of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lib {
+    /// Its folder.
+    pub root: PathBuf,
     /// Where it was fetched from.
     pub origin: Option<Origin>,
 }

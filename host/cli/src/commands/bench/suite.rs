@@ -17,6 +17,7 @@ use guestline_harness::plan::{
     Files, GuestFacts, Overrides, Plan, PlanQueue, PlanTerms, Surroundings,
 };
 use guestline_harness::run::{self, Dispatch, Emitter, Execute, Terms, Ticket};
+use guestline_harness::suite::find::Means;
 use guestline_harness::suite::{Environment, find};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -112,8 +113,9 @@ fn surroundings() -> Surroundings {
 }
 
 fn plan(folder: &Path) -> Result<Plan, CommandError> {
-    let found = find::find(folder, None, &CancellationToken::new())
-        .map_err(|errors| suites::told(&errors))?;
+    let found =
+        find::find(folder, None, Means { cache: folder, cancel: &CancellationToken::new() })
+            .map_err(|errors| suites::told(&errors))?;
     Plan::new(&found, terms(), &mut surroundings()).map_err(|errors| suites::told(&errors))
 }
 

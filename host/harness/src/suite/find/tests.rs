@@ -18,12 +18,19 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
+/// No repository is fetched here.
+fn means() -> Means<'static> {
+    static CANCEL: std::sync::LazyLock<CancellationToken> =
+        std::sync::LazyLock::new(CancellationToken::new);
+    Means { cache: Path::new("/nonexistent"), cancel: &CANCEL }
+}
+
 fn names(found: &Found) -> Vec<String> {
     found.tests.iter().map(|test| format!("{} {}", test.kind, test.name)).collect()
 }
 
 fn faults(root: &Path, path: &str) -> String {
-    let errors = find(&root.join(path), None, &CancellationToken::new()).unwrap_err();
+    let errors = find(&root.join(path), None, means()).unwrap_err();
     let root = format!("{}/", root.canonicalize().unwrap().display());
     let told: Vec<_> = errors.iter().map(|it| it.to_string().replace(&root, "")).collect();
     told.join("\n")
@@ -47,7 +54,7 @@ fn each_kind_of_file_is_told() {
         (".hidden*", SH),
         ("empty*", ""),
     ]);
-    let found = find(folder.path(), None, &CancellationToken::new()).unwrap();
+    let found = find(folder.path(), None, means()).unwrap();
     assert_eq!(
         names(&found),
         ["check cpu/a", "check cpu/b", "python host.py", "script net/mtu.sh", "script net/plain"]
@@ -80,9 +87,7 @@ fn a_path_means_a_folder_a_file_or_a_test_by_its_name() {
         ("inner/guestline.toml", "api = 1\n"),
         ("inner/x*", SH),
     ]);
-    let of = |path: &str| {
-        names(&find(&folder.path().join(path), None, &CancellationToken::new()).unwrap())
-    };
+    let of = |path: &str| names(&find(&folder.path().join(path), None, means()).unwrap());
     assert_eq!((of("").len(), of("guestline.toml").len()), (5, 5));
     assert_eq!(of("net"), ["script net/mtu.sh", "script net/other"]);
     assert_eq!(of("net/mtu.sh"), ["script net/mtu.sh"]);
@@ -91,7 +96,7 @@ fn a_path_means_a_folder_a_file_or_a_test_by_its_name() {
     assert_eq!(of("cpu"), ["check cpu/a", "check cpu/ab"]);
     assert_eq!(of("net/../net/./other"), ["script net/other"]);
     assert_eq!(of("inner"), ["script x"]);
-    let found = find(folder.path(), None, &CancellationToken::new()).unwrap();
+    let found = find(folder.path(), None, means()).unwrap();
     let suites: Vec<_> = found.suites.iter().map(|suite| suite.name.as_str()).collect();
     assert_eq!(suites, ["all", "inner"]);
     let image = |test: &Test| test.settings.image.as_ref().map(ToString::to_string);
@@ -115,10 +120,7 @@ fn what_a_suite_names_for_another_purpose_is_no_test() {
         ("t/tool*", SH),
         ("common/x", ""),
     ]);
-    assert_eq!(
-        names(&find(folder.path(), None, &CancellationToken::new()).unwrap()),
-        ["script t/test"]
-    );
+    assert_eq!(names(&find(folder.path(), None, means()).unwrap()), ["script t/test"]);
 }
 
 #[test]
@@ -149,10 +151,7 @@ fn links_do_not_lead_in_circles() {
     std::os::unix::fs::symlink(".", folder.path().join("circle")).unwrap();
     std::os::unix::fs::symlink("t", folder.path().join("link")).unwrap();
     std::os::unix::fs::symlink("nowhere", folder.path().join("dangling")).unwrap();
-    assert_eq!(
-        names(&find(folder.path(), None, &CancellationToken::new()).unwrap()),
-        ["script link", "script t"]
-    );
+    assert_eq!(names(&find(folder.path(), None, means()).unwrap()), ["script link", "script t"]);
 }
 
 #[test]
@@ -164,14 +163,11 @@ fn a_program_makes_tests() {
         ("make*", &format!("#!/bin/sh\ncat <<'X'\n{json}\nX\n")),
         ("x.sh*", SH),
     ]);
-    let found = find(folder.path(), None, &CancellationToken::new()).unwrap();
+    let found = find(folder.path(), None, means()).unwrap();
     assert_eq!(names(&found), ["script x.sh", "check a", "script sub/b"]);
     let made = &found.tests[1];
     assert_eq!(made.settings.image.as_ref().map(ToString::to_string).as_deref(), Some("debian-12"));
-    assert_eq!(
-        names(&find(&folder.path().join("a"), None, &CancellationToken::new()).unwrap()),
-        ["check a"]
-    );
+    assert_eq!(names(&find(&folder.path().join("a"), None, means()).unwrap()), ["check a"]);
     let wrong = |json: &str| {
         fs::write(folder.path().join("make"), format!("#!/bin/sh\ncat <<'X'\n{json}\nX\n"))
             .unwrap();

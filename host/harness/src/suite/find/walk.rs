@@ -5,9 +5,11 @@ use super::classify::{Class, ClassifyError, classify};
 use crate::suite::checks::Check;
 use crate::suite::config::{self, Config};
 use crate::suite::generate::{self, Generated, Generator};
+use crate::suite::git::{Checkout, checkout};
 use crate::suite::glob;
+use crate::suite::reference::{Reference, Source};
 use crate::suite::settings::Settings;
-use crate::suite::test::{Kind, Origin, Step, Suite, Test};
+use crate::suite::test::{Kind, Lib, Origin, Step, Suite, Test};
 use crate::text::{self, one_line};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -55,7 +57,7 @@ pub struct NoTest {
 pub fn find(
     path: &Path,
     origin: Option<&Origin>,
-    cancel: &CancellationToken,
+    means: Means<'_>,
 ) -> Result<Found, Vec<FindError>> {
     let error =
         |file: &Path, why: String| vec![FindError { file: file.to_owned(), line: None, why }];
@@ -68,7 +70,7 @@ pub fn find(
     }
     let root = root_of(there);
     let mut search =
-        Search { found: Found::default(), errors: Vec::new(), files: 0, origin, cancel };
+        Search { found: Found::default(), errors: Vec::new(), files: 0, origin, means };
     if rest.as_os_str().is_empty() {
         search.suite(&root, there);
         let found = search.end()?;
@@ -136,13 +138,21 @@ fn root_of(path: &Path) -> PathBuf {
     suite.unwrap_or(own).to_owned()
 }
 
+/// What finding tests may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Means<'a> {
+    /// Where repositories are kept that suites take files of.
+    pub cache: &'a Path,
+    /// Programs that make tests, and git, are not waited for any more.
+    pub cancel: &'a CancellationToken,
+}
+
 struct Search<'a> {
     found: Found,
     errors: Vec<FindError>,
     files: usize,
     origin: Option<&'a Origin>,
-    /// Programs that make tests are not waited for any more.
-    cancel: &'a CancellationToken,
+    means: Means<'a>,
 }
 
 impl Search<'_> {
@@ -169,7 +179,8 @@ impl Search<'_> {
         let named = || root.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = config.name.clone().or_else(named).unwrap_or_else(|| "suite".to_owned());
         let origin = self.origin.cloned();
-        let suite = Arc::new(Suite { root: root.to_owned(), name, config, origin });
+        let libs = self.libs(root, &config);
+        let suite = Arc::new(Suite { root: root.to_owned(), name, config, origin, libs });
         let mut files = Vec::new();
         let mut nested = Vec::new();
         let within = if within == file { root } else { within };
@@ -301,13 +312,56 @@ impl Search<'_> {
         }
     }
 
+    /// The suites that this one takes files of.
+    fn libs(&mut self, root: &Path, config: &Config) -> BTreeMap<String, Lib> {
+        let mut libs = BTreeMap::new();
+        let file = root.join(config::FILE);
+        for (name, place) in &config.libs {
+            let found = match place.as_str().parse::<Reference>() {
+                Ok(Reference { source: Source::Path(path), selector: None }) => {
+                    let lib = root.join(path);
+                    // Of a repository only what is in it can be meant.
+                    let bounds = self.origin.map(|origin| origin.root.clone());
+                    match lib.canonicalize() {
+                        Ok(real)
+                            if bounds.as_ref().is_some_and(|bounds| !real.starts_with(bounds)) =>
+                        {
+                            Err("it leads out of the repository".to_owned())
+                        }
+                        Ok(root) if root.is_dir() => Ok(Lib { root, origin: self.origin.cloned() }),
+                        Ok(_) => Err("it is no folder".to_owned()),
+                        Err(error) => Err(error.to_string()),
+                    }
+                }
+                Ok(Reference { source: Source::Git(source), selector: None }) => {
+                    match checkout(&source, self.means.cache, self.means.cancel) {
+                        Ok(Checkout { folder, root, commit, url }) => {
+                            Ok(Lib { root: folder, origin: Some(Origin { url, commit, root }) })
+                        }
+                        Err(error) => Err(text::chain(&error)),
+                    }
+                }
+                Ok(_) => Err("a suite is named here, not variants of tests".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            match found {
+                Ok(lib) => drop(libs.insert(name.clone(), lib)),
+                Err(why) => {
+                    let place = one_line(place.as_str(), 80);
+                    self.fault(&file, None, format!("lib `{name}`, `{place}`: {why}"));
+                }
+            }
+        }
+        libs
+    }
+
     /// Tests that a suite makes by a program of its own.
     fn generated(&mut self, suite: &Arc<Suite>) {
         let Some(program) = &suite.config.generate else { return };
         let file = suite.root.join(config::FILE);
         let limit = suite.config.generate_timeout.map_or(GENERATE, |time| time.0);
         let generator = Generator { program: program.as_str(), folder: &suite.root, limit };
-        let made = match generator.run(self.cancel) {
+        let made = match generator.run(self.means.cancel) {
             Ok(made) => made,
             Err(error) => return self.fault(&file, None, text::chain(&error)),
         };
