@@ -5,6 +5,7 @@ mod archives;
 mod cache;
 mod checks;
 mod clients;
+mod conformance;
 mod debian;
 mod devices;
 mod embed;
@@ -32,6 +33,7 @@ mod suites;
 mod targets;
 mod templates;
 mod transfers;
+mod verdicts;
 mod virt_builder;
 mod web;
 

@@ -77,7 +77,7 @@ async fn acts(
     if let Some(set_up) = &of.setup {
         let finding = step(terms(Part::SetUp), scene.sides(set_up), recorder).await;
         if !is_pass(&finding) {
-            scene.tear_down(of, recorder).await;
+            scene.tear_down(of, false, recorder).await;
             return Finding::Step { part: Part::SetUp, inner: Box::new(finding) };
         }
     }
@@ -86,7 +86,8 @@ async fn acts(
     let finding =
         judged(test, terms(Part::Test), scene.sides(&test.command), scene.places, recorder).await;
     recorder.attempt.check = Some(began.elapsed());
-    match (is_pass(&finding), scene.tear_down(of, recorder).await) {
+    let is_well = is_pass(&finding);
+    match (is_well, scene.tear_down(of, is_well, recorder).await) {
         (true, Some(inner)) => Finding::Step { part: Part::TearDown, inner: Box::new(inner) },
         _ => finding,
     }
@@ -213,11 +214,18 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Runs the tear-down, whatever became of the test, also after an interrupt; what came of it if it did not do.
-    async fn tear_down(&self, of: &InSuite, recorder: &mut Recorder<'_>) -> Option<Finding> {
+    /// Runs the tear-down, whatever became of the test, also after an interrupt; what came of it if it did not do. Machines
+    /// that are well are watched: those that are not do not end it.
+    async fn tear_down(
+        &self,
+        of: &InSuite,
+        is_well: bool,
+        recorder: &mut Recorder<'_>,
+    ) -> Option<Finding> {
         let command = of.teardown.as_ref()?;
         let cancel = CancellationToken::new();
-        let terms = StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel, shared: None };
+        let shared = self.watched().filter(|_| is_well);
+        let terms = StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel, shared };
         let finding = step(terms, self.sides(command), recorder).await;
         (!is_pass(&finding)).then_some(finding)
     }
