@@ -99,6 +99,7 @@ missing_packages() {
     has_kernel || kernel_package
     # What checks bills of materials is in a Python environment of its own (setup/sbom-validators.sh).
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    python3 -c 'import pytest' 2>/dev/null || echo python3-pytest
 }
 
 # Images are made from packages that apt's lists name.

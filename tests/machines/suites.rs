@@ -430,6 +430,26 @@ fn a_suite_in_a_repository_is_pinned_to_its_commit() {
 }
 
 #[test]
+fn a_change_is_run_again() {
+    let guestline = suite(&[("a.checks", "x: false\n")]);
+    let mut running = guestline.start(&["run", "--watch", "--message-format", "json", "t"]);
+    let mut outcome = || loop {
+        let line = running.next_line();
+        if line.contains("\"test-finished\"") {
+            return serde_json::from_str::<Value>(&line).unwrap()["outcome"].clone();
+        }
+    };
+    assert_eq!(outcome(), "failed");
+    // It may still be on its way to look.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    write(&guestline.home().join("t"), &[("a.checks", "x: true\n")]);
+    assert_eq!(outcome(), "passed");
+    running.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(running.wait().status, 130);
+    guestline.assert_nothing_left();
+}
+
+#[test]
 fn what_is_wrong_with_a_suite_is_told_before_anything_boots() {
     let guestline =
         suite(&[("a.checks", "x: true\nx: false\n"), ("b*", "#!/bin/sh\n#: imgae = 'x'\n")]);

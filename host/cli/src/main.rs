@@ -14,6 +14,7 @@ mod signals;
 mod suites;
 mod table;
 mod terminal;
+mod watch;
 
 use args::{Cli, Command};
 use clap::Parser;

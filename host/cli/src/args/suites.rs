@@ -78,6 +78,9 @@ pub(crate) struct RunArgs {
     /// End with the first test that has failed
     #[arg(long)]
     pub(crate) fail_fast: bool,
+    /// Run again whenever a file of the suites changes, or a kernel that is named, until interrupted
+    #[arg(long, conflicts_with = "plan_only")]
+    pub(crate) watch: bool,
     /// Run nothing: write the jobs, and what they need, below this folder; `guestline job` runs them
     #[arg(long, requires = "out")]
     pub(crate) plan_only: bool,

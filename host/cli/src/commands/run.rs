@@ -7,6 +7,7 @@ use crate::error::CommandError;
 use crate::limits::{boot_limit, check_limit, ms};
 use crate::runner::{Host, Run};
 use crate::suites;
+use crate::watch;
 use guestline_harness::job::Limits;
 use guestline_harness::plan::{Files, PlanQueue, PlanTerms, store};
 use guestline_harness::run::Target;
@@ -16,6 +17,13 @@ use guestline_harness::text;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) fn run(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandError> {
+    match args.watch {
+        true => watch::again_and_again(args),
+        false => once(global, args),
+    }
+}
+
+fn once(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandError> {
     let context = Context::new()?;
     let selected = suites::select(&args.select, &context, &CancellationToken::new())?;
     let overrides = suites::overrides(&args.select, args.fresh_reboot)?;

@@ -67,15 +67,16 @@ enum Expression {
     Or(Vec<Self>),
 }
 
+/// A name with `*` and `?` in it; `\` before them takes their meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Pattern {
+pub(super) enum Pattern {
     Exactly(String),
     Contains(String),
     Glob(Vec<Piece>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Piece {
+pub(super) enum Piece {
     /// `*`.
     Any,
     /// `?`.
@@ -127,7 +128,7 @@ impl Expression {
 
 impl Pattern {
     /// Of a word; one without `*` and `?` may be a part where `in_part` says so.
-    fn of(word: &str, in_part: bool) -> Self {
+    pub(super) fn of(word: &str, in_part: bool) -> Self {
         if let Some(exact) = word.strip_prefix('=') {
             return Self::Exactly(exact.to_owned());
         }
@@ -152,7 +153,7 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, text: &str) -> bool {
+    pub(super) fn matches(&self, text: &str) -> bool {
         match self {
             Self::Exactly(whole) => text == whole,
             Self::Contains(part) => text.contains(part.as_str()),

@@ -14,7 +14,6 @@ pub mod find;
 pub mod fixture;
 pub mod generate;
 pub mod git;
-mod glob;
 pub mod header;
 mod keys;
 pub mod known;

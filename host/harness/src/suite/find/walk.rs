@@ -4,9 +4,9 @@ use super::FindError;
 use super::classify::{Class, ClassifyError, classify};
 use crate::suite::checks::Check;
 use crate::suite::config::{self, Config};
+use crate::suite::filter::Pattern;
 use crate::suite::generate::{self, Generated, Generator};
 use crate::suite::git::{Checkout, checkout};
-use crate::suite::glob;
 use crate::suite::reference::{Reference, Source};
 use crate::suite::settings::Settings;
 use crate::suite::test::{Kind, Lib, Origin, Step, Suite, Test};
@@ -247,6 +247,8 @@ impl Search<'_> {
 
     fn tests(&mut self, suite: &Arc<Suite>, files: &[PathBuf]) {
         let taken = named_otherwise(&suite.config);
+        let excluded: Vec<_> =
+            suite.config.exclude.iter().map(|word| Pattern::of(word.as_str(), false)).collect();
         let mut places: BTreeMap<String, String> = BTreeMap::new();
         let mut tests = Vec::new();
         for file in files {
@@ -261,7 +263,7 @@ impl Search<'_> {
                 self.none(file, why, false);
                 continue;
             }
-            if suite.config.exclude.iter().any(|pattern| glob::matches(pattern.as_str(), &path)) {
+            if excluded.iter().any(|pattern| pattern.matches(&path)) {
                 self.none(file, "`exclude` of its suite names it", false);
                 continue;
             }
