@@ -2,7 +2,7 @@
 //! companion. Every way out of process 1 powers the machine off.
 //!
 //! ```text
-//! guestline.modules=A,B   loaded in this order, each after what it needs
+//! guestline.modules=A,B   loaded in this order, each after what it needs; what the initramfs has not, out of the root
 //! guestline.root=…        where the root is (crate::root)
 //! guestline.modules_disk=… where all modules are (crate::root)
 //! guestline.shell=PATH    what runs a line, instead of /bin/sh
@@ -10,6 +10,7 @@
 //! ```
 
 use crate::args::{Role, ServeConfig, Source};
+use crate::modules::NotLoaded;
 use crate::sys::system::Interface;
 use crate::{args, linux, modules, root, serve, sys};
 use guestline_files::describe;
@@ -62,14 +63,21 @@ pub(crate) fn run() -> ! {
     }));
     let mut troubles = mount_all(FIRST);
     let _ = std::env::set_current_dir("/");
-    if let Some(names) = linux::parameter(MODULES_PARAMETER) {
-        troubles.extend(modules::load(names.split(',').filter(|name| !name.is_empty())));
-    }
+    let names = linux::parameter(MODULES_PARAMETER).unwrap_or_default();
+    let mut not_loaded = modules::load(names.split(',').filter(|name| !name.is_empty()));
     if let Err(why) = root::switch() {
+        troubles.extend(not_loaded.iter().map(NotLoaded::trouble));
         eprintln!("guestline-agent: {why}; {}", troubles.join(", "));
         linux::end(RebootMode::RB_POWER_OFF);
     }
     troubles.extend(root::mount_modules().err());
+    // The initramfs has what carries link and root; what a machine has besides is driven by what lies in the root.
+    let later: Vec<String> = not_loaded
+        .extract_if(.., |module| module.is_absent && root::is_elsewhere())
+        .map(|module| module.name)
+        .collect();
+    not_loaded.extend(modules::load(later.iter().map(String::as_str)));
+    troubles.extend(not_loaded.iter().map(NotLoaded::trouble));
     troubles.extend(mount_all(THEN));
     // Neither is there on every kernel, and no link needs them.
     let _ = Interface::named("lo").and_then(|loopback| loopback.set_up(true));

@@ -8,26 +8,49 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// Loads each module; what did not load is told in words. A module that the kernel has built in
+/// A module that did not load.
+#[derive(Debug)]
+pub(crate) struct NotLoaded {
+    /// Its name.
+    pub(crate) name: String,
+    /// There is none of the name here; there may be elsewhere.
+    pub(crate) is_absent: bool,
+    why: String,
+}
+
+impl NotLoaded {
+    /// In words.
+    pub(crate) fn trouble(&self) -> String {
+        format!("module `{}` ({})", self.name, self.why)
+    }
+}
+
+/// Loads each module; what did not load is told. A module that the kernel has built in
 /// fails here and is missed by nobody, so failures only matter to one who misses something.
-pub(crate) fn load<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub(crate) fn load<'a>(names: impl Iterator<Item = &'a str>) -> Vec<NotLoaded> {
+    let not_loaded =
+        |name: &str, is_absent, why| NotLoaded { name: name.to_owned(), is_absent, why };
     let running = linux::release();
     let Some((folder, made_for)) = modules_folder(&running) else {
-        return names.map(|name| format!("module `{name}` (no {})", linux::MODULES)).collect();
+        return names
+            .map(|name| not_loaded(name, true, format!("no {}", linux::MODULES)))
+            .collect();
     };
     let index = fs::read_to_string(folder.join("modules.dep")).unwrap_or_default();
     names
         .filter_map(|name| {
-            let trouble = match paths_of(&index, name) {
-                None => "not in the image".to_owned(),
+            let (is_absent, why) = match paths_of(&index, name) {
+                None => (true, "not in the image".to_owned()),
                 Some(paths) => match paths.rev().try_for_each(|path| insert(&folder.join(path))) {
                     Ok(()) => return None,
-                    Err(error) => describe(error),
+                    Err(error) => (false, describe(error)),
                 },
             };
             Some(match made_for == running {
-                true => format!("module `{name}` ({trouble})"),
-                false => format!("module `{name}` ({trouble}: the image's is for {made_for})"),
+                true => not_loaded(name, is_absent, why),
+                false => {
+                    not_loaded(name, is_absent, format!("{why}: the image's is for {made_for}"))
+                }
             })
         })
         .collect()

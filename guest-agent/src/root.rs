@@ -58,6 +58,11 @@ pub(crate) fn switch() -> Result<(), String> {
     enter(&all).map_err(|errno| format!("cannot go to the root: {}", describe(errno)))
 }
 
+/// Modules may lie in what is mounted after the first ones were loaded.
+pub(crate) fn is_elsewhere() -> bool {
+    [PARAMETER, MODULES_PARAMETER].iter().any(|name| linux::parameter(name).is_some())
+}
+
 /// Mounts the disk with the running kernel's modules, if the kernel command line names one, where they are looked for.
 ///
 /// # Errors
