@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod archives;
+mod axes;
 mod cache;
 mod checks;
 mod clients;

@@ -3,9 +3,12 @@
 use crate::args::{GlobalArgs, SelectArgs};
 use crate::context::{Context, agent};
 use crate::error::CommandError;
-use guestline::machine::{Accel, Qemu};
+use guestline::machine::{Accel, Offers, Qemu};
+use guestline::text;
 use guestline_harness::job::Limits;
-use guestline_harness::plan::{GuestFacts, Overrides, Plan, PlanTerms, Surroundings, image_facts};
+use guestline_harness::plan::{
+    GuestFacts, KnownQemu, Overrides, Plan, PlanTerms, Surroundings, image_facts,
+};
 use guestline_harness::suite::facts::{HostTools, host_facts};
 use guestline_harness::suite::find::{self, FindError, Found, Means};
 use guestline_harness::suite::reference::{Reference, Source};
@@ -207,7 +210,17 @@ pub(crate) fn surroundings(
         // It is told when it is wanted.
         Err(_) => GuestFacts::default(),
     };
-    Ok(Surroundings::new(host, Box::new(facts)))
+    let dirs = context.dirs.clone();
+    let qemus = move |path: Option<&Path>| {
+        let qemu = match path {
+            Some(path) => Qemu::at(&dirs, path),
+            None => Qemu::find(&dirs),
+        };
+        let qemu = qemu.map_err(|error| text::chain(&error))?;
+        let offers = Offers::of(&dirs, &qemu);
+        Ok(KnownQemu { qemu, offers })
+    };
+    Ok(Surroundings::new(host, Box::new(facts)).with_qemus(Box::new(qemus)))
 }
 
 /// The terms of a plan that says nothing of running.

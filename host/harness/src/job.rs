@@ -4,7 +4,7 @@ use crate::suite::Requirement;
 use crate::suite::settings::{Expected, Format, On, Statuses};
 use crate::suite::test::{Kind, Origin};
 use guestline::digest::Digest;
-use guestline::provision::{DiskWanted, NicWanted};
+use guestline::provision::{DiskWanted, Hardware, NicWanted};
 use guestline::supervise::MachineName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,6 +93,9 @@ pub struct MachineWanted {
     /// Network cards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicWanted>,
+    /// What it is made of, where that is not the usual.
+    #[serde(flatten)]
+    pub hardware: Hardware,
     /// Files and folders that are put into it before the test.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub with: Vec<FilesWanted>,
@@ -345,6 +348,7 @@ mod tests {
                 fresh_reboot: false,
                 disks: Vec::new(),
                 nics: Vec::new(),
+                hardware: Hardware { cpu: Some("max,-avx2".into()), ..Hardware::default() },
                 with: Vec::new(),
                 layers: Vec::new(),
             },

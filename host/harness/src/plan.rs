@@ -21,7 +21,7 @@ pub use content::Files;
 pub use image::image_facts;
 pub use item::{Fit, Item, Overrides};
 pub use jobs::PlanQueue;
-pub use surroundings::{GuestFacts, ImageFacts, Surroundings};
+pub use surroundings::{GuestFacts, ImageFacts, KnownQemu, Qemus, Surroundings};
 
 use crate::job::Limits;
 use crate::suite::find::{FindError, Found};

@@ -10,7 +10,7 @@ use crate::runner::{Host, Run};
 use crate::terminal::Progress;
 use clap::ValueEnum;
 use guestline::machine::Accel;
-use guestline::provision::NamedTemplate;
+use guestline::provision::{Hardware, NamedTemplate};
 use guestline_harness::job::{
     FailOn, Job, JobTest, LayerWanted, Limits, MachineWanted, TestCommand,
 };
@@ -112,6 +112,7 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
         cpus,
         disks,
         nics,
+        hardware: Hardware::default(),
         with: Vec::new(),
         fresh_reboot,
         layers: layers.into_iter().map(LayerWanted::Lines).collect(),

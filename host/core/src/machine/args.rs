@@ -1,10 +1,12 @@
 //! A machine spec as a QEMU command line. Options: QEMU `qemu-options.hx` (qemu(1)), 7.2 and later.
 
+use super::buses::Attached;
 use super::{
     Disk, Drive, ExtraPort, Firmware, GDB_SOCKET, MachineSpec, Nic, Origin, QemuVersion, Uefi,
 };
 use guestline_protocol::{BULK_PORT, CONTROL_PORT};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -60,7 +62,8 @@ pub(super) fn command_line(
 
     add("name", "guestline".to_owned());
     // Versioned: what a state was saved on is what it is restored on.
-    let mut machine = format!("pc-q35-{version},sata=off,smbus=off,usb=off,hpet=off,vmport=off");
+    let board = Board::of(spec.machine.as_deref(), version);
+    let mut machine = format!("{},sata=off,smbus=off,usb=off,hpet=off,vmport=off", board.name);
     if let Some((ram, sharing)) = memory(origin, version) {
         let (size, path) = (spec.memory_mib, value(ram));
         add("object", format!("memory-backend-file,id=ram,size={size}M,mem-path={path},{sharing}"));
@@ -77,7 +80,7 @@ pub(super) fn command_line(
     }
     add("machine", machine);
     add("accel", spec.accel.as_str().to_owned());
-    add("cpu", spec.accel.cpu().to_owned());
+    add("cpu", spec.cpu.clone().unwrap_or_else(|| spec.accel.cpu().to_owned()));
     add("smp", spec.cpus.to_string());
     add("m", format!("{}M", spec.memory_mib));
     let reboot = if spec.reboots { "reset" } else { "shutdown" };
@@ -126,10 +129,8 @@ pub(super) fn command_line(
     for (number, mac) in spec.nics.iter().enumerate() {
         let (id, place) = (format!("nic{number}"), FIRST_NIC + number);
         add("netdev", format!("hubport,id={id},hubid={number}"));
-        add(
-            "device",
-            format!("virtio-net-pci,id={id},netdev={id},mac={mac},addr={place:#x},romfile="),
-        );
+        let model = spec.nic_model.as_deref().unwrap_or("virtio-net-pci");
+        add("device", format!("{model},id={id},netdev={id},mac={mac},addr={place:#x},romfile="));
     }
     let disks = spec.disks.iter().enumerate().map(|(number, disk)| {
         (format!("disk{number}"), disk_node(number), FIRST_DISK + number, disk)
@@ -137,27 +138,34 @@ pub(super) fn command_line(
     let of_image = |name: &str, place, disk| (name.to_owned(), format!("{name}-node"), place, disk);
     let root = spec.root.iter().map(|disk| of_image("root", ROOT, disk));
     let modules = spec.modules.iter().map(|disk| of_image("modules", MODULES, disk));
+    let mut on_bus = BTreeMap::new();
     for (id, node, place, disk) in disks.chain(root).chain(modules) {
         add("blockdev", disk.node(&node).to_string());
-        // A guest whose disk the host cannot keep is not told of an error: it stands, and we are.
-        let on_error = "werror=stop,rerror=stop";
-        let device = match spec.firmware.as_ref().filter(|_| place == FIRST_DISK) {
-            Some(Firmware { drive: Drive::Cdrom, .. }) => {
-                add("device", format!("ich9-ahci,id=ahci,addr={place:#x}"));
-                format!("ide-cd,id={id},drive={node},bus=ahci.0,serial={id},bootindex=0")
-            }
-            firmware => {
-                let device = format!("virtio-blk-pci,id={id},drive={node},serial={id}");
-                let first = if firmware.is_some() { ",bootindex=0" } else { "" };
-                format!("{device},addr={place:#x},{on_error}{first}")
+        let attached = Attached { id: &id, node: &node, place, bus: disk.bus, before: 0 };
+        let devices = match spec.firmware.as_ref().filter(|_| place == FIRST_DISK) {
+            Some(Firmware { drive: Drive::Cdrom, .. }) => vec![
+                format!("ich9-ahci,id=ahci,addr={place:#x}"),
+                format!("ide-cd,id={id},drive={node},bus=ahci.0,serial={id},bootindex=0"),
+            ],
+            first => {
+                let before = on_bus.entry(disk.bus.as_str()).or_insert(0);
+                let mut devices = Attached { before: *before, ..attached }.devices(board.has_ide());
+                *before += 1;
+                if let (Some(_), Some(device)) = (first, devices.last_mut()) {
+                    device.push_str(",bootindex=0");
+                }
+                devices
             }
         };
-        add("device", device);
+        devices.into_iter().for_each(|device| add("device", device));
     }
     add("object", "rng-random,id=entropy,filename=/dev/urandom".to_owned());
     add("device", "virtio-rng-pci,id=rng,rng=entropy,addr=0x3".to_owned());
-    add("device", "pcie-root-port,id=hotplug0,chassis=1,addr=0x4".to_owned());
-    add("device", "pcie-root-port,id=hotplug1,chassis=2,addr=0x5".to_owned());
+    // What is put into a machine later has a port of its own, or a place on the board's PCI bus.
+    if board.is_express {
+        add("device", "pcie-root-port,id=hotplug0,chassis=1,addr=0x4".to_owned());
+        add("device", "pcie-root-port,id=hotplug1,chassis=2,addr=0x5".to_owned());
+    }
 
     if origin.is_restored() {
         add("incoming", "defer".to_owned());
@@ -180,6 +188,31 @@ pub(super) fn command_line(
     }
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     args
+}
+
+/// What devices are put into.
+struct Board {
+    name: String,
+    /// It has PCI Express.
+    is_express: bool,
+}
+
+impl Board {
+    /// Of a machine type. A name without a version is of this QEMU's.
+    fn of(machine: Option<&str>, version: QemuVersion) -> Self {
+        let name = match machine {
+            None | Some("q35") => format!("pc-q35-{version}"),
+            Some("pc") => format!("pc-i440fx-{version}"),
+            Some(name) => name.to_owned(),
+        };
+        let is_express = !(name.starts_with("pc-i440fx-") || name == "xenfv");
+        Self { name, is_express }
+    }
+
+    /// Disks can be put into its own IDE.
+    fn has_ide(&self) -> bool {
+        !self.is_express
+    }
 }
 
 /// The node of a disk that its device has.
@@ -241,7 +274,7 @@ fn ports(count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accel, DiskFile, DiskFormat};
+    use super::super::{Accel, DiskBus, DiskFile, DiskFormat};
     use super::*;
 
     fn spec() -> MachineSpec {
@@ -253,12 +286,15 @@ mod tests {
             cmdline: "quiet console=ttyS0".into(),
             firmware: None,
             accel: Accel::Tcg,
+            machine: None,
+            cpu: None,
             reboots: false,
             ports: Vec::new(),
             root: None,
             modules: None,
             disks: Vec::new(),
             nics: Vec::new(),
+            nic_model: None,
             ssh_port: None,
             gdb: false,
         }
@@ -266,7 +302,13 @@ mod tests {
 
     fn shared(path: &str) -> Disk {
         let file = DiskFile::at(path.into(), DiskFormat::Raw);
-        Disk { size: 1 << 20, read_only: true, is_own: false, files: vec![file] }
+        Disk {
+            bus: DiskBus::Virtio,
+            size: 1 << 20,
+            read_only: true,
+            is_own: false,
+            files: vec![file],
+        }
     }
 
     fn args(spec: &MachineSpec, version: QemuVersion, origin: &Origin<'_>) -> Vec<String> {
@@ -283,6 +325,20 @@ mod tests {
             text += &arg;
         }
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn another_board_has_the_same_devices_at_the_same_places() {
+        let on = |machine: &str| {
+            let spec = MachineSpec { machine: Some(machine.to_owned()), ..spec() };
+            args(&spec, QemuVersion(10, 0), &Origin::Boot).join(" ")
+        };
+        let default = args(&spec(), QemuVersion(10, 0), &Origin::Boot).join(" ");
+        assert_eq!(on("q35"), default);
+        assert_eq!(on("pc-q35-7.2"), default.replace("q35-10.0", "q35-7.2"));
+        let pc = on("pc");
+        assert!(pc.contains("-machine pc-i440fx-10.0,sata=off,"), "{pc}");
+        assert!(!pc.contains("pcie-root-port") && pc.contains("virtio-rng-pci,id=rng"), "{pc}");
     }
 
     #[test]
@@ -317,8 +373,8 @@ mod tests {
         let file = |path: &str| DiskFile::at(path.into(), DiskFormat::Qcow2);
         let base = DiskFile::at("/a,b/base".into(), DiskFormat::Raw);
         let disks = vec![
-            Disk { size: 1 << 30, read_only: true, is_own: false, files: vec![base.clone()] },
-            Disk { size: 1 << 30, read_only: false, is_own: false, files: vec![base] },
+            Disk { size: 1 << 30, read_only: true, files: vec![base.clone()], ..Disk::empty(0) },
+            Disk { size: 1 << 30, files: vec![base], ..Disk::empty(0) },
             Disk::empty(1 << 20),
         ];
         let nics = vec![Nic { mac: [0x52, 0x54, 0, 1, 2, 0xab] }; 2];
@@ -353,6 +409,13 @@ mod tests {
             MachineSpec { cpus: 2, ..spec() },
             MachineSpec { accel: Accel::Kvm, ..spec() },
             MachineSpec { ports: vec![ExtraPort::Serial], ..spec() },
+            MachineSpec { machine: Some("pc".into()), ..spec() },
+            MachineSpec { cpu: Some("qemu64".into()), ..spec() },
+            MachineSpec {
+                nics: vec![Nic { mac: [0; 6] }],
+                nic_model: Some("e1000".into()),
+                ..spec()
+            },
             MachineSpec { root: Some(shared("/a")), ..spec() },
             MachineSpec { modules: Some(shared("/a")), ..spec() },
         ] {

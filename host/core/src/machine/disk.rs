@@ -5,6 +5,7 @@
 //! ```
 //! An overlay names no file that it lies upon: QEMU is told the whole chain, and follows nothing that a file says.
 
+use super::DiskBus;
 use super::qcow2;
 use crate::host::open_path;
 use serde::{Deserialize, Serialize};
@@ -15,11 +16,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A disk on the virtio bus (virtio 1.2, 5.2). Its serial number is `disk` and its place among the machine's disks.
+/// A disk. Its serial number is `disk` and its place among the machine's disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// Bytes; a multiple of 512.
     pub size: u64,
+    /// What it is connected to.
+    pub bus: DiskBus,
     /// The guest cannot write to it, and its files are as they are.
     pub read_only: bool,
     /// What is written to it stays in the last of its files, which is this machine's own: nothing is put upon that.
@@ -102,7 +105,12 @@ impl DiskFile {
 impl Disk {
     /// A disk of zeros.
     pub fn empty(size: u64) -> Self {
-        Self { size, read_only: false, is_own: false, files: Vec::new() }
+        Self { size, bus: DiskBus::Virtio, read_only: false, is_own: false, files: Vec::new() }
+    }
+
+    /// This, connected to a bus.
+    pub fn on(self, bus: DiskBus) -> Self {
+        Self { bus, ..self }
     }
 
     /// A raw file that many machines read.
@@ -112,12 +120,12 @@ impl Disk {
     pub fn shared(path: &Path) -> io::Result<Self> {
         let size = std::fs::metadata(path)?.len();
         let file = DiskFile::at(path.to_owned(), DiskFormat::Raw);
-        Ok(Self { size, read_only: true, is_own: false, files: vec![file] })
+        Ok(Self { size, bus: DiskBus::Virtio, read_only: true, is_own: false, files: vec![file] })
     }
 
     /// A file that this machine alone reads and, unless it is `read_only`, writes to.
     pub fn given(file: DiskFile, size: u64, read_only: bool) -> Self {
-        Self { size, read_only, is_own: true, files: vec![file] }
+        Self { size, bus: DiskBus::Virtio, read_only, is_own: true, files: vec![file] }
     }
 
     /// A disk whose base is a file that many machines read, and that was looked at when it came.
@@ -134,7 +142,7 @@ impl Disk {
         };
         let size = size.next_multiple_of(SECTOR);
         let file = DiskFile::at(path.to_owned(), format);
-        Ok(Self { size, read_only, is_own: false, files: vec![file] })
+        Ok(Self { size, bus: DiskBus::Virtio, read_only, is_own: false, files: vec![file] })
     }
 
     /// What of it the guest can see.

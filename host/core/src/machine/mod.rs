@@ -14,11 +14,13 @@
 
 pub mod accel;
 mod args;
+mod buses;
 mod disk;
 mod engine;
 mod firmware;
 mod handover;
 mod life;
+mod offers;
 mod process;
 pub(crate) mod qcow2;
 mod qemu;
@@ -29,10 +31,12 @@ mod state;
 mod tsc;
 
 pub use accel::{Accel, AccelChoice, Acceleration};
+pub use buses::{DiskBus, NotABus};
 pub use disk::{Disk, DiskFile, DiskFormat};
 pub use firmware::{Drive, Firmware, FirmwareKind, Uefi, UefiError, find_ovmf};
 pub use handover::Handover;
 pub use life::Ending;
+pub use offers::{NotOffered, Offers};
 pub(crate) use process::is_there_still;
 pub use process::{CpuShare, ForeignProcess};
 pub use qcow2::NotUsable;

@@ -22,6 +22,10 @@ pub struct MachineSpec {
     pub firmware: Option<Firmware>,
     /// What runs the guest's code.
     pub accel: Accel,
+    /// Another machine type than the newest q35.
+    pub machine: Option<String>,
+    /// Another CPU model than the accelerator's, perhaps with flags.
+    pub cpu: Option<String>,
     /// A guest that resets boots again; else that is the machine's end.
     pub reboots: bool,
     /// More ports.
@@ -34,6 +38,8 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`], each on a cable that leads nowhere.
     pub nics: Vec<Nic>,
+    /// Another model of these cards than virtio.
+    pub nic_model: Option<String>,
     /// A network card whose SSH port (22) is forwarded from this port of the host's loopback, and nothing else.
     pub ssh_port: Option<u16>,
     /// A debugger has a socket, [`GDB_SOCKET`] in the machine's folder, and the machine that boots waits for it.
@@ -52,7 +58,7 @@ pub const MAX_DISKS: usize = 8;
 /// So many network cards have one.
 pub const MAX_NICS: usize = 8;
 
-/// A network card on the virtio bus.
+/// A network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nic {
     /// Its MAC address, when the machine boots; a machine that was restored has the one that it was saved with until its

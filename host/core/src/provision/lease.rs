@@ -95,6 +95,16 @@ pub enum LeaseError {
         /// What it lacks.
         lacks: Vec<Lack>,
     },
+    /// What a machine was to have, and the image's kernel cannot drive.
+    #[error("image `{image}` has no driver for {of}: {lacks}")]
+    NoDriver {
+        /// The image.
+        image: String,
+        /// What it is for: "nic = e1000".
+        of: String,
+        /// What it lacks, in words.
+        lacks: String,
+    },
     /// QEMU cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -254,6 +264,11 @@ impl LeaseError {
             Self::KernelLacks { lacks, .. } => lacks,
             Self::Uefi(error) => return error.hint().map(str::to_owned),
             Self::OwnKernel { .. } => return Some("leave out --kernel".to_owned()),
+            Self::NoDriver { .. } => {
+                let generic =
+                    "an image with Debian's `linux-image-amd64` has drivers for most hardware";
+                return Some(generic.to_owned());
+            }
             _ => return None,
         };
         let options: String = lacks.iter().map(|lack| format!(" -e {}", lack.option)).collect();

@@ -14,6 +14,7 @@ mod beside;
 mod cache;
 mod devices;
 mod editing;
+mod hardware;
 mod identity;
 mod images;
 mod layer;
@@ -41,6 +42,7 @@ pub use cache::{
 };
 pub use devices::{DiskWanted, NicWanted, NotADisk, NotANic};
 pub use editing::{DiskEditor, DiskFault, DiskInput, EditError, Edited, RootWork};
+pub use hardware::Hardware;
 pub use images::Images;
 pub use layer::{Layer, LayerFiles};
 pub use lease::{FailedLease, Lease, LeaseError, Pooled, Remains, SetUpFailure, SetUpStep};
@@ -56,7 +58,7 @@ use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::image::{Image, Kernels, OwnModules};
 use crate::machine::{
-    Accel, Disk, DiskFile, ExtraPort, GDB_SOCKET, MachineSpec, Origin, Qemu, tsc_khz,
+    Accel, Disk, DiskBus, DiskFile, ExtraPort, GDB_SOCKET, MachineSpec, Origin, Qemu, tsc_khz,
 };
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
@@ -116,6 +118,8 @@ pub struct MachineRequest {
     pub given: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`](crate::machine::MAX_NICS).
     pub nics: Vec<NicWanted>,
+    /// What it is made of, where that is not the usual.
+    pub hardware: Hardware,
     /// More ports; see [`Lease::ports`].
     pub ports: Vec<ExtraPort>,
     /// Over what the link goes.
@@ -190,6 +194,7 @@ impl MachineRequest {
             disks: Vec::new(),
             given: Vec::new(),
             nics: Vec::new(),
+            hardware: Hardware::default(),
             ports: Vec::new(),
             link: LinkChoice::Auto,
             gdb: None,
@@ -200,7 +205,9 @@ impl MachineRequest {
 
     /// Whatever templates there are.
     fn always_boots(&self) -> bool {
-        self.fresh_reboot || self.gdb.is_some() || !self.given.is_empty()
+        let can_be_saved =
+            self.disks.is_empty() || self.hardware.disk_bus.is_none_or(DiskBus::can_be_saved);
+        self.fresh_reboot || self.gdb.is_some() || !self.given.is_empty() || !can_be_saved
     }
 }
 

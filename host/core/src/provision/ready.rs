@@ -3,11 +3,43 @@
 use super::lease::LeaseError;
 use crate::guest::Guest;
 use crate::image::Ready;
+use crate::machine::{DiskBus, MachineSpec};
 use crate::text;
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
+use std::time::{Duration, Instant};
 
 /// More is not read of what a question prints.
 const OUTPUT: usize = 4096;
+
+/// Disks that Linux looks for beside all else it does are there sooner; one without a driver never comes.
+const DISKS: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until the disks are there that no virtio device is: Linux looks for them after their driver is loaded.
+///
+/// # Errors
+/// [`LeaseError::NotReady`] when they do not come; [`LeaseError::Link`].
+pub(super) async fn disks(guest: &Guest, spec: &MachineSpec) -> Result<(), LeaseError> {
+    let wanted = spec.disks.iter().filter(|disk| disk.bus != DiskBus::Virtio).count();
+    let began = Instant::now();
+    if wanted == 0 {
+        return Ok(());
+    }
+    loop {
+        let all = guest.list(b"/sys/block").await.map_err(LeaseError::Link)?;
+        let is_disk = |name: &[u8]| name.starts_with(b"sd") || name.starts_with(b"nvme");
+        let there = all.iter().filter(|entry| is_disk(&entry.name)).count();
+        if there >= wanted {
+            return Ok(());
+        }
+        if began.elapsed() > DISKS {
+            let what = "its disks".to_owned();
+            let why = format!("{there} of {wanted} are there; its kernel has perhaps no driver");
+            return Err(LeaseError::NotReady { what, why });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
 
 /// Waits until the guest's system has come up as far as is wanted.
 ///

@@ -1,7 +1,8 @@
 //! What machine a request stands for, and what its template depends on.
 
+use super::hardware;
 use super::template::{self, TemplateId, TemplateKey};
-use super::{Layer, LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
+use super::{Hardware, Layer, LeaseError, LinkChoice, MachineRequest, NicWanted, Provisioner};
 use crate::digest::Digest;
 use crate::image::{
     Bootable, ImageDisk, Kconfig, Kernels, Lack, OwnModules, inspect_kernel, release_of_kernel,
@@ -42,12 +43,15 @@ impl Provisioner {
             cpus: request.cpus,
             kernel: self.kernel(request).await?,
             initrd: self.initrd(request).await?,
-            cmdline: self.cmdline(request),
+            cmdline: self.cmdline(request)?,
             firmware: request.image.disk.as_ref().map(|disk| self.firmware(disk)).transpose()?,
             root: request.image.root.as_deref().map(shared_disk).transpose()?,
             modules: modules_disk(request).map(shared_disk).transpose()?,
             disks: disks(request)?,
             nics: request.nics.iter().map(NicWanted::nic).collect(),
+            nic_model: request.hardware.nic_device().map(str::to_owned),
+            machine: request.hardware.machine.clone(),
+            cpu: request.hardware.cpu.clone(),
             accel: self.accel,
             reboots: self.reboots || request.reboots,
             ports,
@@ -57,18 +61,24 @@ impl Provisioner {
     }
 
     /// The kernel's command line: the image's, with what it has to know of this host.
-    fn cmdline(&self, request: &MachineRequest) -> String {
+    fn cmdline(&self, request: &MachineRequest) -> Result<String, LeaseError> {
         // What not every machine has.
-        let nic = (!request.nics.is_empty()).then_some("virtio_net");
+        let mut drivers = hardware::drivers(request)?;
         let has_modules = modules_disk(request).is_some();
-        let has_disks = !request.disks.is_empty() || !request.given.is_empty();
-        let disk = (has_modules || has_disks).then_some("virtio_blk");
-        let squashfs = has_modules.then_some("squashfs");
-        let drivers: Vec<&str> = nic.into_iter().chain(disk).chain(squashfs).collect();
+        let of_modules = has_modules.then_some(["virtio_blk", "squashfs"]);
+        for driver in of_modules.into_iter().flatten() {
+            if !drivers.contains(&driver) {
+                drivers.push(driver);
+            }
+        }
         let mut line = with_drivers(&request.image.manifest.cmdline, &drivers);
         if let Some(OwnModules { names, .. }) = &request.modules {
             let has_disk = has_modules || request.image.root.is_some();
             line = only_of(&with_drivers(&line, carriers(has_disk)), names);
+            if request.hardware != Hardware::default() {
+                // They may lie on the disk with modules.
+                line = with_drivers(&line, &drivers);
+            }
         }
         if has_modules {
             line = format!("{line} {MODULES_DISK}");
@@ -78,10 +88,10 @@ impl Provisioner {
             Some(khz) => format!("tsc_early_khz={khz} {line}"),
             None => line,
         };
-        match &request.cmdline {
+        Ok(match &request.cmdline {
             Some(more) => format!("{line} {more}"),
             None => line,
-        }
+        })
     }
 
     /// What its template depends on.
@@ -199,7 +209,8 @@ fn disks(request: &MachineRequest) -> Result<Vec<Disk>, LeaseError> {
         let wrong = |source| LeaseError::Image { path: seed.to_owned(), source };
         Disk::of_file(seed, DiskFormat::Raw, true).map_err(wrong)
     });
-    let asked = request.disks.iter().map(|disk| Ok(disk.disk()));
+    let bus = request.hardware.disk_bus.unwrap_or_default();
+    let asked = request.disks.iter().map(|disk| Ok(disk.disk().on(bus)));
     let given = request.given.iter().cloned().map(Ok);
     first.into_iter().chain(given).chain(asked).chain(seed).collect()
 }

@@ -168,6 +168,7 @@ impl Launched {
             has_answered.store(true, Ordering::Relaxed);
             let skew = settle(&guest, terms.hostname, identities(terms.spec, terms.nics)).await?;
             if state.is_none() {
+                ready::disks(&guest, terms.spec).await?;
                 ready::wait(&guest, terms.ready).await?;
             }
             Ok((guest, answered_in, skew))

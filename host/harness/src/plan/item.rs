@@ -11,6 +11,8 @@ use crate::suite::{
     Answer, Axis, Candidate, Filter, Matrix, Requirement, Side, Undocumented, Unmet, Variant,
 };
 use crate::units;
+use guestline::machine::DiskBus;
+use guestline::provision::Hardware;
 use guestline::supervise::MachineName;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,12 +75,11 @@ impl Item {
         surroundings: &mut Surroundings,
     ) -> Result<Self, String> {
         if let Some(axis) =
-            [Axis::Qemu, Axis::Machine, Axis::Cpu, Axis::DiskBus, Axis::Nic, Axis::Firmware]
-                .iter()
-                .find(|axis| variant.get(axis).is_some())
+            [Axis::Qemu, Axis::Firmware].iter().find(|axis| variant.get(axis).is_some())
         {
             return Err(format!("axis `{axis}` cannot be set yet: leave it out of the matrix"));
         }
+        check_hardware(&variant, surroundings)?;
         let kernel = variant.get(&Axis::Kernel).map(|path| test.suite.root.join(path));
         let mut item =
             Self { test: test.clone(), variant, fit: Fit::Fits, later: Vec::new(), kernel };
@@ -261,6 +262,7 @@ impl Item {
             cpus,
             disks: own.disks.iter().flatten().map(|size| size.0).collect(),
             nics: own.nics.clone().unwrap_or_default(),
+            hardware: hardware_of(&self.variant),
             with: Vec::new(),
             fresh_reboot,
             layers: Vec::new(),
@@ -277,6 +279,32 @@ impl Item {
             known_issue: settings.known_issue.clone(),
         }
     }
+}
+
+/// The hardware that a variant has.
+fn hardware_of(variant: &Variant) -> Hardware {
+    let text = |axis| variant.get(&axis).map(str::to_owned);
+    Hardware {
+        machine: text(Axis::Machine),
+        cpu: text(Axis::Cpu),
+        // What is none was told when the plan was made.
+        disk_bus: variant.get(&Axis::DiskBus).and_then(|bus| bus.parse().ok()),
+        nic_model: text(Axis::Nic),
+    }
+}
+
+/// Looks whether there can be a machine with a variant's hardware.
+fn check_hardware(variant: &Variant, surroundings: &mut Surroundings) -> Result<(), String> {
+    let fault = |axis: Axis, why: String| format!("axis `{axis}`: {why}");
+    if let Some(bus) = variant.get(&Axis::DiskBus) {
+        bus.parse::<DiskBus>()
+            .map_err(|error| fault(Axis::DiskBus, format!("`{bus}`: {error}")))?;
+    }
+    let hardware = hardware_of(variant);
+    if let Some(why) = hardware.fault() {
+        return Err(why);
+    }
+    surroundings.check(&hardware)
 }
 
 /// The name of an image, with its packages; one that is a path begins in the suite's folder.

@@ -3,7 +3,10 @@
 use crate::suite::known::NAMES;
 use crate::suite::test::Suite;
 use crate::suite::{Capability, CapabilityName, Environment, Side};
+use guestline::machine::{Offers, Qemu};
+use guestline::provision::Hardware;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What is known of a guest before it runs.
@@ -18,9 +21,23 @@ pub struct GuestFacts {
 /// Gives the facts of an image by its name.
 pub type ImageFacts = Box<dyn Fn(&str) -> GuestFacts + Send>;
 
+/// A QEMU that tests may run on.
+#[derive(Debug, Clone)]
+pub struct KnownQemu {
+    /// It.
+    pub qemu: Qemu,
+    /// What it offers, where it says that.
+    pub offers: Option<Offers>,
+}
+
+/// Gives the QEMU of this path, or the one that machines have where nothing else is said.
+pub type Qemus = Box<dyn Fn(Option<&Path>) -> Result<KnownQemu, String> + Send>;
+
 /// The environments of a run's tests.
 pub struct Surroundings {
     host: Arc<Environment>,
+    qemus: Option<Qemus>,
+    known_qemus: HashMap<Option<PathBuf>, Result<Arc<KnownQemu>, String>>,
     image_facts: ImageFacts,
     images: HashMap<String, Arc<Environment>>,
     machines: HashMap<Key, Arc<Environment>>,
@@ -51,7 +68,48 @@ impl std::fmt::Debug for Surroundings {
 impl Surroundings {
     /// On a host with what is declared there.
     pub fn new(host: Environment, image_facts: ImageFacts) -> Self {
-        Self { host: Arc::new(host), image_facts, images: HashMap::new(), machines: HashMap::new() }
+        Self {
+            host: Arc::new(host),
+            qemus: None,
+            known_qemus: HashMap::new(),
+            image_facts,
+            images: HashMap::new(),
+            machines: HashMap::new(),
+        }
+    }
+
+    /// With what finds QEMUs; else nothing is known of them.
+    pub fn with_qemus(self, qemus: Qemus) -> Self {
+        Self { qemus: Some(qemus), ..self }
+    }
+
+    /// A QEMU; none where nothing is known of any.
+    fn qemu(&mut self, path: Option<&Path>) -> Option<&Result<Arc<KnownQemu>, String>> {
+        let find = self.qemus.as_ref()?;
+        let entry = self.known_qemus.entry(path.map(Path::to_owned));
+        Some(entry.or_insert_with(|| find(path).map(Arc::new)))
+    }
+
+    /// Looks whether QEMU knows what a machine is to be made of.
+    ///
+    /// # Errors
+    /// It does not, in words.
+    pub(super) fn check(&mut self, hardware: &Hardware) -> Result<(), String> {
+        let Hardware { machine, cpu, .. } = hardware;
+        let nic = hardware.nic_device();
+        if machine.is_none() && cpu.is_none() && nic.is_none() {
+            return Ok(());
+        }
+        // That there is none is told when it is wanted.
+        let Some(Ok(known)) = self.qemu(None) else { return Ok(()) };
+        let KnownQemu { qemu, offers: Some(offers) } = &**known else { return Ok(()) };
+        let checks = [
+            machine.as_deref().map(|machine| offers.check_machine(qemu, machine)),
+            cpu.as_deref().map(|cpu| offers.check_cpu(qemu, cpu)),
+            nic.map(|model| offers.check_nic(qemu, model)),
+        ];
+        let checked: Result<(), _> = checks.into_iter().flatten().collect();
+        checked.map_err(|error| error.to_string())
     }
 
     /// The host alone.

@@ -174,6 +174,7 @@ impl Attempt {
             "cpus": request.cpus,
             "disks_mib": request.disks,
             "nics": request.nics,
+            "hardware": request.hardware,
             "cmdline": manifest.cmdline,
             "kconfig": match &request.kernel {
                 Some(_) => request.kconfig.as_ref().map(|(_, digest)| digest),

@@ -250,6 +250,7 @@ impl Executor {
             hostname: name.map(|name| name.as_str().to_owned()),
             disks: wanted.disks.clone(),
             nics: wanted.nics.clone(),
+            hardware: wanted.hardware.clone(),
             fresh_reboot: wanted.fresh_reboot,
             // What happens on the host may boot them anew.
             reboots: job

@@ -192,6 +192,7 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::KconfigChanged { .. }
         | LeaseError::OwnKernel { .. }
         | LeaseError::OwnCmdline { .. }
+        | LeaseError::NoDriver { .. }
         | LeaseError::Image { .. } => Stage::Image,
         LeaseError::KernelLacks { .. }
         | LeaseError::Ended { .. }

@@ -63,6 +63,7 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
             fresh_reboot: false,
             disks: Vec::new(),
             nics: Vec::new(),
+            hardware: Default::default(),
             with: Vec::new(),
             layers: Vec::new(),
         },

@@ -49,6 +49,7 @@ fn job(names: &[&str]) -> Job {
             cpus: 1,
             disks: Vec::new(),
             nics: Vec::new(),
+            hardware: Default::default(),
             with: Vec::new(),
             fresh_reboot: false,
             layers: Vec::new(),
