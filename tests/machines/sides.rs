@@ -101,6 +101,12 @@ esac
 test $GUESTLINE_SIDE = host && exit 4
 sleep 60
 ";
+    let statuses = "#!/bin/sh
+#: on = 'both'
+#: statuses = {pass = [3]}
+test $GUESTLINE_SIDE = host && sleep 1 && echo late > \"$GUESTLINE_ARTIFACTS/late\"
+exit 3
+";
     let several = "#!/bin/sh
 #: on = 'host'
 #: machines.a = {}
@@ -114,6 +120,7 @@ guest exec true && exit 1 || test $? = 255
         ("roles*", roles),
         ("one-fails*", one_fails),
         ("several*", several),
+        ("statuses*", statuses),
     ]);
     let ran = guestline.run(&JSON);
     let all = outcomes(&ran);
@@ -124,11 +131,18 @@ guest exec true && exit 1 || test $? = 255
             ("both", "passed"),
             ("one-fails", "failed (status 4)"),
             ("roles", "passed"),
-            ("several", "passed")
+            ("several", "passed"),
+            ("statuses", "passed")
         ],
         "{}",
         ran.stderr
     );
+    // The side that ended first, and well, has not ended the other.
+    let late = ran.events().into_iter().any(|event| {
+        let folder = event["folder"].as_str().unwrap_or_default();
+        event["test"] == "statuses" && std::path::Path::new(folder).join("artifacts/late").exists()
+    });
+    assert!(late);
     guestline.assert_nothing_left();
 }
 

@@ -44,6 +44,13 @@ fn once(global: &GlobalArgs, args: &RunArgs) -> Result<u8, CommandError> {
     };
     let mut surroundings = suites::surroundings(global, &args.select.environment, &context)?;
     let mut plan = selected.plan(&args.select, terms, &mut surroundings)?;
+    if plan.items.is_empty() {
+        let why = match selected.found.tests.len() {
+            0 => "there is no test: `guestline list --all` says of each file why it is none".to_owned(),
+            there => format!("none of {there} tests is selected: `guestline list` shows them"),
+        };
+        eprintln!("{why}");
+    }
     if let Some(Seed(seed)) = args.shuffle {
         eprintln!("order: --shuffle {seed}");
         shuffle(seed, &mut plan.items);

@@ -121,6 +121,7 @@ impl PlanQueue {
     /// What has to be set up for an item, in order.
     fn fixtures(&self, item: &Item) -> Vec<(FixtureOn, FixtureWanted)> {
         let config = &item.test.suite.config;
+        let default_ms = self.plan.terms.limits.check_ms;
         let names = fixture::chain(
             &config.fixtures,
             item.test.settings.fixtures.as_deref().unwrap_or_default(),
@@ -138,7 +139,8 @@ impl PlanQueue {
                     .variables()
                     .map(|(name, value)| (name, value.to_owned()))
                     .collect(),
-                timeout_ms: settings.timeout.map(|time| ms(time.0)),
+                // A test that is to be quick does not hurry what it stands upon.
+                timeout_ms: Some(settings.timeout.map_or(default_ms, |time| ms(time.0))),
                 owner: settings.owner.clone().or_else(|| config.settings.owner.clone()),
             };
             Some((settings.on, wanted))

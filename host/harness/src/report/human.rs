@@ -308,9 +308,12 @@ impl<O: Write + Send, E: Write + Send> Human<O, E> {
         let why = match (&verdict.outcome, end) {
             (Outcome::Passed, _) if note.is_some() => note.clone().unwrap_or_default(),
             (Outcome::Passed, Some(end)) => {
-                let machine = end.machine_us.map(part).unwrap_or_default();
                 let check = end.check_us.map(part).unwrap_or_default();
-                format!("(machine {machine}, check {check})")
+                match end.machine_us.map(part) {
+                    Some(machine) => format!("(machine {machine}, check {check})"),
+                    // It had another test's.
+                    None => format!("(check {check})"),
+                }
             }
             (outcome, _) => outcome.why() + &known.unwrap_or_default(),
         };

@@ -76,8 +76,27 @@ pub(super) struct StepTerms<'a> {
     pub(super) part: Part,
     pub(super) limit: Duration,
     pub(super) cancel: &'a CancellationToken,
+    /// What statuses are a pass.
+    pub(super) pass: &'a [u8],
     /// What the sides share, and the machines, where a script on the host or several machines are a part of it.
     pub(super) shared: Option<(&'a HostSide, &'a Places)>,
+}
+
+impl StepTerms<'_> {
+    /// It has ended well.
+    pub(super) fn is_pass(&self, finding: &Finding) -> bool {
+        is_pass(finding, self.pass)
+    }
+}
+
+/// It has ended with one of these statuses.
+pub(super) fn is_pass(finding: &Finding, pass: &[u8]) -> bool {
+    match finding {
+        Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(status), .. }) => {
+            pass.contains(status)
+        }
+        _ => false,
+    }
 }
 
 /// Where the kernels of all machines are, before a test.
@@ -142,21 +161,25 @@ pub(super) async fn step(
 ) -> Finding {
     let mut lines = recorder.lines.take();
     let recorder = Mutex::new(recorder);
-    let mut all = std::pin::pin!(all_sides(terms, sides, &recorder));
-    let Some((host, places)) = terms.shared else { return all.await };
-    // Polled beside the sides, which may hold the recorder while they wait for its reader.
-    let logging = async {
-        while let Some(line) = next_of(&mut lines).await {
-            recorder.lock().await.log(line).await;
+    let Some((host, places)) = terms.shared else {
+        return all_sides(terms, sides, &recorder).await;
+    };
+    let (finding, is_trouble) = {
+        // Polled beside the sides, which may hold the recorder while they wait for its reader.
+        let logging = async {
+            while let Some(line) = next_of(&mut lines).await {
+                recorder.lock().await.log(line).await;
+            }
+            std::future::pending::<()>().await
+        };
+        tokio::select! {
+            biased;
+            finding = host.trouble(places) => (finding, true),
+            () = logging => (Finding::Cancelled, false),
+            finding = all_sides(terms, sides, &recorder) => (finding, false),
         }
-        std::future::pending::<()>().await
     };
-    let (finding, is_trouble) = tokio::select! {
-        biased;
-        finding = host.trouble(places) => (finding, true),
-        () = logging => (Finding::Cancelled, false),
-        finding = &mut all => (finding, false),
-    };
+    // No side holds it any more.
     while let Some(line) = lines.as_mut().and_then(|lines| lines.try_recv().ok()) {
         recorder.lock().await.log(line).await;
     }
@@ -165,7 +188,7 @@ pub(super) async fn step(
         return finding;
     }
     // What it came to may be the doing of a machine that is not there any more, whatever the script made of it.
-    match (&finding, is_pass(&finding)) {
+    match (&finding, terms.is_pass(&finding)) {
         (Finding::Cancelled, _) => finding,
         (_, true) => host.gone_already(places).unwrap_or(finding),
         (_, false) => host.lost(places).await.unwrap_or(finding),
@@ -195,7 +218,7 @@ async fn all_sides(
             match running[index].as_mut().poll(context) {
                 std::task::Poll::Ready(finding) => {
                     drop(running.swap_remove(index));
-                    if !is_pass(&finding) {
+                    if !terms.is_pass(&finding) {
                         return std::task::Poll::Ready(finding);
                     }
                     first.get_or_insert(finding);
@@ -209,10 +232,6 @@ async fn all_sides(
         }
     })
     .await
-}
-
-fn is_pass(finding: &Finding) -> bool {
-    matches!(finding, Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(0), .. }))
 }
 
 async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorder<'_>>) -> Finding {
@@ -236,7 +255,7 @@ async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorde
         host.side_ended(of);
         // It went down with its machine, as the test wanted it.
         if matches!(finding, Finding::LinkLost(_) | Finding::MachineEnded(_)) && host.was_told(of) {
-            return Finding::Exited(taken_down());
+            return Finding::Exited(taken_down(terms.pass));
         }
     }
     match finding {
@@ -250,9 +269,9 @@ async fn one(terms: StepTerms<'_>, side: Side<'_>, recorder: &Mutex<&mut Recorde
 }
 
 /// The end of a side whose machine the test took down.
-fn taken_down() -> ExecExitedEvent {
+fn taken_down(pass: &[u8]) -> ExecExitedEvent {
     ExecExitedEvent {
-        status: ExitStatus::Exited(0),
+        status: ExitStatus::Exited(pass.first().copied().unwrap_or(0)),
         output_held: false,
         cancelled: false,
         elapsed_us: 0,

@@ -2,7 +2,7 @@
 
 use super::ask::ask;
 use super::attempt::Part;
-use super::conversation::{Recorder, Side, StepTerms, complaint, step, watch};
+use super::conversation::{Recorder, Side, StepTerms, complaint, is_pass, step, watch};
 use super::execute::{Broken, Executor};
 use super::host_fixtures::Folders;
 use super::host_side::{self, HostSide, name_of};
@@ -16,13 +16,15 @@ use crate::outcome::Stage;
 use crate::suite::settings::On;
 use crate::text;
 use guestline::guest::FilesError;
-use guestline_protocol::{ExecExitedEvent, ExitStatus};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// A tear-down has so long, also after an interrupt, on a host that is not slower than usual.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// A set-up or a tear-down has ended well with this alone.
+const WELL: [u8; 1] = [0];
 
 /// Runs the test of a job in machines that are ready.
 pub(super) async fn run(
@@ -40,7 +42,8 @@ pub(super) async fn run(
         let request = || bare(&test.command);
         let sides =
             places.machines.iter().map(|(_, place)| Side { place, request: request(), of: None });
-        let terms = StepTerms { part: Part::Test, limit, cancel, shared: None };
+        let pass = &test.statuses.pass;
+        let terms = StepTerms { part: Part::Test, limit, cancel, pass, shared: None };
         return judged(test, terms, sides.collect(), places, recorder).await;
     };
     for (_, place) in &places.machines {
@@ -58,7 +61,7 @@ pub(super) async fn run(
     recorder.attempt.said = scene.shared.as_ref().and_then(HostSide::verdict);
     let brought = scene.bring_back(recorder).await;
     scene.end().await;
-    match brought.filter(|_| is_pass(&finding)) {
+    match brought.filter(|_| is_pass(&finding, &test.statuses.pass)) {
         Some(trouble) => trouble,
         None => finding,
     }
@@ -73,20 +76,26 @@ async fn acts(
     recorder: &mut Recorder<'_>,
     cancel: &CancellationToken,
 ) -> Finding {
-    let terms = |part| StepTerms { part, limit, cancel, shared: scene.watched() };
+    let terms = |part, pass| StepTerms { part, limit, cancel, pass, shared: scene.watched() };
     if let Some(set_up) = &of.setup {
-        let finding = step(terms(Part::SetUp), scene.sides(set_up), recorder).await;
-        if !is_pass(&finding) {
+        let finding = step(terms(Part::SetUp, &WELL), scene.sides(set_up), recorder).await;
+        if !is_pass(&finding, &WELL) {
             scene.tear_down(of, false, recorder).await;
             return Finding::Step { part: Part::SetUp, inner: Box::new(finding) };
         }
     }
     let began = Instant::now();
     recorder.attempt.began = Some(began);
-    let finding =
-        judged(test, terms(Part::Test), scene.sides(&test.command), scene.places, recorder).await;
+    let finding = judged(
+        test,
+        terms(Part::Test, &test.statuses.pass),
+        scene.sides(&test.command),
+        scene.places,
+        recorder,
+    )
+    .await;
     recorder.attempt.check = Some(began.elapsed());
-    let is_well = is_pass(&finding);
+    let is_well = is_pass(&finding, &test.statuses.pass);
     match (is_well, scene.tear_down(of, is_well, recorder).await) {
         (true, Some(inner)) => Finding::Step { part: Part::TearDown, inner: Box::new(inner) },
         _ => finding,
@@ -107,14 +116,10 @@ async fn judged(
     };
     let finding = step(terms, sides, recorder).await;
     recorder.end_output().await;
-    match is_pass(&finding) {
+    match terms.is_pass(&finding) {
         true => complaint(watches, places, terms.cancel).await.unwrap_or(finding),
         false => finding,
     }
-}
-
-fn is_pass(finding: &Finding) -> bool {
-    matches!(finding, Finding::Exited(ExecExitedEvent { status: ExitStatus::Exited(0), .. }))
 }
 
 /// The folders of a test wherever a part of it runs.
@@ -225,9 +230,10 @@ impl<'a> Scene<'a> {
         let command = of.teardown.as_ref()?;
         let cancel = CancellationToken::new();
         let shared = self.watched().filter(|_| is_well);
-        let terms = StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel, shared };
+        let terms =
+            StepTerms { part: Part::TearDown, limit: GRACE, cancel: &cancel, pass: &WELL, shared };
         let finding = step(terms, self.sides(command), recorder).await;
-        (!is_pass(&finding)).then_some(finding)
+        (!is_pass(&finding, &WELL)).then_some(finding)
     }
 
     /// Brings the artifacts back, from wherever a machine still answers.
