@@ -8,6 +8,7 @@ mod kernel;
 mod machines;
 mod pool;
 mod sdk;
+mod subject;
 mod suites;
 
 pub(crate) use cache::*;
@@ -21,6 +22,7 @@ pub(crate) use kernel::*;
 pub(crate) use machines::*;
 pub(crate) use pool::*;
 pub(crate) use sdk::*;
+pub(crate) use subject::*;
 pub(crate) use suites::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -172,6 +174,8 @@ pub(crate) struct CheckArgs {
     pub(crate) image: String,
     #[command(flatten)]
     pub(crate) kernel: KernelArgs,
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
     /// Time for each check, as 90, 90s, 500ms, 2m [default: 60 s, half as much again under TCG, more
     /// on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]

@@ -11,6 +11,7 @@ mod machines;
 mod own_kernel;
 mod runner;
 mod signals;
+mod subject;
 mod suites;
 mod table;
 mod terminal;

@@ -8,6 +8,7 @@ use guestline::digest::Digest;
 use guestline::image::{MAX_KERNEL_LEN, ModuleTree, OwnKernel, OwnModules, TreeError};
 use guestline::text;
 use guestline_harness::job::{MachineWanted, ModulesWanted};
+use guestline_harness::plan::KernelWanted;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -90,7 +91,7 @@ impl Named {
     /// # Errors
     /// In words, what is broken.
     pub(crate) fn ready(
-        self,
+        &self,
         context: &Context,
         image: &str,
         cancel: &CancellationToken,
@@ -99,7 +100,7 @@ impl Named {
         let Self { own, digest, modules } = self;
         let kconfig =
             own.config().and_then(|path| Some((path.clone(), Digest::of_file(&path).ok()?)));
-        let kernel = Some((own.kernel, digest));
+        let kernel = Some((own.kernel.clone(), digest.clone()));
         let explained = |error: &TreeError| match error.hint() {
             Some(hint) => format!("{}; {hint}", text::chain(error)),
             None => text::chain(error),
@@ -121,17 +122,24 @@ impl Named {
 }
 
 impl Ready {
-    /// As a job names it.
-    pub(crate) fn name_in(&self, machine: &mut MachineWanted) {
-        let digest =
-            |file: &Option<(PathBuf, Digest)>| file.as_ref().map(|(_, digest)| digest.clone());
-        machine.kernel = digest(&self.kernel);
-        machine.kconfig = digest(&self.kconfig);
-        machine.modules = self.modules.as_ref().map(|modules| ModulesWanted {
+    /// As a plan names it.
+    pub(crate) fn wanted(&self) -> Option<KernelWanted> {
+        let (_, kernel) = self.kernel.clone()?;
+        let kconfig = self.kconfig.as_ref().map(|(_, digest)| digest.clone());
+        let modules = self.modules.as_ref().map(|modules| ModulesWanted {
             early: modules.early.0.clone(),
             names: modules.names.clone(),
             disk: modules.disk.as_ref().map(|(digest, _)| digest.clone()),
         });
+        Some(KernelWanted { kernel, kconfig, modules })
+    }
+
+    /// As a job names it.
+    pub(crate) fn name_in(&self, machine: &mut MachineWanted) {
+        let Some(KernelWanted { kernel, kconfig, modules }) = self.wanted() else { return };
+        machine.kernel = Some(kernel);
+        machine.kconfig = kconfig;
+        machine.modules = modules;
     }
 
     /// The files that a job names.

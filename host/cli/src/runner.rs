@@ -49,9 +49,14 @@ impl<'a> Host<'a> {
         context: &'a Context,
         runtime: &'a Runtime,
         bisect: bool,
+        named: Option<&Qemu>,
     ) -> Result<Self, CommandError> {
         let acceleration = context.acceleration(global.accel, false);
-        let qemu = Qemu::find(&context.dirs).map_err(Arc::new);
+        // One that is tried makes no images, unless there is no other.
+        let qemu = match (Qemu::find(&context.dirs), named) {
+            (Err(_), Some(named)) => Ok(named.clone()),
+            (found, _) => found.map_err(Arc::new),
+        };
         let images = context.images_by(global, qemu.clone(), acceleration.accel)?;
         let cancel = CancellationToken::new();
         let interrupted = signals::listen(cancel.clone(), bisect)?;
@@ -79,6 +84,10 @@ pub(crate) struct Run<'a> {
     pub(crate) fail_fast: bool,
     /// The command that runs a test again, up to the test.
     pub(crate) again: String,
+    /// The QEMU that all machines have.
+    pub(crate) qemu: Option<Qemu>,
+    /// QEMUs that jobs name beside the usual one.
+    pub(crate) qemus: Vec<Qemu>,
     /// Where suites are, by their names.
     pub(crate) suites: BTreeMap<String, String>,
     /// Where tests run.
@@ -97,7 +106,10 @@ impl Run<'_> {
         let reporting = std::thread::spawn(move || feed(report, events));
 
         let version = |qemu: &Qemu| qemu.version.to_string();
-        let qemu_version = host.qemu.as_ref().map_or("none".to_owned(), version);
+        let qemu_version = match &self.qemu {
+            Some(named) => version(named),
+            None => host.qemu.as_ref().map_or("none".to_owned(), version),
+        };
         let started = RunEvent::RunStarted {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             tests: queue.tests(),
@@ -139,8 +151,10 @@ impl Run<'_> {
         let provisioner = self.broken.map_or(provisioner, Err);
         let executor =
             Executor::new(provisioner, host.images.clone(), self.files, folder, facts, work);
+        let qemus = self.qemus.into_iter().chain(host.qemu.iter().cloned()).collect();
         let executor = Arc::new(
             executor
+                .with_qemus(qemus)
                 .with_gdb(self.gdb)
                 .with_guest(GUEST, PYTHON)
                 .with_target(self.target.clone())

@@ -161,7 +161,7 @@ pub(crate) fn told(errors: &[FindError]) -> CommandError {
 }
 
 /// What the command line says of all tests.
-pub(crate) fn overrides(args: &SelectArgs, fresh_reboot: bool) -> Result<Overrides, CommandError> {
+pub(crate) fn overrides(args: &SelectArgs) -> Result<Overrides, CommandError> {
     let words: Vec<&str> = args.matrix.iter().map(String::as_str).collect();
     let matrix = Matrix::from_words(&words)
         .map_err(|error| CommandError::new(format!("--matrix: {error}")))?;
@@ -173,7 +173,7 @@ pub(crate) fn overrides(args: &SelectArgs, fresh_reboot: bool) -> Result<Overrid
         cpus: args.cpus,
         memory_mib: args.memory,
         requires: requires.map_err(|error| CommandError::new(format!("--require: {error}")))?,
-        fresh_reboot,
+        ..Overrides::default()
     })
 }
 

@@ -67,12 +67,54 @@ pub struct ModulesWanted {
     pub disk: Option<Digest>,
 }
 
+/// A QEMU, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuWanted {
+    /// Digest of its program.
+    pub digest: Digest,
+    /// Its version.
+    pub version: String,
+}
+
+/// What starts a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirmwareWanted {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+    /// A file.
+    File(Digest),
+}
+
+/// Packages that are installed into a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallWanted {
+    /// Their files, by name.
+    pub install: Vec<ContentFile>,
+}
+
+/// A part that is judged, because it was named to be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// `--kernel`.
+    Kernel,
+    /// `--qemu`, `--qemu-arg`.
+    Qemu,
+    /// `--firmware`.
+    Firmware,
+    /// `--install`.
+    Install,
+}
+
 /// The machine a job wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineWanted {
     /// Name of its image.
     pub image: String,
-    /// A kernel to boot instead of the image's; it is a subject then, and judged.
+    /// A kernel to boot instead of the image's.
     pub kernel: Option<Digest>,
     /// Its configuration, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +135,15 @@ pub struct MachineWanted {
     /// Network cards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicWanted>,
+    /// Another QEMU than the host's usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<QemuWanted>,
+    /// What stands at the end of QEMU's command line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub qemu_args: Vec<String>,
+    /// What starts it, where that is not the image's to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<FirmwareWanted>,
     /// What it is made of, where that is not the usual.
     #[serde(flatten)]
     pub hardware: Hardware,
@@ -114,6 +165,23 @@ pub enum LayerWanted {
     Lines(Vec<String>),
     /// A fixture of the guest.
     Fixture(FixtureWanted),
+    /// Packages.
+    Install(InstallWanted),
+}
+
+impl MachineWanted {
+    /// What of it was named to be tried, but for what was taken back.
+    pub fn subjects(&self, taken_back: &[Subject]) -> Vec<Subject> {
+        let is_install = |layer: &LayerWanted| matches!(layer, LayerWanted::Install(_));
+        let named = [
+            (self.kernel.is_some(), Subject::Kernel),
+            (self.qemu.is_some() || !self.qemu_args.is_empty(), Subject::Qemu),
+            (self.firmware.is_some(), Subject::Firmware),
+            (self.layers.iter().any(is_install), Subject::Install),
+        ];
+        let named = named.into_iter().filter_map(|(is_named, part)| is_named.then_some(part));
+        named.filter(|part| !taken_back.contains(part)).collect()
+    }
 }
 
 /// A fixture: a set-up step that tests depend on.
@@ -305,6 +373,9 @@ pub struct Job {
     /// What is set up on the host before, one after the other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fixtures: Vec<FixtureWanted>,
+    /// What is judged besides the tests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<Subject>,
     /// How long.
     pub limits: Limits,
 }
@@ -317,6 +388,7 @@ impl Job {
             machine: self.machine.clone(),
             machines: self.machines.clone(),
             fixtures: self.fixtures.clone(),
+            subjects: self.subjects.clone(),
             limits: self.limits,
         }
     }
@@ -348,14 +420,30 @@ mod tests {
                 fresh_reboot: false,
                 disks: Vec::new(),
                 nics: Vec::new(),
+                qemu: None,
+                qemu_args: vec!["-device".into(), "edu".into()],
+                firmware: Some(FirmwareWanted::File(Digest::of(b"bios"))),
                 hardware: Hardware { cpu: Some("max,-avx2".into()), ..Hardware::default() },
                 with: Vec::new(),
-                layers: Vec::new(),
+                layers: vec![
+                    LayerWanted::Lines(vec!["true".into()]),
+                    LayerWanted::Install(InstallWanted {
+                        install: vec![ContentFile {
+                            path: "a.deb".into(),
+                            digest: Digest::of(b"a"),
+                            executable: false,
+                        }],
+                    }),
+                ],
             },
+            subjects: vec![Subject::Kernel],
             limits: Limits { check_ms: 60_000, boot_ms: 120_000 },
         };
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
+        let all = [Subject::Kernel, Subject::Qemu, Subject::Firmware, Subject::Install];
+        assert_eq!(job.machine.subjects(&[]), all);
+        assert_eq!(job.machine.subjects(&all[1..]), [Subject::Kernel]);
         assert_eq!(command.to_arguments(), "-- ls 'a b'");
     }
 }

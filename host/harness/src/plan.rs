@@ -12,6 +12,7 @@ mod content;
 mod image;
 mod item;
 mod jobs;
+mod parts;
 pub mod store;
 mod surroundings;
 #[cfg(test)]
@@ -20,7 +21,8 @@ mod tests;
 pub use content::Files;
 pub use image::image_facts;
 pub use item::{Fit, Item, Overrides};
-pub use jobs::PlanQueue;
+pub use jobs::{KernelWanted, PlanQueue};
+pub use parts::{FirmwareNamed, qemu_program};
 pub use surroundings::{GuestFacts, ImageFacts, KnownQemu, Qemus, Surroundings};
 
 use crate::job::Limits;

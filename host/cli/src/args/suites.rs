@@ -1,6 +1,6 @@
 //! The command line of what is about suites: `run`, `list`.
 
-use super::{RunOptions, parse_memory, parse_time};
+use super::{KernelArgs, RunOptions, SubjectArgs, parse_memory, parse_time};
 use clap::{Args, ValueEnum};
 use guestline_harness::run::Target;
 use guestline_harness::suite::Filter;
@@ -50,6 +50,10 @@ pub(crate) struct SelectArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) select: SelectArgs,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
     /// Time for each test that has none of its own, as 90, 90s, 500ms, 2m [default: 60 s, half as much again under TCG,
     /// more on a loaded host]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -99,6 +103,9 @@ pub(crate) struct JobArgs {
     /// Where its tests run: machine, host, ssh:[USER@]HOST or serial:DEVICE
     #[arg(long, value_name = "TARGET", default_value = "machine")]
     pub(crate) target: Target,
+    /// The QEMU that the job names by its digest: a file, or a name on PATH
+    #[arg(long, value_name = "FILE|NAME")]
+    pub(crate) qemu: Option<String>,
     #[command(flatten)]
     pub(crate) options: RunOptions,
 }

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use guestline::machine::Accel;
 use guestline::provision::{Hardware, NamedTemplate};
 use guestline_harness::job::{
-    FailOn, Job, JobTest, LayerWanted, Limits, MachineWanted, TestCommand,
+    FailOn, Job, JobTest, LayerWanted, Limits, MachineWanted, QemuWanted, TestCommand,
 };
 use guestline_harness::outcome::Stage;
 use guestline_harness::run::{Broken, Once, Target};
@@ -34,12 +34,16 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
             .hint("--gdb wants one line"));
     }
     let named = own_kernel::named(&args.kernel)?;
+    let qemu = args.subject.named_qemu(&context)?;
+    let packages = args.subject.packages()?;
+    let mut files = packages.files;
+    let firmware = args.subject.firmware_wanted(&mut files)?;
     let vmlinux = named.as_ref().and_then(own_kernel::Named::vmlinux);
     start_log(global.verbose);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();
-    let host = Host::new(global, &context, &runtime, args.options.bisect)?;
+    let host = Host::new(global, &context, &runtime, args.options.bisect, qemu.as_ref())?;
     let limits = limits(args, host.accel());
 
     let ready = named
@@ -53,6 +57,12 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
     };
     let mut machine = machine;
     own.name_in(&mut machine);
+    machine.qemu = qemu
+        .as_ref()
+        .map(|qemu| QemuWanted { digest: qemu.digest.clone(), version: qemu.version.to_string() });
+    machine.qemu_args.clone_from(&args.subject.qemu_arg);
+    machine.firmware = firmware;
+    machine.layers.extend(packages.wanted.map(LayerWanted::Install));
     let with = args.with.wanted()?;
     machine.with = with.iter().map(|(wanted, _)| wanted.clone()).collect();
     let fail_on: Vec<FailOn> = args.fail_on.iter().map(|what| what.wanted()).collect();
@@ -61,6 +71,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
         machine: machine.clone(),
         machines: BTreeMap::new(),
         fixtures: Vec::new(),
+        subjects: machine.subjects(&args.subject.taken_back()),
         limits,
     };
     let jobs: Vec<Job> = commands.into_iter().map(job).collect();
@@ -72,7 +83,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
             eprintln!("the machine waits for a debugger: {line}");
         }
     });
-    let mut files = own.files();
+    files.extend(own.files());
     files.extend(with.into_iter().map(|(wanted, path)| (wanted.digest, path)));
     let run = Run {
         files,
@@ -83,6 +94,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<u8, CommandEr
         verbose: global.verbose > 0,
         fail_fast: false,
         again: again(global, args),
+        qemus: qemu.iter().cloned().collect(),
+        qemu,
         suites: BTreeMap::new(),
         target: Target::Machine,
     };
@@ -112,6 +125,9 @@ fn machine(context: &Context, args: &CheckArgs) -> Result<MachineWanted, Command
         cpus,
         disks,
         nics,
+        qemu: None,
+        qemu_args: Vec::new(),
+        firmware: None,
         hardware: Hardware::default(),
         with: Vec::new(),
         fresh_reboot,
@@ -209,6 +225,7 @@ fn again(global: &GlobalArgs, args: &CheckArgs) -> String {
     add("agent", path(&global.agent));
     add("accel", global.accel.word().map(str::to_owned));
     words.extend(args.kernel.words());
+    words.extend(args.subject.words());
     let words_of =
         |what: &FailOnArg| what.to_possible_value().map(|value| value.get_name().to_owned());
     let fail_on: Vec<String> = args.fail_on.iter().filter_map(words_of).collect();
@@ -287,6 +304,16 @@ mod tests {
         let (global, check) =
             args(&["--kernel", "a b", "--modules=m", "--cmdline", "-x y", "--cpus=2", "true"]);
         let said = "guestline check --cpus 2 --kernel 'a b' --modules m '--cmdline=-x y'";
+        assert_eq!(again(&global, &check), said);
+        let (global, check) = args(&[
+            "--qemu=./q",
+            "--qemu-arg=-device",
+            "--qemu-arg=edu",
+            "--install=a.deb",
+            "--not-subject=qemu",
+            "true",
+        ]);
+        let said = "guestline check --qemu ./q --qemu-arg=-device --qemu-arg=edu --install a.deb --not-subject qemu";
         assert_eq!(again(&global, &check), said);
         let (global, check) = args(&["--fail-on", "warn,oops", "--fail-on=taint", "true"]);
         assert_eq!(again(&global, &check), "guestline check --fail-on warn,oops,taint");

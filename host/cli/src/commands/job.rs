@@ -1,6 +1,6 @@
 //! `guestline job`: a job of a plan that another process made.
 
-use crate::args::{GlobalArgs, JobArgs};
+use crate::args::{GlobalArgs, JobArgs, SubjectArgs};
 use crate::commands::check::start_log;
 use crate::context::Context;
 use crate::error::CommandError;
@@ -15,7 +15,9 @@ pub(crate) fn run(global: &GlobalArgs, args: &JobArgs) -> Result<u8, CommandErro
     start_log(global.verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _context = runtime.enter();
-    let host = Host::new(global, &context, &runtime, args.options.bisect)?;
+    let named = SubjectArgs { qemu: args.qemu.clone(), ..SubjectArgs::default() };
+    let named = named.named_qemu(&context)?;
+    let host = Host::new(global, &context, &runtime, args.options.bisect, named.as_ref())?;
     let run = Run {
         files,
         broken: None,
@@ -25,6 +27,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &JobArgs) -> Result<u8, CommandErro
         verbose: global.verbose > 0,
         fail_fast: false,
         again: "guestline run".to_owned(),
+        qemu: None,
+        qemus: named.into_iter().collect(),
         suites: BTreeMap::new(),
         target: args.target.clone(),
     };

@@ -21,7 +21,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ListArgs) -> Result<u8, CommandErr
     let selected = suites::select(&args.select, &context, &CancellationToken::new())?;
     let terms = PlanTerms {
         target: args.select.target.word(),
-        ..suites::plain_terms(suites::overrides(&args.select, false)?)
+        ..suites::plain_terms(suites::overrides(&args.select)?)
     };
     let mut surroundings = suites::surroundings(global, &args.select.environment, &context)?;
     let mut plan = selected.plan(&args.select, terms, &mut surroundings)?;

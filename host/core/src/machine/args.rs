@@ -79,6 +79,9 @@ pub(super) fn command_line(
         }
     }
     add("machine", machine);
+    if let Some((bios, _)) = &spec.bios {
+        add("bios", bios.display().to_string());
+    }
     add("accel", spec.accel.as_str().to_owned());
     add("cpu", spec.cpu.clone().unwrap_or_else(|| spec.accel.cpu().to_owned()));
     add("smp", spec.cpus.to_string());
@@ -186,6 +189,7 @@ pub(super) fn command_line(
     if spec.gdb || matches!(origin, Origin::Again { .. }) {
         args.push("-S".to_owned());
     }
+    args.extend(spec.more_args.iter().cloned());
     args.splice(0..0, ["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
     args
 }
@@ -227,6 +231,8 @@ pub(super) fn seen_by_guest(spec: &MachineSpec, version: QemuVersion) -> String 
         kernel: spec.kernel.as_ref().map(|_| "".into()),
         initrd: spec.initrd.as_ref().map(|_| "".into()),
         firmware: spec.firmware.as_ref().map(Firmware::without_files),
+        // What is in it is another machine, wherever it lies.
+        bios: spec.bios.as_ref().map(|(_, digest)| (digest.as_str().into(), digest.clone())),
         cmdline: String::new(),
         reboots: false,
         gdb: false,
@@ -276,6 +282,7 @@ fn ports(count: usize) -> String {
 mod tests {
     use super::super::{Accel, DiskBus, DiskFile, DiskFormat};
     use super::*;
+    use crate::digest::Digest;
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -285,6 +292,7 @@ mod tests {
             initrd: Some("/i".into()),
             cmdline: "quiet console=ttyS0".into(),
             firmware: None,
+            bios: None,
             accel: Accel::Tcg,
             machine: None,
             cpu: None,
@@ -296,6 +304,7 @@ mod tests {
             nics: Vec::new(),
             nic_model: None,
             ssh_port: None,
+            more_args: Vec::new(),
             gdb: false,
         }
     }
@@ -410,6 +419,8 @@ mod tests {
             MachineSpec { accel: Accel::Kvm, ..spec() },
             MachineSpec { ports: vec![ExtraPort::Serial], ..spec() },
             MachineSpec { machine: Some("pc".into()), ..spec() },
+            MachineSpec { more_args: vec!["-nodefaults".into()], ..spec() },
+            MachineSpec { bios: Some(("/bios".into(), Digest::of(b"a"))), ..spec() },
             MachineSpec { cpu: Some("qemu64".into()), ..spec() },
             MachineSpec {
                 nics: vec![Nic { mac: [0; 6] }],
@@ -421,6 +432,9 @@ mod tests {
         ] {
             assert_ne!(seen(&other), seen(&spec()));
         }
+        let bios =
+            |path: &str| MachineSpec { bios: Some((path.into(), Digest::of(b"a"))), ..spec() };
+        assert_eq!(seen(&bios("/a")), seen(&bios("/b")));
         let with = |path| MachineSpec { modules: Some(shared(path)), ..spec() };
         assert_eq!(seen(&with("/a")), seen(&with("/b")));
         assert_ne!(seen_by_guest(&spec(), QemuVersion(9, 2)), seen(&spec()));

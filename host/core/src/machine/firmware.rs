@@ -20,6 +20,15 @@ pub enum FirmwareKind {
     Uefi,
 }
 
+/// What starts a machine in the place of what does so by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirmwareChoice {
+    /// Of these.
+    Kind(FirmwareKind),
+    /// A file with all of it, and its digest.
+    File(PathBuf, Digest),
+}
+
 /// What a disk is put into.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

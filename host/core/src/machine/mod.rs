@@ -33,7 +33,7 @@ mod tsc;
 pub use accel::{Accel, AccelChoice, Acceleration};
 pub use buses::{DiskBus, NotABus};
 pub use disk::{Disk, DiskFile, DiskFormat};
-pub use firmware::{Drive, Firmware, FirmwareKind, Uefi, UefiError, find_ovmf};
+pub use firmware::{Drive, Firmware, FirmwareChoice, FirmwareKind, Uefi, UefiError, find_ovmf};
 pub use handover::Handover;
 pub use life::Ending;
 pub use offers::{NotOffered, Offers};

@@ -1,6 +1,7 @@
 //! What a machine is made of.
 
 use super::{Accel, Disk, DiskFile, Firmware, QemuVersion, args};
+use crate::digest::Digest;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub struct MachineSpec {
     pub cmdline: String,
     /// How the first disk is started, where there is no kernel.
     pub firmware: Option<Firmware>,
+    /// A file with firmware instead of what comes with QEMU, and its digest; it takes the place of OVMF, too.
+    pub bios: Option<(PathBuf, Digest)>,
     /// What runs the guest's code.
     pub accel: Accel,
     /// Another machine type than the newest q35.
@@ -42,6 +45,8 @@ pub struct MachineSpec {
     pub nic_model: Option<String>,
     /// A network card whose SSH port (22) is forwarded from this port of the host's loopback, and nothing else.
     pub ssh_port: Option<u16>,
+    /// What stands at the end of QEMU's command line.
+    pub more_args: Vec<String>,
     /// A debugger has a socket, [`GDB_SOCKET`] in the machine's folder, and the machine that boots waits for it.
     pub gdb: bool,
 }

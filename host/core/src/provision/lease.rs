@@ -84,6 +84,21 @@ pub enum LeaseError {
         /// The image.
         image: String,
     },
+    /// UEFI was asked for, and the image's kernel is started by QEMU.
+    #[error("image `{image}` is started by QEMU itself, and not by UEFI")]
+    NoUefi {
+        /// The image.
+        image: String,
+    },
+    /// The file with firmware that was named.
+    #[error("cannot use the firmware `{path}`", path = path.display())]
+    Firmware {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// What starts UEFI disks.
     #[error(transparent)]
     Uefi(#[from] UefiError),

@@ -58,7 +58,8 @@ use crate::digest::Digest;
 use crate::dirs::Dirs;
 use crate::image::{Image, Kernels, OwnModules};
 use crate::machine::{
-    Accel, Disk, DiskBus, DiskFile, ExtraPort, GDB_SOCKET, MachineSpec, Origin, Qemu, tsc_khz,
+    Accel, Disk, DiskBus, DiskFile, ExtraPort, FirmwareChoice, GDB_SOCKET, MachineSpec, Origin,
+    Qemu, tsc_khz,
 };
 use crate::text;
 use making::{NoTemplate, Plan, Provided};
@@ -118,6 +119,12 @@ pub struct MachineRequest {
     pub given: Vec<Disk>,
     /// Network cards, at most [`MAX_NICS`](crate::machine::MAX_NICS).
     pub nics: Vec<NicWanted>,
+    /// Another QEMU than the provisioner's.
+    pub qemu: Option<Qemu>,
+    /// What stands at the end of QEMU's command line.
+    pub qemu_args: Vec<String>,
+    /// What starts it instead of what the image says, or what comes with QEMU.
+    pub firmware: Option<FirmwareChoice>,
     /// What it is made of, where that is not the usual.
     pub hardware: Hardware,
     /// More ports; see [`Lease::ports`].
@@ -194,6 +201,9 @@ impl MachineRequest {
             disks: Vec::new(),
             given: Vec::new(),
             nics: Vec::new(),
+            qemu: None,
+            qemu_args: Vec::new(),
+            firmware: None,
             hardware: Hardware::default(),
             ports: Vec::new(),
             link: LinkChoice::Auto,
@@ -237,7 +247,7 @@ pub struct Provisioner {
 }
 
 impl Provisioner {
-    /// With this QEMU and accelerator, work folders below `root`, templates in the cache folder.
+    /// With this QEMU, where a machine wants no other, and accelerator, work folders below `root`, templates in the cache folder.
     pub fn new(qemu: Qemu, accel: Accel, root: WorkRoot, dirs: &Dirs) -> Self {
         // A guest under TCG has the host's counter, and is told how fast it is.
         let tsc_khz = || tsc_khz(dirs, &template::host_cpu());
@@ -334,6 +344,11 @@ impl Provisioner {
         }
     }
 
+    /// The QEMU of a machine.
+    fn qemu<'a>(&'a self, request: &'a MachineRequest) -> &'a Qemu {
+        request.qemu.as_ref().unwrap_or(&self.qemu)
+    }
+
     /// Waits until the host has room for a machine, and makes its folder.
     async fn place(
         &self,
@@ -364,7 +379,7 @@ impl Provisioner {
         spec: &MachineSpec,
         origin: Origin<'_>,
     ) -> Result<Launched, LeaseError> {
-        let launched = launch(&self.qemu, spec, origin, plan.folder).await?;
+        let launched = launch(self.qemu(plan.request), spec, origin, plan.folder).await?;
         plan.slot.set_qemu(launched.machine.pid());
         Ok(launched)
     }

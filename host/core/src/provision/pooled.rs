@@ -36,7 +36,7 @@ impl Provisioner {
         let Ok(folder) = self.root.machine_folder() else { return Ok(None) };
         // Its memory is mapped from there: it is looked at as at each use.
         let Found::Ready(template) = self.templates.open(&key) else { return Ok(None) };
-        let (qemu, slots) = (&self.qemu, &self.slots);
+        let (qemu, slots) = (self.qemu(request), &self.slots);
         let (ram, instance, folder_path) = (template.ram(), template.instance(), folder.path());
         let (spec, instance) = (&spec, &*instance);
         let wanted = Wanted { qemu, spec, slots, instance, ram: &ram, folder: folder_path };

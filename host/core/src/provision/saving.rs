@@ -69,7 +69,7 @@ impl Provisioner {
         let record = TemplateRecord { tty_link, ..self.record(plan, ready, waited, quiet) };
         let draft = Arc::new(draft);
         let publishing = async {
-            let published = self.publish(draft.clone(), making, record).await;
+            let published = self.publish(plan, draft.clone(), making, record).await;
             let saved_in = waiting.elapsed().saturating_sub(waited);
             published.map(|template| (template.map(Box::new), saved_in))
         };
@@ -139,7 +139,7 @@ impl Provisioner {
             key: plan.key.clone(),
             image: manifest.name.clone(),
             kernel_release: manifest.kernel_release.clone(),
-            qemu: self.qemu.version.to_string(),
+            qemu: self.qemu(plan.request).version.to_string(),
             memory_mib: plan.spec.memory_mib,
             disks: plan.spec.writable_disks().count(),
             guestline: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,11 +153,12 @@ impl Provisioner {
 
     async fn publish(
         &self,
+        plan: Plan<'_>,
         draft: Arc<Draft>,
         making: Making,
         record: TemplateRecord,
     ) -> io::Result<Option<Template>> {
-        let opens_read_only = self.qemu.opens_read_only();
+        let opens_read_only = self.qemu(plan.request).opens_read_only();
         let publishing = tokio::task::spawn_blocking(move || {
             draft.write(&making)?;
             making.publish(record, opens_read_only)
@@ -168,7 +169,7 @@ impl Provisioner {
     async fn launch_next(&self, plan: Plan<'_>, draft: &Draft) -> Result<Launched, LeaseError> {
         let origin = Origin::Restore { ram: &draft.ram() };
         let spec = self.with_own_disks(plan, draft.disks())?;
-        launch(&self.qemu, &spec, origin, plan.folder).await
+        launch(self.qemu(plan.request), &spec, origin, plan.folder).await
     }
 
     /// The machine that goes on from what was just saved; none when that does not do, which the next attempt tells.

@@ -8,9 +8,9 @@ use crate::image::{
     Bootable, ImageDisk, Kconfig, Kernels, Lack, OwnModules, inspect_kernel, release_of_kernel,
 };
 use crate::machine::{
-    Disk, DiskFormat, Drive, ExtraPort, Firmware, FirmwareKind, MachineSpec, Uefi,
+    Disk, DiskFormat, Drive, ExtraPort, Firmware, FirmwareChoice, FirmwareKind, MachineSpec, Uefi,
 };
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// What the agent loads, on the kernel command line.
@@ -44,7 +44,8 @@ impl Provisioner {
             kernel: self.kernel(request).await?,
             initrd: self.initrd(request).await?,
             cmdline: self.cmdline(request)?,
-            firmware: request.image.disk.as_ref().map(|disk| self.firmware(disk)).transpose()?,
+            firmware: self.firmware(request)?,
+            bios: self.bios(request)?,
             root: request.image.root.as_deref().map(shared_disk).transpose()?,
             modules: modules_disk(request).map(shared_disk).transpose()?,
             disks: disks(request)?,
@@ -56,6 +57,7 @@ impl Provisioner {
             reboots: self.reboots || request.reboots,
             ports,
             ssh_port: request.ssh_port,
+            more_args: request.qemu_args.clone(),
             gdb: request.gdb.is_some(),
         })
     }
@@ -106,9 +108,9 @@ impl Provisioner {
                 (modules.early.0.clone(), disk)
             }),
             cmdline: spec.cmdline.clone(),
-            machine: spec.seen_by_guest(self.qemu.version),
+            machine: spec.seen_by_guest(self.qemu(request).version),
             host_cpu: self.tsc_khz.is_none().then(template::host_cpu),
-            qemu: self.qemu.digest.clone(),
+            qemu: self.qemu(request).digest.clone(),
             layers: request.layers.iter().map(Layer::key).collect(),
         }
     }
@@ -188,12 +190,47 @@ impl Provisioner {
     }
 
     /// What starts an image's disk.
-    fn firmware(&self, disk: &ImageDisk) -> Result<Firmware, LeaseError> {
-        let uefi = match disk.record.firmware {
+    fn firmware(&self, request: &MachineRequest) -> Result<Option<Firmware>, LeaseError> {
+        let Some(ImageDisk { record, .. }) = &request.image.disk else {
+            // UEFI takes no kernel that is unpacked for a quicker boot.
+            return match request.firmware {
+                Some(FirmwareChoice::Kind(FirmwareKind::Uefi)) => {
+                    Err(LeaseError::NoUefi { image: request.image.manifest.name.clone() })
+                }
+                _ => Ok(None),
+            };
+        };
+        let kind = match &request.firmware {
+            None => record.firmware,
+            Some(FirmwareChoice::Kind(kind)) => *kind,
+            Some(FirmwareChoice::File(..)) => FirmwareKind::Bios,
+        };
+        let uefi = match kind {
             FirmwareKind::Bios => None,
             FirmwareKind::Uefi => Some(Uefi::new(self.root.path())?),
         };
-        Ok(Firmware { drive: disk.record.drive, uefi })
+        Ok(Some(Firmware { drive: record.drive, uefi }))
+    }
+
+    /// The firmware of the user's, as a private copy: what was looked at is what starts machines.
+    fn bios(&self, request: &MachineRequest) -> Result<Option<(PathBuf, Digest)>, LeaseError> {
+        let Some(FirmwareChoice::File(from, digest)) = &request.firmware else { return Ok(None) };
+        let unusable = |source| LeaseError::Firmware { path: from.clone(), source };
+        let copy = self.root.path().join(format!("firmware-{}", digest.short()));
+        let bytes = std::fs::read(from).map_err(unusable)?;
+        if Digest::of(&bytes) != *digest {
+            let why = "it changed while it was waited for";
+            return Err(unusable(io::Error::new(io::ErrorKind::InvalidData, why)));
+        }
+        if !copy.exists() {
+            // Under its name it is whole.
+            let written = tempfile::NamedTempFile::new_in(self.root.path()).and_then(|mut file| {
+                file.write_all(&bytes)?;
+                Ok(file.persist(&copy)?)
+            });
+            written.map_err(|source| LeaseError::Write { path: copy.clone(), source })?;
+        }
+        Ok(Some((copy, digest.clone())))
     }
 }
 

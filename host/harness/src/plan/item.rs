@@ -1,8 +1,9 @@
 //! A test with a variant: the machine that it wants, what it needs, and whether that is there.
 
 use super::PlanTerms;
+use super::parts::{FirmwareNamed, qemu_program};
 use super::surroundings::{Key, Surroundings};
-use crate::job::MachineWanted;
+use crate::job::{FirmwareWanted, MachineWanted, QemuWanted, Subject};
 use crate::run::TrialTerms;
 use crate::suite::known::known_of;
 use crate::suite::settings::{Isolation, MachineSettings, On, Word};
@@ -11,7 +12,7 @@ use crate::suite::{
     Answer, Axis, Candidate, Filter, Matrix, Requirement, Side, Undocumented, Unmet, Variant,
 };
 use crate::units;
-use guestline::machine::DiskBus;
+use guestline::machine::{DiskBus, Qemu};
 use guestline::provision::Hardware;
 use guestline::supervise::MachineName;
 use std::collections::BTreeMap;
@@ -33,6 +34,20 @@ pub struct Overrides {
     pub requires: Vec<Requirement>,
     /// Machines boot, whatever is saved.
     pub fresh_reboot: bool,
+    /// All machines boot a kernel that is known later.
+    pub own_kernel: bool,
+    /// What comes at the end of the kernel's command line.
+    pub cmdline: Option<String>,
+    /// The program of their QEMU.
+    pub qemu: Option<PathBuf>,
+    /// What stands at the end of QEMU's command line.
+    pub qemu_args: Vec<String>,
+    /// What starts them.
+    pub firmware: Option<FirmwareNamed>,
+    /// Files of packages that they get.
+    pub install: Vec<PathBuf>,
+    /// What was named, and is not judged.
+    pub not_subjects: Vec<Subject>,
 }
 
 /// Whether a test can be run here.
@@ -57,6 +72,10 @@ pub struct Item {
     pub later: Vec<Requirement>,
     /// A file that takes the place of the image's kernel.
     pub kernel: Option<PathBuf>,
+    /// Another QEMU than the usual one.
+    pub qemu: Option<Qemu>,
+    /// What starts its machines, where that is not the image's to say.
+    pub firmware: Option<FirmwareNamed>,
 }
 
 /// The machine of an item, as far as its environment turns on it.
@@ -74,15 +93,25 @@ impl Item {
         terms: &PlanTerms,
         surroundings: &mut Surroundings,
     ) -> Result<Self, String> {
-        if let Some(axis) =
-            [Axis::Qemu, Axis::Firmware].iter().find(|axis| variant.get(axis).is_some())
-        {
-            return Err(format!("axis `{axis}` cannot be set yet: leave it out of the matrix"));
-        }
-        check_hardware(&variant, surroundings)?;
+        let root = &test.suite.root;
+        let qemu = match variant.get(&Axis::Qemu) {
+            Some(word) => Some(qemu_program(word, root)?),
+            None => terms.overrides.qemu.clone(),
+        };
+        check_hardware(&variant, qemu.as_deref(), surroundings)?;
+        let qemu = qemu.map(|path| surroundings.named_qemu(&path)).transpose()?.flatten();
+        let firmware = variant.get(&Axis::Firmware).map(|word| FirmwareNamed::of(word, root));
+        let firmware = firmware.or_else(|| terms.overrides.firmware.clone());
         let kernel = variant.get(&Axis::Kernel).map(|path| test.suite.root.join(path));
-        let mut item =
-            Self { test: test.clone(), variant, fit: Fit::Fits, later: Vec::new(), kernel };
+        let mut item = Self {
+            test: test.clone(),
+            variant,
+            fit: Fit::Fits,
+            later: Vec::new(),
+            kernel,
+            qemu,
+            firmware,
+        };
         let needs = item.needs(terms)?;
         if needs.is_empty() {
             return Ok(item);
@@ -155,8 +184,16 @@ impl Item {
     fn key(&self, terms: &PlanTerms, needs: &[Requirement]) -> Key {
         let Machine { image, cpus, memory_mib, fresh_reboot } = self.machine(terms, needs);
         let is_shared = self.isolation(terms) == Isolation::Suite;
-        let own_kernel = self.kernel.is_some();
-        Key { image, cpus, memory_mib, fresh_reboot, is_shared, own_kernel, target: terms.target }
+        Key {
+            image,
+            cpus,
+            memory_mib,
+            fresh_reboot,
+            is_shared,
+            own_kernel: self.kernel.is_some() || terms.overrides.own_kernel,
+            qemu: self.qemu.as_ref().map(|qemu| qemu.version.to_string()),
+            target: terms.target,
+        }
     }
 
     pub(super) fn isolation(&self, terms: &PlanTerms) -> Isolation {
@@ -215,7 +252,7 @@ impl Item {
         let needs = self.needs(terms).unwrap_or_default();
         let own = self.own_machine();
         let Machine { image, cpus, memory_mib, fresh_reboot } = self.machine(terms, &needs);
-        self.complete(own, image, cpus, memory_mib, fresh_reboot)
+        self.complete(own, terms, image, cpus, memory_mib, fresh_reboot)
     }
 
     /// The machines with names, as a job has them.
@@ -236,7 +273,9 @@ impl Item {
             );
             let cpus = own.cpus.map(|it| it.0).or(*cpus).unwrap_or(all.cpus);
             let memory_mib = own.memory.map(|it| it.mib).or(*memory_mib).or(all.memory_mib);
-            (name.clone(), self.complete(own.clone(), image, cpus, memory_mib, all.fresh_reboot))
+            let fresh_reboot = all.fresh_reboot;
+            let wanted = self.complete(own.clone(), terms, image, cpus, memory_mib, fresh_reboot);
+            (name.clone(), wanted)
         });
         wanted.collect()
     }
@@ -244,12 +283,17 @@ impl Item {
     fn complete(
         &self,
         own: MachineSettings,
+        terms: &PlanTerms,
         image: String,
         cpus: u32,
         memory_mib: Option<u64>,
         fresh_reboot: bool,
     ) -> MachineWanted {
-        let more = [self.test.settings.cmdline.as_deref(), self.variant.get(&Axis::Cmdline)];
+        let more = [
+            self.test.settings.cmdline.as_deref(),
+            self.variant.get(&Axis::Cmdline),
+            terms.overrides.cmdline.as_deref(),
+        ];
         let cmdline: Vec<_> =
             more.into_iter().flatten().filter(|text| !text.trim().is_empty()).collect();
         MachineWanted {
@@ -262,6 +306,17 @@ impl Item {
             cpus,
             disks: own.disks.iter().flatten().map(|size| size.0).collect(),
             nics: own.nics.clone().unwrap_or_default(),
+            qemu: self.qemu.as_ref().map(|qemu| QemuWanted {
+                digest: qemu.digest.clone(),
+                version: qemu.version.to_string(),
+            }),
+            qemu_args: terms.overrides.qemu_args.clone(),
+            // A file is known by its digest later.
+            firmware: match self.firmware {
+                Some(FirmwareNamed::Bios) => Some(FirmwareWanted::Bios),
+                Some(FirmwareNamed::Uefi) => Some(FirmwareWanted::Uefi),
+                Some(FirmwareNamed::File(_)) | None => None,
+            },
             hardware: hardware_of(&self.variant),
             with: Vec::new(),
             fresh_reboot,
@@ -294,7 +349,11 @@ fn hardware_of(variant: &Variant) -> Hardware {
 }
 
 /// Looks whether there can be a machine with a variant's hardware.
-fn check_hardware(variant: &Variant, surroundings: &mut Surroundings) -> Result<(), String> {
+fn check_hardware(
+    variant: &Variant,
+    qemu: Option<&Path>,
+    surroundings: &mut Surroundings,
+) -> Result<(), String> {
     let fault = |axis: Axis, why: String| format!("axis `{axis}`: {why}");
     if let Some(bus) = variant.get(&Axis::DiskBus) {
         bus.parse::<DiskBus>()
@@ -304,7 +363,7 @@ fn check_hardware(variant: &Variant, surroundings: &mut Surroundings) -> Result<
     if let Some(why) = hardware.fault() {
         return Err(why);
     }
-    surroundings.check(&hardware)
+    surroundings.check(&hardware, qemu)
 }
 
 /// The name of an image, with its packages; one that is a path begins in the suite's folder.

@@ -2,8 +2,12 @@
 
 use super::content::{Files, command};
 use super::item::{Fit, Item};
+use super::parts::FirmwareNamed;
 use super::{Plan, PlanTerms};
-use crate::job::{Content, FixtureWanted, InSuite, Job, JobTest, LayerWanted, Limits};
+use crate::job::{
+    Content, FirmwareWanted, FixtureWanted, InSuite, InstallWanted, Job, JobTest, LayerWanted,
+    Limits, MachineWanted, ModulesWanted,
+};
 use crate::outcome::Outcome;
 use crate::run::{Next, Queue};
 use crate::suite::find::FindError;
@@ -11,6 +15,7 @@ use crate::suite::fixture::{self, FixtureOn};
 use crate::suite::settings::Isolation;
 use crate::suite::test::Test;
 use guestline::digest::Digest;
+use guestline::machine::Qemu;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,13 +24,29 @@ use std::time::Duration;
 /// So many tests share a machine at most, so that all cores have some.
 const MAX_SHARING: usize = 50;
 
+/// A kernel that takes the place of an image's, with what belongs to it.
+#[derive(Debug, Clone)]
+pub struct KernelWanted {
+    /// It.
+    pub kernel: Digest,
+    /// Its configuration.
+    pub kconfig: Option<Digest>,
+    /// Its modules, as they are packed for the image.
+    pub modules: Option<ModulesWanted>,
+}
+
 /// The jobs of a plan, in the order of its items; those that share a machine come with the first of them.
 #[derive(Debug)]
 pub struct PlanQueue {
     plan: Plan,
     /// Of each item.
     contents: Vec<Arc<Content>>,
-    kernels: HashMap<PathBuf, Digest>,
+    /// Of kernels and firmware.
+    digests: HashMap<PathBuf, Digest>,
+    /// By image, what machines boot that have no kernel of their own.
+    kernels: HashMap<String, KernelWanted>,
+    /// Packages that machines get.
+    install: Option<InstallWanted>,
     /// By suite and name.
     fixtures: HashMap<(PathBuf, String), Content>,
     /// Which items are run together.
@@ -42,7 +63,7 @@ impl PlanQueue {
     pub fn new(plan: Plan, files: &mut Files, parallel: usize) -> Result<Self, Vec<FindError>> {
         let mut errors = Vec::new();
         let mut contents: Vec<Arc<Content>> = Vec::with_capacity(plan.items.len());
-        let (mut kernels, mut fixtures) = (HashMap::new(), HashMap::new());
+        let (mut digests, mut fixtures) = (HashMap::new(), HashMap::new());
         let mut last: Option<&Arc<Test>> = None;
         for item in &plan.items {
             let fault = |why| FindError {
@@ -66,16 +87,22 @@ impl PlanQueue {
                 errors.push(fault(why));
             }
             last = Some(&item.test);
-            if let Some(kernel) =
-                item.kernel.as_ref().filter(|kernel| !kernels.contains_key(*kernel))
-            {
-                match Digest::of_file(kernel) {
+            let firmware = match &item.firmware {
+                Some(FirmwareNamed::File(file)) => Some(("firmware", file)),
+                _ => None,
+            };
+            let kernel = item.kernel.as_ref().map(|kernel| ("kernel", kernel));
+            for (what, file) in kernel.into_iter().chain(firmware) {
+                if digests.contains_key(file) {
+                    continue;
+                }
+                match Digest::of_file(file) {
                     Ok(digest) => {
-                        files.add(digest.clone(), kernel.clone());
-                        kernels.insert(kernel.clone(), digest);
+                        files.add(digest.clone(), file.clone());
+                        digests.insert(file.clone(), digest);
                     }
                     Err(error) => errors
-                        .push(fault(format!("cannot read kernel `{}`: {error}", kernel.display()))),
+                        .push(fault(format!("cannot read {what} `{}`: {error}", file.display()))),
                 }
             }
         }
@@ -83,7 +110,45 @@ impl PlanQueue {
             return Err(errors);
         }
         let groups = groups(&plan, parallel).into_iter();
-        Ok(Self { plan, contents, kernels, fixtures, groups, numbered: Vec::new() })
+        let (kernels, install) = (HashMap::new(), None);
+        let numbered = Vec::new();
+        Ok(Self { plan, contents, digests, kernels, install, fixtures, groups, numbered })
+    }
+
+    /// Machines boot these, each by the image that it has.
+    pub fn with_kernels(self, kernels: HashMap<String, KernelWanted>) -> Self {
+        Self { kernels, ..self }
+    }
+
+    /// Machines get these packages before anything else is set up.
+    pub fn with_install(self, install: Option<InstallWanted>) -> Self {
+        Self { install, ..self }
+    }
+
+    /// The QEMUs that its jobs name.
+    pub fn qemus(&self) -> Vec<Qemu> {
+        let mut qemus: Vec<Qemu> = Vec::new();
+        for qemu in self.plan.items.iter().filter_map(|item| item.qemu.as_ref()) {
+            if !qemus.iter().any(|known| known.digest == qemu.digest) {
+                qemus.push(qemu.clone());
+            }
+        }
+        qemus
+    }
+
+    /// Gives a machine of an item what is known by digests.
+    fn name_in(&self, item: &Item, machine: &mut MachineWanted) {
+        machine.kernel = item.kernel.as_ref().and_then(|file| self.digests.get(file)).cloned();
+        if let Some(FirmwareNamed::File(file)) = &item.firmware {
+            machine.firmware = self.digests.get(file).cloned().map(FirmwareWanted::File);
+        }
+        let own = self.kernels.get(&machine.image).filter(|_| machine.kernel.is_none());
+        if let Some(KernelWanted { kernel, kconfig, modules }) = own.cloned() {
+            machine.kernel = Some(kernel);
+            machine.kconfig = kconfig;
+            machine.modules = modules;
+        }
+        machine.layers.extend(self.install.clone().map(LayerWanted::Install));
     }
 
     fn job(&self, indices: &[usize]) -> Option<Job> {
@@ -92,10 +157,10 @@ impl PlanQueue {
         let terms = &self.plan.terms;
         let mut machine = first.wanted(terms);
         let mut machines = first.wanted_by_name(terms);
-        let digest = first.kernel.as_ref().and_then(|kernel| self.kernels.get(kernel));
         for machine in machines.values_mut().chain([&mut machine]) {
-            machine.kernel = machine.kernel.take().or(digest.cloned());
+            self.name_in(first, machine);
         }
+        let subjects = machine.subjects(&terms.overrides.not_subjects);
         let mut fixtures = Vec::new();
         for (on, fixture) in self.fixtures(first) {
             match on {
@@ -114,6 +179,7 @@ impl PlanQueue {
             machine,
             machines,
             fixtures,
+            subjects,
             limits: limits(first, terms),
         })
     }
@@ -257,6 +323,7 @@ fn groups(plan: &Plan, parallel: usize) -> Vec<Vec<usize>> {
         let machine = (
             item.wanted(&plan.terms),
             &item.kernel,
+            &item.firmware,
             limits(item, &plan.terms),
             &item.test.settings.fixtures,
         );

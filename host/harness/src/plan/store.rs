@@ -6,7 +6,7 @@
 //! ```
 
 use super::{Files, PlanQueue};
-use crate::job::{Content, Job, LayerWanted};
+use crate::job::{Content, FirmwareWanted, InstallWanted, Job, LayerWanted};
 use crate::run::{Next, Queue};
 use guestline::digest::Digest;
 use serde::{Deserialize, Serialize};
@@ -132,13 +132,20 @@ fn digests(job: &Job) -> BTreeSet<Digest> {
     job.fixtures.iter().for_each(|fixture| content(&fixture.content));
     for machine in job.machines.values().chain([&job.machine]) {
         for layer in &machine.layers {
-            if let LayerWanted::Fixture(fixture) = layer {
-                content(&fixture.content);
+            match layer {
+                LayerWanted::Fixture(fixture) => content(&fixture.content),
+                LayerWanted::Install(InstallWanted { install }) => {
+                    content(&Content { files: install.clone(), ..Content::default() });
+                }
+                LayerWanted::Lines(_) => {}
             }
         }
     }
     for machine in job.machines.values().chain([&job.machine]) {
         all.extend(machine.kernel.iter().chain(&machine.kconfig).cloned());
+        if let Some(FirmwareWanted::File(digest)) = &machine.firmware {
+            all.insert(digest.clone());
+        }
         all.extend(machine.with.iter().map(|with| with.digest.clone()));
         if let Some(modules) = &machine.modules {
             all.extend(

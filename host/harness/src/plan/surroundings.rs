@@ -56,6 +56,8 @@ pub(super) struct Key {
     pub(super) is_shared: bool,
     /// Another kernel than the image's.
     pub(super) own_kernel: bool,
+    /// The version of another QEMU than the usual one.
+    pub(super) qemu: Option<String>,
     pub(super) target: &'static str,
 }
 
@@ -83,6 +85,18 @@ impl Surroundings {
         Self { qemus: Some(qemus), ..self }
     }
 
+    /// A QEMU that was named; none where nothing is known of any.
+    ///
+    /// # Errors
+    /// It is of no use, in words.
+    pub(super) fn named_qemu(&mut self, path: &Path) -> Result<Option<Qemu>, String> {
+        match self.qemu(Some(path)) {
+            Some(Ok(known)) => Ok(Some(known.qemu.clone())),
+            Some(Err(why)) => Err(why.clone()),
+            None => Ok(None),
+        }
+    }
+
     /// A QEMU; none where nothing is known of any.
     fn qemu(&mut self, path: Option<&Path>) -> Option<&Result<Arc<KnownQemu>, String>> {
         let find = self.qemus.as_ref()?;
@@ -94,14 +108,14 @@ impl Surroundings {
     ///
     /// # Errors
     /// It does not, in words.
-    pub(super) fn check(&mut self, hardware: &Hardware) -> Result<(), String> {
+    pub(super) fn check(&mut self, hardware: &Hardware, qemu: Option<&Path>) -> Result<(), String> {
         let Hardware { machine, cpu, .. } = hardware;
         let nic = hardware.nic_device();
         if machine.is_none() && cpu.is_none() && nic.is_none() {
             return Ok(());
         }
         // That there is none is told when it is wanted.
-        let Some(Ok(known)) = self.qemu(None) else { return Ok(()) };
+        let Some(Ok(known)) = self.qemu(qemu) else { return Ok(()) };
         let KnownQemu { qemu, offers: Some(offers) } = &**known else { return Ok(()) };
         let checks = [
             machine.as_deref().map(|machine| offers.check_machine(qemu, machine)),
@@ -156,6 +170,9 @@ impl Surroundings {
         }
         if !key.is_shared {
             provide("pristine", Capability::flag());
+        }
+        if let Some(version) = &key.qemu {
+            provide("host.qemu", Capability::fact(version));
         }
         if key.own_kernel {
             ["guest.kernel", "guest.kconfig", "guest.module"]

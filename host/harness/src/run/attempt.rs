@@ -5,14 +5,14 @@ use super::evidence::AttemptFolder;
 use super::hints::{boot_hint, missing_tool};
 use super::judge::{Circumstances, Finding, judge, refused_status};
 use crate::event::PooledMachine;
-use crate::job::{Job, JobTest, MachineWanted};
+use crate::job::{Job, JobTest, MachineWanted, Subject};
 use crate::lab::Verdict;
 use crate::suite::settings::{Expected, Format};
 use crate::tap::{TapEnd, TapEvent, TapParser};
 use crate::text;
 use guestline::capture::{ConsoleLine, PANIC_MARK};
 use guestline::guest::Guest;
-use guestline::machine::Ending;
+use guestline::machine::{Ending, FirmwareChoice};
 use guestline::provision::{LeaseError, MachineRequest};
 use guestline::supervise::MachineName;
 use guestline_protocol::{ExecExitedEvent, ExitStatus, Stream};
@@ -81,7 +81,7 @@ pub(super) struct Attempt {
     /// Reads results out of its output, where it writes such.
     tap: Option<TapParser>,
     tap_end: Option<TapEnd>,
-    kernel_is_subject: bool,
+    subjects: Vec<Subject>,
     expect: Vec<Expected>,
     statuses: crate::suite::settings::Statuses,
     wanted: MachineWanted,
@@ -104,7 +104,7 @@ impl Attempt {
             said: None,
             tap: is_tap.then(TapParser::new),
             tap_end: None,
-            kernel_is_subject: job.machine.kernel.is_some(),
+            subjects: job.subjects.clone(),
             expect: of.map(|of| of.expect.clone()).unwrap_or_default(),
             statuses: test.statuses.clone(),
             wanted: job.machines.values().next().unwrap_or(&job.machine).clone(),
@@ -175,6 +175,14 @@ impl Attempt {
             "disks_mib": request.disks,
             "nics": request.nics,
             "hardware": request.hardware,
+            "qemu": request.qemu.as_ref().map(|qemu| json!({
+                "path": qemu.path, "version": qemu.version.to_string(), "sha256": qemu.digest,
+            })),
+            "qemu_args": request.qemu_args,
+            "firmware": request.firmware.as_ref().map(|firmware| match firmware {
+                FirmwareChoice::Kind(kind) => json!(kind),
+                FirmwareChoice::File(path, digest) => json!({ "path": path, "sha256": digest }),
+            }),
             "cmdline": manifest.cmdline,
             "kconfig": match &request.kernel {
                 Some(_) => request.kconfig.as_ref().map(|(_, digest)| digest),
@@ -187,6 +195,10 @@ impl Attempt {
             })),
             "kernel": request.kernel.as_ref().map(|(path, digest)| json!({ "path": path, "sha256": digest })),
         });
+        if let Some(qemu) = &request.qemu {
+            facts["qemu"] = json!(qemu.version.to_string());
+        }
+        facts["subjects"] = json!(self.subjects);
         if let Some(pool) = pool {
             facts["machine"]["pool"] = json!(pool);
         }
@@ -212,7 +224,7 @@ impl Attempt {
 
     pub(super) fn circumstances(&self) -> Circumstances {
         Circumstances {
-            kernel_is_subject: self.kernel_is_subject,
+            subjects: self.subjects.clone(),
             panic_on_console: self.panic_line().is_some(),
             last_line: last_line(&self.tail),
             step_last_line: last_line(&self.step_tail),
@@ -286,7 +298,7 @@ impl Attempt {
         }
         if let Finding::NoMachine(error) = finding {
             notes.extend(error.hint().map(|hint| format!("hint: {hint}")));
-            let is_judged = self.kernel_is_subject && went_down;
+            let is_judged = self.subjects.contains(&Subject::Kernel) && went_down;
             notes.extend(is_judged.then(|| boot_hint(&self.console)).flatten());
         }
         if let Finding::NoMachine(LeaseError::Memory(_)) = finding {

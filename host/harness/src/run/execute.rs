@@ -10,13 +10,16 @@ use super::place::Place;
 use super::seat::Seat;
 use super::{Emitter, Execute, Target, Terms, Ticket, scene};
 use crate::event::{AttemptFinished, PooledMachine, RunEvent};
-use crate::job::{Content, FilesWanted, Job, MachineWanted, ModulesWanted};
+use crate::job::{
+    Content, FilesWanted, FirmwareWanted, Job, MachineWanted, ModulesWanted, QemuWanted,
+};
 use crate::outcome::{Outcome, Stage};
 use crate::suite::settings::On;
 use crate::text;
 use guestline::digest::Digest;
 use guestline::guest::{FilesError, Guest};
 use guestline::image::{BuildNews, BuildTerms, Image, LockPolicy, OwnModules};
+use guestline::machine::{FirmwareChoice, FirmwareKind, Qemu};
 use guestline::provision::{Images, Lease, LeaseError, MachineRequest, Notice, Provisioner};
 use guestline::supervise::MachineName;
 use std::collections::HashMap;
@@ -47,6 +50,8 @@ pub struct Executor {
     provisioner: Result<Provisioner, Broken>,
     maker: Arc<Images>,
     files: HashMap<Digest, PathBuf>,
+    /// Those that jobs may name.
+    qemus: Vec<Qemu>,
     folder: RunFolder,
     facts: serde_json::Value,
     images: Mutex<HashMap<String, Result<Image, Broken>>>,
@@ -82,6 +87,7 @@ impl Executor {
             provisioner,
             maker,
             files,
+            qemus: Vec::new(),
             folder,
             facts,
             images,
@@ -106,6 +112,11 @@ impl Executor {
     /// Its tests run there.
     pub fn with_target(self, target: Target) -> Self {
         Self { target, ..self }
+    }
+
+    /// With QEMUs that jobs name by their digests.
+    pub fn with_qemus(self, qemus: Vec<Qemu>) -> Self {
+        Self { qemus, ..self }
     }
 
     /// With the program `guest` for machines, and the module for Python.
@@ -250,6 +261,15 @@ impl Executor {
             hostname: name.map(|name| name.as_str().to_owned()),
             disks: wanted.disks.clone(),
             nics: wanted.nics.clone(),
+            qemu: wanted.qemu.as_ref().map(|qemu| self.qemu(qemu)).transpose()?,
+            qemu_args: wanted.qemu_args.clone(),
+            firmware: wanted.firmware.as_ref().map(|firmware| match firmware {
+                FirmwareWanted::Bios => FirmwareChoice::Kind(FirmwareKind::Bios),
+                FirmwareWanted::Uefi => FirmwareChoice::Kind(FirmwareKind::Uefi),
+                FirmwareWanted::File(digest) => {
+                    FirmwareChoice::File(self.file(digest), digest.clone())
+                }
+            }),
             hardware: wanted.hardware.clone(),
             fresh_reboot: wanted.fresh_reboot,
             // What happens on the host may boot them anew.
@@ -341,6 +361,17 @@ impl Executor {
             })?;
         }
         Ok(())
+    }
+
+    /// The QEMU that a job names.
+    fn qemu(&self, wanted: &QemuWanted) -> Result<Qemu, Finding> {
+        let known = self.qemus.iter().find(|qemu| qemu.digest == wanted.digest);
+        known.cloned().ok_or_else(|| {
+            let QemuWanted { digest, version } = wanted;
+            let reason = format!("QEMU {version} with the digest {digest} is not on this host");
+            let hints = vec!["name its program: --qemu FILE".to_owned()];
+            Finding::Broken(Broken { stage: Stage::Host, reason, hints, log: vec![] })
+        })
     }
 
     /// A file that a job names by its digest; what is not there is told when it is read.

@@ -1,10 +1,11 @@
 //! Fixtures of guests, as layers of machines: each is set up once, and what depends on one that failed is not tried.
 
 use super::execute::{Broken, Executor};
+use super::install;
 use super::judge::Finding;
 use super::place::Place;
 use super::scratch::fixture_folder;
-use crate::job::{FixtureWanted, LayerWanted, MachineWanted};
+use crate::job::{Content, FixtureWanted, InstallWanted, LayerWanted, MachineWanted};
 use crate::outcome::Stage;
 use crate::suite::config::API;
 use crate::text;
@@ -184,9 +185,20 @@ impl Executor {
             layers.push(match layer {
                 LayerWanted::Lines(lines) => Layer::from(lines.clone()),
                 LayerWanted::Fixture(fixture) => self.layer(fixture).await?,
+                LayerWanted::Install(packages) => self.install(packages).await?,
             });
         }
         Ok(layers)
+    }
+
+    async fn install(&self, packages: &InstallWanted) -> Result<Layer, Finding> {
+        let content = Content { files: packages.install.clone(), ..Content::default() };
+        let from = self.content(&content).await.map_err(|(path, error)| {
+            let what = install::said(packages);
+            let reason = format!("{what}: cannot put the files together in `{path}`: {error}");
+            Finding::Broken(Broken { stage: Stage::Host, reason, hints: vec![], log: vec![] })
+        })?;
+        Ok(install::layer(packages, from.unwrap_or_default()))
     }
 
     async fn layer(&self, fixture: &FixtureWanted) -> Result<Layer, Finding> {

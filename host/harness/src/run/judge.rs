@@ -2,7 +2,9 @@
 
 use super::attempt::Part;
 use super::execute::Broken;
+use super::install::NotInstalled;
 use super::kernel_watch::Complaint;
+use crate::job::Subject;
 use crate::lab::Verdict;
 use crate::outcome::{Outcome, Stage};
 use crate::suite::settings::{Expected, Statuses};
@@ -12,6 +14,7 @@ use guestline::link::LinkError;
 use guestline::machine::Ending;
 use guestline::provision::LeaseError;
 use guestline_protocol::{ErrorKind, ExecExitedEvent, ExitStatus, RemoteError};
+use nix::sys::signal::Signal;
 use std::io;
 use std::time::Duration;
 
@@ -47,8 +50,8 @@ pub(super) enum Finding {
 /// What else the judgement turns on.
 #[derive(Debug, Default)]
 pub(super) struct Circumstances {
-    /// The kernel is a subject: it is judged as well.
-    pub(super) kernel_is_subject: bool,
+    /// What is judged as well.
+    pub(super) subjects: Vec<Subject>,
     /// The console shows a kernel panic.
     pub(super) panic_on_console: bool,
     /// The last line of the test's output.
@@ -63,6 +66,12 @@ pub(super) struct Circumstances {
     pub(super) statuses: Statuses,
     /// What its machine was to do.
     pub(super) expect: Vec<Expected>,
+}
+
+impl Circumstances {
+    fn is_judged(&self, part: Subject) -> bool {
+        self.subjects.contains(&part)
+    }
 }
 
 pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
@@ -113,6 +122,9 @@ pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
         Finding::Step { part, inner } => step(*part, inner, around),
         Finding::MachineEnded(ending) => match guest_ending(ending, around) {
             Some(words) => failed(words.to_owned()),
+            None if around.is_judged(Subject::Qemu) && died_by_itself(ending) => {
+                failed(qemu_died(ending))
+            }
             None => errored(Stage::Host, qemu_died(ending)),
         },
         Finding::LinkLost(error) => errored(Stage::Link, text::chain(error)),
@@ -127,6 +139,10 @@ pub(super) fn judge(finding: &Finding, around: &Circumstances) -> Outcome {
 
 /// A set-up or tear-down that did not do is nobody's failed test.
 fn step(part: Part, inner: &Finding, around: &Circumstances) -> Outcome {
+    // Whatever part of a test QEMU dies in, it is QEMU's end.
+    if let Finding::MachineEnded(Ending::QemuDied { .. }) = inner {
+        return judge(inner, around);
+    }
     let around = Circumstances {
         last_line: around.step_last_line.clone(),
         panic_on_console: around.panic_on_console,
@@ -185,6 +201,7 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::Write { .. }
         | LeaseError::Start(_)
         | LeaseError::Uefi(_)
+        | LeaseError::Firmware { .. }
         | LeaseError::QemuDied { .. }
         | LeaseError::Restore(_) => Stage::Host,
         LeaseError::Kernel(_)
@@ -193,6 +210,7 @@ pub fn stage_of(error: &LeaseError) -> Stage {
         | LeaseError::OwnKernel { .. }
         | LeaseError::OwnCmdline { .. }
         | LeaseError::NoDriver { .. }
+        | LeaseError::NoUefi { .. }
         | LeaseError::Image { .. } => Stage::Image,
         LeaseError::KernelLacks { .. }
         | LeaseError::Ended { .. }
@@ -209,9 +227,22 @@ pub fn stage_of(error: &LeaseError) -> Stage {
 fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
     match error {
         LeaseError::Cancelled => Outcome::Aborted,
-        LeaseError::QemuDied { .. } => {
-            Outcome::Errored { stage: Stage::Host, reason: text::one_line(&error.to_string(), 300) }
+        LeaseError::QemuDied { signal, stderr, .. } => {
+            let reason = text::one_line(&error.to_string(), 300);
+            match around.is_judged(Subject::Qemu) && !is_from_outside(*signal, stderr) {
+                true => Outcome::Failed { reason, stage: Some(Stage::Boot) },
+                false => Outcome::Errored { stage: Stage::Host, reason },
+            }
         }
+        LeaseError::SetUp { .. } => match NotInstalled::of(error) {
+            Some(NotInstalled::Package(reason)) if around.is_judged(Subject::Install) => {
+                Outcome::Failed { reason, stage: Some(Stage::Boot) }
+            }
+            Some(NotInstalled::Package(reason) | NotInstalled::Image(reason)) => {
+                Outcome::Errored { stage: Stage::Fixture, reason }
+            }
+            None => Outcome::Errored { stage: Stage::Fixture, reason: text::chain(error) },
+        },
         LeaseError::Ended { ending } => {
             let words = guest_ending(ending, around).unwrap_or("guest ended");
             boot(around, words.to_owned())
@@ -229,9 +260,10 @@ fn no_machine(error: &LeaseError, around: &Circumstances) -> Outcome {
     }
 }
 
-/// A kernel that is the subject is judged; any other belongs to the set-up.
+/// What a guest boots from and on is judged where it is the subject; else it belongs to the set-up.
 fn boot(around: &Circumstances, reason: String) -> Outcome {
-    match around.kernel_is_subject {
+    let parts = [Subject::Kernel, Subject::Qemu, Subject::Firmware];
+    match parts.into_iter().any(|part| around.is_judged(part)) {
         true => Outcome::Failed { reason, stage: Some(Stage::Boot) },
         false => Outcome::Errored { stage: Stage::Boot, reason },
     }
@@ -246,6 +278,22 @@ fn guest_ending(ending: &Ending, around: &Circumstances) -> Option<&'static str>
         Ending::PoweredOff => Some("guest powered off"),
         Ending::QemuDied { .. } => None,
     }
+}
+
+fn died_by_itself(ending: &Ending) -> bool {
+    match ending {
+        Ending::QemuDied { signal, stderr, .. } => !is_from_outside(*signal, stderr),
+        _ => false,
+    }
+}
+
+/// Somebody ended QEMU. Of a signal that it handles, it says so (QEMU `qemu_kill_report`) and exits.
+fn is_from_outside(signal: Option<i32>, stderr: &str) -> bool {
+    let signal = signal.and_then(|signal| Signal::try_from(signal).ok());
+    let of_people =
+        [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+    signal.is_some_and(|signal| of_people.contains(&signal))
+        || stderr.lines().last().is_some_and(|line| line.contains(": terminating on signal "))
 }
 
 fn qemu_died(ending: &Ending) -> String {
@@ -271,7 +319,7 @@ fn round(duration: Duration) -> Duration {
 
 /// "SIGSEGV (11)"; numbers of x86 Linux (signal(7)).
 fn signal_name(signal: u8) -> String {
-    match nix::sys::signal::Signal::try_from(i32::from(signal)) {
+    match Signal::try_from(i32::from(signal)) {
         Ok(name) => format!("{} ({signal})", name.as_str()),
         Err(_) => format!("signal {signal}"),
     }
@@ -280,6 +328,7 @@ fn signal_name(signal: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use guestline::provision::{SetUpFailure, SetUpStep};
 
     fn exited(status: ExitStatus) -> Finding {
         Finding::Exited(ExecExitedEvent {
@@ -303,7 +352,7 @@ mod tests {
     }
 
     fn subject() -> Circumstances {
-        Circumstances { kernel_is_subject: true, ..Circumstances::default() }
+        Circumstances { subjects: vec![Subject::Kernel], ..Circumstances::default() }
     }
 
     #[test]
@@ -356,6 +405,57 @@ mod tests {
         let Ending::QemuDied { how, signal, stderr } = died() else { unreachable!() };
         let killed = Finding::NoMachine(LeaseError::QemuDied { how, signal, stderr });
         assert_eq!(says(&killed, &around), "errored | host: QEMU was killed by SIGKILL");
+    }
+
+    #[test]
+    fn a_qemu_that_is_the_subject_has_failed_when_it_dies_by_itself() {
+        let around = Circumstances { subjects: vec![Subject::Qemu], ..Circumstances::default() };
+        let ending = |how: &str, signal, stderr: &str| {
+            let (how, stderr) = (how.to_owned(), stderr.to_owned());
+            Ending::QemuDied { how, signal, stderr }
+        };
+        let crash = || ending("was killed by SIGSEGV", Some(11), "");
+        let say = |ending: Ending| says(&Finding::MachineEnded(ending), &around);
+        assert_eq!(say(crash()), "failed | QEMU was killed by SIGSEGV");
+        assert_eq!(
+            say(ending("exited with status 1", None, "assertion failed")),
+            "failed | QEMU exited with status 1: assertion failed"
+        );
+        assert!(say(died()).starts_with("errored | host: "));
+        let asked = "qemu-system-x86_64: terminating on signal 15 from pid 7 (kill)";
+        assert!(say(ending("exited with status 0", None, asked)).starts_with("errored | host: "));
+        // Before the test, and when it is nobody's subject.
+        let no_machine = |ending| {
+            let Ending::QemuDied { how, signal, stderr } = ending else { unreachable!() };
+            Finding::NoMachine(LeaseError::QemuDied { how, signal, stderr })
+        };
+        assert_eq!(
+            says(&no_machine(crash()), &around),
+            "failed | boot: QEMU was killed by SIGSEGV"
+        );
+        assert!(says(&no_machine(died()), &around).starts_with("errored | host: "));
+        assert!(says(&no_machine(crash()), &subject()).starts_with("errored | host: "));
+        let none = Circumstances::default();
+        assert!(says(&Finding::MachineEnded(crash()), &none).starts_with("errored | host: "));
+    }
+
+    #[test]
+    fn packages_that_are_the_subject_are_judged_but_not_what_the_image_lacks() {
+        let not_installed = |status, output: &str| {
+            let step = SetUpStep { line: String::new(), name: Some("install of a.deb".into()) };
+            let status = ExitStatus::Exited(status);
+            let failure = SetUpFailure::Ended { status, output: output.to_owned() };
+            Finding::NoMachine(LeaseError::SetUp { step: Box::new(step), failure })
+        };
+        let around = Circumstances { subjects: vec![Subject::Install], ..Circumstances::default() };
+        let script = not_installed(1, "x\nits script failed");
+        assert_eq!(says(&script, &around), "failed | boot: install of a.deb: its script failed");
+        assert_eq!(
+            says(&script, &Circumstances::default()),
+            "errored | fixture: install of a.deb: its script failed"
+        );
+        let lacks = not_installed(102, "the image lacks b");
+        assert_eq!(says(&lacks, &around), "errored | fixture: install of a.deb: the image lacks b");
     }
 
     #[test]

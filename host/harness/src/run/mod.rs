@@ -16,6 +16,7 @@ mod fixtures;
 mod hints;
 mod host_fixtures;
 mod host_side;
+mod install;
 mod judge;
 mod kernel_watch;
 mod leftovers;

@@ -52,6 +52,7 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
         tests: vec![JobTest::of_command(TestCommand::Line(line.to_owned()), Vec::new())],
         machines: BTreeMap::new(),
         fixtures: Vec::new(),
+        subjects: Vec::new(),
         machine: MachineWanted {
             image: "tiny".into(),
             kernel: None,
@@ -63,6 +64,9 @@ fn started(number: u32, line: &str) -> (u64, RunEvent) {
             fresh_reboot: false,
             disks: Vec::new(),
             nics: Vec::new(),
+            qemu: None,
+            qemu_args: Vec::new(),
+            firmware: None,
             hardware: Default::default(),
             with: Vec::new(),
             layers: Vec::new(),

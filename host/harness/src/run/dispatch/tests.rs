@@ -49,6 +49,9 @@ fn job(names: &[&str]) -> Job {
             cpus: 1,
             disks: Vec::new(),
             nics: Vec::new(),
+            qemu: None,
+            qemu_args: Vec::new(),
+            firmware: None,
             hardware: Default::default(),
             with: Vec::new(),
             fresh_reboot: false,
@@ -56,6 +59,7 @@ fn job(names: &[&str]) -> Job {
         },
         machines: BTreeMap::new(),
         fixtures: Vec::new(),
+        subjects: Vec::new(),
         limits: Limits { check_ms: 1, boot_ms: 1 },
     }
 }
