@@ -1,5 +1,6 @@
 //! What a variant's machine is made of, as its guest sees it.
 
+use crate::kernels::{cloud_kernel, panicking_kernel};
 use crate::suites::{outcomes, suite, write};
 use guestline_tests::{Ran, oldest_qemu};
 use nix::sys::signal::{Signal, kill};
@@ -266,5 +267,20 @@ fn firmware_that_is_tried_is_judged() {
     assert!(ran.stderr.contains("(boot)") || ran.stderr.contains("boot: "), "{}", ran.stderr);
     let ran = guestline.run(&["check", "--firmware", "uefi", "true"]);
     assert!(ran.stderr.contains("image `tiny` is started by QEMU itself"), "{}", ran.stderr);
+    guestline.assert_nothing_left();
+}
+
+#[test]
+fn a_run_takes_a_kernel_which_is_judged() {
+    let guestline = suite(&[("x.checks", "a: uname -r; grep -qw quiz=1 /proc/cmdline\n")]);
+    let run = |kernel: &std::path::Path, more: &[&str]| {
+        let kernel = kernel.display().to_string();
+        let ran = guestline.run(&[&JSON[..], &["--kernel", &kernel], more].concat());
+        outcomes(&ran)[0].1.clone()
+    };
+    let bad = panicking_kernel(&guestline);
+    assert_eq!(run(&cloud_kernel(), &["--cmdline", "quiz=1"]), "passed");
+    assert_eq!(run(&bad, &[]), "failed (guest panicked)");
+    assert_eq!(run(&bad, &["--not-subject", "kernel"]), "errored (guest panicked)");
     guestline.assert_nothing_left();
 }

@@ -54,7 +54,7 @@ fn halting_kernel(folder: &Path) -> PathBuf {
 }
 
 /// The image's vmlinux with another name for the init that it starts: it panics at boot.
-fn panicking_kernel(guestline: &Guestline) -> PathBuf {
+pub(crate) fn panicking_kernel(guestline: &Guestline) -> PathBuf {
     guestline.run(&["check", "true"]).assert_verdict(0, "passed");
     let folders = std::fs::read_dir(shared_cache().join("guestline/kernels/1")).unwrap();
     let kernels = folders.map(|folder| folder.unwrap().path().join("vmlinux"));
