@@ -291,6 +291,7 @@ mod tests {
             documented.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let known: Vec<_> = Axis::KNOWN.iter().filter_map(Axis::known_name).collect();
         let rows: Vec<_> = rows.filter(|name| known.contains(name)).collect();
-        assert_eq!(rows, known);
+        // Further tables say more of some of them.
+        assert_eq!(rows[..known.len()], known);
     }
 }
