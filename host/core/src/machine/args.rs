@@ -18,6 +18,12 @@ pub(super) const READS_ONLY: QemuVersion = QemuVersion(8, 2);
 const FIRST_NIC: usize = 0x8;
 const FIRST_DISK: usize = 0x10;
 
+/// A card whose virtual functions take the places of others, unless it has a bus to itself (QEMU `docs/system/devices/igb.rst`).
+const HAS_FUNCTIONS: &str = "igb";
+
+/// Behind those of the ports for hot-plug.
+const FIRST_CHASSIS: usize = 3;
+
 /// The place of the disk that is the root: the last, so that others are called /dev/vda and so on with and without it.
 const ROOT: usize = 0x18;
 
@@ -133,7 +139,16 @@ pub(super) fn command_line(
         let (id, place) = (format!("nic{number}"), FIRST_NIC + number);
         add("netdev", format!("hubport,id={id},hubid={number}"));
         let model = spec.nic_model.as_deref().unwrap_or("virtio-net-pci");
-        add("device", format!("{model},id={id},netdev={id},mac={mac},addr={place:#x},romfile="));
+        let at = match model == HAS_FUNCTIONS && board.is_express {
+            true => {
+                let (port, chassis) = (format!("port{place:x}"), FIRST_CHASSIS + number);
+                let root_port = format!("pcie-root-port,id={port},chassis={chassis}");
+                add("device", format!("{root_port},addr={place:#x}"));
+                format!("bus={port}")
+            }
+            false => format!("addr={place:#x}"),
+        };
+        add("device", format!("{model},id={id},netdev={id},mac={mac},{at},romfile="));
     }
     let disks = spec.disks.iter().enumerate().map(|(number, disk)| {
         (format!("disk{number}"), disk_node(number), FIRST_DISK + number, disk)
@@ -348,6 +363,22 @@ mod tests {
         let pc = on("pc");
         assert!(pc.contains("-machine pc-i440fx-10.0,sata=off,"), "{pc}");
         assert!(!pc.contains("pcie-root-port") && pc.contains("virtio-rng-pci,id=rng"), "{pc}");
+    }
+
+    #[test]
+    fn a_card_with_functions_has_a_port_to_itself() {
+        let nics = vec![Nic { mac: [0; 6] }; 2];
+        let spec = MachineSpec { nics, nic_model: Some("igb".into()), ..spec() };
+        let line = args(&spec, QemuVersion(10, 0), &Origin::Boot).join(" ");
+        for number in 0..2 {
+            let (place, chassis) = (8 + number, 3 + number);
+            let port = format!("pcie-root-port,id=port{place},chassis={chassis},addr=0x{place} ");
+            assert!(line.contains(&port), "{line}");
+            let card = format!(
+                "igb,id=nic{number},netdev=nic{number},mac=00:00:00:00:00:00,bus=port{place},"
+            );
+            assert!(line.contains(&card), "{line}");
+        }
     }
 
     #[test]
