@@ -49,7 +49,7 @@ fn each_kind_of_test_is_run_and_judged() {
         ),
         ("net/program*", "#!/bin/sh\n#: statuses = {pass = [3], skip = [4]}\nexit 3\n"),
         ("net/killed*", "#!/bin/sh\nkill -SEGV $$\n"),
-        ("slow*", "#!/bin/sh\n#: timeout = '500ms'\nsleep 100\n"),
+        ("slow*", "#!/bin/sh\n#: timeout = '3s'\nsleep 100\n"),
         ("panics*", "#!/bin/sh\n#: expect = ['panic']\necho c > /proc/sysrq-trigger; sleep 10\n"),
         ("calm*", "#!/bin/sh\n#: expect = ['panic', 'reboot']\ntrue\n"),
         ("README", "text"),
@@ -68,7 +68,7 @@ fn each_kind_of_test_is_run_and_judged() {
             ("net/killed", "failed (killed by SIGSEGV (11))"),
             ("net/program", "passed"),
             ("panics", "passed"),
-            ("slow", "failed (timed out after 500 ms)"),
+            ("slow", "failed (timed out after 3 s)"),
         ]
     );
     let schema = serde_json::from_str(include_str!("../../docs/events.schema.json")).unwrap();
@@ -132,7 +132,7 @@ fn a_broken_set_up_is_no_failed_test_and_tear_down_always_runs() {
         ("teardown*", "#!/bin/sh\n#: teardown = 'echo still mounted; exit 1'\ntrue\n"),
         (
             "slow*",
-            "#!/bin/sh\n#: timeout = '300ms'\n#: teardown = 'touch $GUESTLINE_ARTIFACTS/down'\nsleep 100\n",
+            "#!/bin/sh\n#: timeout = '3s'\n#: teardown = 'touch $GUESTLINE_ARTIFACTS/down'\nsleep 100\n",
         ),
         ("dies*", "#!/bin/sh\n#: setup = 'echo c > /proc/sysrq-trigger; sleep 10'\ntrue\n"),
     ]);
@@ -141,7 +141,7 @@ fn a_broken_set_up_is_no_failed_test_and_tear_down_always_runs() {
     let all = outcomes(&ran);
     assert_eq!(all[0].1, "errored (set-up: guest panicked)");
     assert_eq!(all[1].1, "errored (set-up: status 3: no disk)");
-    assert_eq!(all[2].1, "failed (timed out after 300 ms)");
+    assert_eq!(all[2].1, "failed (timed out after 3 s)");
     assert_eq!(all[3].1, "errored (tear-down: status 1: still mounted)");
     let events = ran.events();
     let folder = |name: &str| {

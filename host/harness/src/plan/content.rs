@@ -130,6 +130,11 @@ impl Files {
         while let Some(path) = open.pop() {
             let whole = root.join(&path);
             let failed = |error: io::Error| format!("cannot read `{path}`: {error}");
+            // A link to a folder may lead round in a circle; one that is named itself is meant.
+            let is_link = whole.symlink_metadata().is_ok_and(|found| found.is_symlink());
+            if is_link && whole.is_dir() && path.contains('/') {
+                continue;
+            }
             if whole.is_dir() {
                 for entry in fs::read_dir(&whole).map_err(failed)? {
                     let name = entry.map_err(failed)?.file_name();

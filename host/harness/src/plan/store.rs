@@ -8,6 +8,7 @@
 use super::{Files, PlanQueue};
 use crate::job::{Content, FirmwareWanted, InstallWanted, Job, LayerWanted};
 use crate::run::{Next, Queue};
+use crate::suite::find;
 use guestline::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -110,6 +111,12 @@ pub fn read(path: &Path) -> Result<(Job, HashMap<Digest, PathBuf>), JobFileError
     }
     let JobFile { job, .. } =
         serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    if let Some(path) =
+        paths(&job).find(|path| find::join("", path).as_deref() != Some(path.as_str()))
+    {
+        let path = crate::text::one_line(&path, 80);
+        return Err(wrong(format!("`{path}` is no path of a file below a suite")));
+    }
     if job.tests.is_empty() {
         return Err(wrong("it has no tests".to_owned()));
     }
@@ -121,6 +128,29 @@ pub fn read(path: &Path) -> Result<(Job, HashMap<Digest, PathBuf>), JobFileError
     };
     let files = digests(&job).into_iter().map(object).collect();
     Ok((job, files))
+}
+
+/// Where its files are to lie, and the names that become folders.
+fn paths(job: &Job) -> impl Iterator<Item = String> {
+    let mut paths = Vec::new();
+    let mut content = |content: &Content| {
+        paths.extend(content.files.iter().map(|file| file.path.clone()));
+        paths.extend(content.libs.iter().cloned());
+        paths.extend(Some(content.folder.clone()).filter(|folder| !folder.is_empty()));
+    };
+    job.tests.iter().filter_map(|test| test.of.as_ref()).for_each(|of| content(&of.content));
+    let layers = job.machines.values().chain([&job.machine]).flat_map(|machine| &machine.layers);
+    let of_guest = layers.filter_map(|layer| match layer {
+        LayerWanted::Fixture(fixture) => Some(fixture),
+        _ => None,
+    });
+    let mut names = Vec::new();
+    for fixture in job.fixtures.iter().chain(of_guest) {
+        content(&fixture.content);
+        names.push(fixture.name.clone());
+    }
+    paths.extend(names);
+    paths.into_iter()
 }
 
 /// What a job names.

@@ -112,6 +112,13 @@ impl<O: Write + Send, E: Write + Send> Human<O, E> {
     fn output(&mut self, attempt: Ulid, stream: StreamName, data: &[u8]) -> io::Result<()> {
         if !self.single {
             let block = self.blocks.entry(attempt).or_default();
+            if block.is_of_suite {
+                // Its end is what is shown.
+                block.output.extend_from_slice(&data[data.len().saturating_sub(BLOCK_LEN)..]);
+                let over = block.output.len().saturating_sub(BLOCK_LEN);
+                block.output.drain(..over);
+                return Ok(());
+            }
             let room = BLOCK_LEN.saturating_sub(block.output.len());
             block.output.extend_from_slice(&data[..data.len().min(room)]);
             block.dropped += data.len().saturating_sub(room);

@@ -1,7 +1,9 @@
 //! What a test needs that only a running guest knows: one line of shell asks for all of it.
 
+use super::execute::Broken;
 use super::judge::Finding;
 use super::place::Place;
+use crate::outcome::Stage;
 use crate::suite::{Capability, CapabilityName, Environment, Requirement, Side, Unmet};
 use guestline_protocol::{Command, ExecRequest, ExitStatus};
 use std::fmt::Write as _;
@@ -27,17 +29,25 @@ pub(super) async fn ask(
     let request = ExecRequest::new(Command::Shell(script(needs).into_bytes().into()));
     let output = tokio::select! {
         biased;
-        output = place.guest().run(request, &[], MAX_LEN) => output.map_err(Finding::LinkLost)?,
+        output = place.guest().run(request, &[], MAX_LEN) => output,
         ending = place.ended() => return Err(Finding::MachineEnded(ending)),
         () = cancel.cancelled() => return Err(Finding::Cancelled),
         () = tokio::time::sleep(PATIENCE) => {
-            return Err(Finding::Unmet(format!("the guest does not say within {} what it has", crate::text::limit(PATIENCE))));
+            return Err(silent(format!("within {}", crate::text::limit(PATIENCE))));
+        }
+    };
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => {
+            return Err(match place.ended_soon().await {
+                Some(ending) => Finding::MachineEnded(ending),
+                None => Finding::LinkLost(error),
+            });
         }
     };
     let answers = match output.exited.status {
         ExitStatus::Exited(0) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        // Without a shell nothing is there.
-        _ => String::new(),
+        status => return Err(silent(format!("by its shell ({status:?})"))),
     };
     match lacking(guest, needs, &answers) {
         lacks if lacks.is_empty() => Ok(()),
@@ -46,6 +56,11 @@ pub(super) async fn ask(
             Err(Finding::Unmet(lacks.join("; ")))
         }
     }
+}
+
+fn silent(how: String) -> Finding {
+    let reason = format!("the guest does not say {how} what it has");
+    Finding::Broken(Broken { stage: Stage::Agent, reason, hints: vec![], log: vec![] })
 }
 
 /// Prints a line for each of the names that is there: the name, and its value behind a tab where it has one.

@@ -1,6 +1,6 @@
 //! One job to its outcome: image, lease, command, evidence.
 
-use super::attempt::{Attempt, status};
+use super::attempt::{Attempt, Part, status};
 use super::conversation::Recorder;
 use super::evidence::RunFolder;
 use super::fixtures::Fixtures;
@@ -162,7 +162,7 @@ impl Executor {
             return finding;
         }
         if let Some(Finding::MachineEnded(ending)) = seat.ended_meanwhile().await {
-            return Finding::MachineEnded(ending);
+            return before(job, Finding::MachineEnded(ending));
         }
         let waiting = Instant::now();
         let place = tokio::select! {
@@ -523,6 +523,17 @@ impl Executor {
         };
         emitter.emit(RunEvent::AttemptFinished(Box::new(finished))).await;
         outcome
+    }
+}
+
+/// A machine that ended before the test began is nobody's failed test, and nothing that a test expects; unless something is
+/// tried that is judged.
+pub(super) fn before(job: &Job, finding: Finding) -> Finding {
+    match finding {
+        Finding::MachineEnded(_) if job.subjects.is_empty() => {
+            Finding::Step { part: Part::SetUp, inner: Box::new(finding) }
+        }
+        finding => finding,
     }
 }
 

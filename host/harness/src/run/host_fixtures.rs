@@ -134,6 +134,8 @@ impl Executor {
             if done.exists() && folder.is_dir() {
                 return Ok(folder);
             }
+            // First, so that what is interrupted is not taken for done.
+            let _ = fs::remove_file(&done);
             let _ = fs::remove_dir_all(&folder);
         }
         fs::create_dir_all(&folder).map_err(failed)?;
@@ -154,11 +156,15 @@ impl Executor {
             }
         };
         let limit = fixture.timeout_ms.map_or(limit, Duration::from_millis);
+        if let Some(line) = &fixture.teardown {
+            // Also when the set-up fails, or is interrupted.
+            state.standing.push((request(line), fixture.clone()));
+        }
         let outcome = carry_out(&agent, request(&fixture.run), fixture, limit).await;
-        match (&outcome, &fixture.teardown) {
-            (_, Some(line)) => state.standing.push((request(line), fixture.clone())),
-            (Ok(()), None) => fs::write(&done, b"").map_err(failed)?,
-            (Err(_), None) => drop(fs::remove_dir_all(&folder)),
+        match &outcome {
+            _ if !is_kept => {}
+            Ok(()) => fs::write(&done, b"").map_err(failed)?,
+            Err(_) => drop(fs::remove_dir_all(&folder)),
         }
         drop(lock);
         outcome.map(|()| folder)

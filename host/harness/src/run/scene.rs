@@ -3,7 +3,7 @@
 use super::ask::ask;
 use super::attempt::Part;
 use super::conversation::{Recorder, Side, StepTerms, complaint, is_pass, step, watch};
-use super::execute::{Broken, Executor};
+use super::execute::{Broken, Executor, before};
 use super::host_fixtures::Folders;
 use super::host_side::{self, HostSide, name_of};
 use super::judge::Finding;
@@ -49,12 +49,12 @@ pub(super) async fn run(
     for (_, place) in &places.machines {
         let image = job.machines.values().next().unwrap_or(&job.machine).image.as_str();
         if let Err(finding) = ask(place, image, &of.requires, cancel).await {
-            return finding;
+            return before(job, finding);
         }
     }
     let mut scene = match Scene::make(executor, of, ticket, places, fixtures, cancel).await {
         Ok(scene) => scene,
-        Err(finding) => return finding,
+        Err(finding) => return before(job, finding),
     };
     recorder.lines = scene.shared.as_mut().and_then(HostSide::take_lines);
     let finding = acts(&scene, test, of, limit, recorder, cancel).await;

@@ -16,6 +16,8 @@ pub(super) struct Seat {
     pub(super) places: Places,
     /// Held while a test runs in them.
     turn: Option<OwnedSemaphorePermit>,
+    /// Taken once: they are kept between tests.
+    has_cores: bool,
     /// Other tests are to have them.
     is_shared: bool,
     /// How they were before the first test.
@@ -41,10 +43,12 @@ impl Seat {
         }
         // Closed by nobody.
         let turn = places.clone().acquire_owned().await.ok();
-        for (_, place) in &mut self.places.machines {
-            if let Place::Machine(lease) = place {
-                lease.take_cores().await?;
-            }
+        // Of several machines the first one's: who waits for more while it has some may be waited for itself.
+        if let Some((_, Place::Machine(lease))) = self.places.machines.first_mut()
+            && !self.has_cores
+        {
+            lease.take_cores().await?;
+            self.has_cores = true;
         }
         self.turn = turn;
         Ok(())

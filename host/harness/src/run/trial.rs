@@ -102,6 +102,23 @@ impl Trial {
             known_issue: None,
             note: None,
         };
+        let may_fail = match (&self.terms.flaky, self.terms.repeat) {
+            (_, Some(_)) => 0,
+            (Some(flaky), None) => flaky.fail_above,
+            (None, None) => u32::MAX,
+        };
+        if failures > may_fail {
+            // Whatever came after that.
+            self.all_have_to_pass(&mut verdict, may_fail);
+        } else if let (Outcome::Errored { .. }, None, None, Some(failed)) = (
+            &verdict.outcome,
+            &self.terms.flaky,
+            self.terms.repeat,
+            self.outcomes.iter().rfind(is_failed),
+        ) {
+            // That it failed is known, and that something else broke later changes nothing of it.
+            verdict.outcome = failed.clone();
+        }
         if !matches!(
             verdict.outcome,
             Outcome::Passed | Outcome::Failed { .. } | Outcome::Errored { .. }
